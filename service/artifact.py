@@ -1,0 +1,283 @@
+"""The contract between builder and server: a folder with a model, a probe and a manifest that describes both.
+
+::
+
+    artifacts/<variant>/manifest.json    Manifest; names every other file with its sha256
+                        probe.npz        "input" uint8 (n, H, W, 3), "logits" float32 (n, T, C)
+                        model.pt2, ...   whatever the backend named in the manifest loads
+
+`read` trusts nothing: an unknown key, another format version, a changed byte or a stray file is an `ArtifactError`
+that names the file. `write` is for `model_builder/publish.py` alone.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from service.errors import ArtifactError, UnknownVariant
+
+if TYPE_CHECKING:  # backends reads artifacts, so only the type may come from there
+    from service.backends.base import Backend
+
+FORMAT_VERSION: Final = 1
+MANIFEST = "manifest.json"
+PROBE: Final = "probe.npz"
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+Milliseconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Frozen(BaseModel):
+    """Immutable, and an unknown key is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Format(Frozen):
+    """One kind of plate. A template holds, for each position, the characters allowed there."""
+
+    name: Annotated[str, Field(min_length=1)]
+    templates: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
+
+    def fits(self, text: str) -> bool:
+        """Whether `text` matches one of the templates, position by position."""
+        return any(
+            len(text) == len(template) and all(char in allowed for char, allowed in zip(text, template, strict=True))
+            for template in self.templates
+        )
+
+
+class Grammar(Frozen):
+    """The kinds of plate a model knows; where two fit a text, the first one names it."""
+
+    formats: tuple[Format, ...]
+
+    def format_of(self, text: str) -> str | None:
+        """Name of the first format that `text` fits, or None."""
+        return next((format.name for format in self.formats if format.fits(text)), None)
+
+
+class Tensor(Frozen):
+    """One end of the model; `shape` mixes numbers with names of free dimensions, such as "N"."""
+
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int | str, ...]
+    description: str
+
+
+class Probe(Frozen):
+    """Inputs with their expected logits, and the largest absolute difference that counts as equal."""
+
+    file: Literal["probe.npz"] = PROBE
+    tolerance: Annotated[float, Field(gt=0)]
+
+
+class Provenance(Frozen):
+    """Where the model came from: enough to build it again."""
+
+    commit: str
+    created: AwareDatetime
+    seed: int
+    arguments: dict[str, JsonValue]
+    libraries: dict[str, str]
+
+
+class Score(Frozen):
+    """`exact` of `total` plates read without an error; `low` and `high` bound the share (95 %, Wilson)."""
+
+    exact: Count
+    total: Positive
+    low: Share
+    high: Share
+
+
+class Latency(Frozen):
+    """Milliseconds of one `infer` call on `batch` plates."""
+
+    median: Milliseconds
+    p95: Milliseconds
+    threads: Positive
+    batch: Positive
+    repeats: Positive
+
+
+class Measured(Frozen):
+    """What `model_builder evaluate` measured through the serving code on the named machine."""
+
+    accuracy: dict[str, Score]
+    latency_ms: Latency
+    size_bytes: Positive
+    parameters: Positive
+    multiply_adds: Positive
+    machine: str
+
+
+class Description(Frozen):
+    """All that a builder has to say about an artifact: the manifest without the hashes, which `write` adds."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    variant: FileName
+    version: Annotated[str, Field(min_length=1)]
+    backend: Literal["torch"]
+    input: Tensor
+    output: Tensor
+    alphabet: Annotated[str, Field(min_length=1)]
+    blank: Count
+    grammar: Grammar
+    max_batch: Positive
+    probe: Probe
+    provenance: Provenance
+    measured: Measured | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.alphabet)) != len(self.alphabet):
+            raise ValueError("alphabet holds a character twice")
+        if self.blank > len(self.alphabet):
+            raise ValueError(f"blank is {self.blank}, but there are only {len(self.alphabet) + 1} classes")
+        for format in self.grammar.formats:
+            if strange := set("".join("".join(t) for t in format.templates)) - set(self.alphabet):
+                raise ValueError(f"format {format.name} uses {''.join(sorted(strange))}, not in the alphabet")
+        return self
+
+
+class Manifest(Description):
+    """The content of manifest.json."""
+
+    files: dict[FileName, Sha256]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder whose files are all present, listed and unchanged."""
+
+    folder: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists; ArtifactError if it does not."""
+        if name not in self.manifest.files:
+            raise ArtifactError(f"{self.folder / MANIFEST} lists no {name}, which its backend needs")
+        return self.folder / name
+
+
+def variants(root: Path) -> list[str]:
+    """Names of the artifacts below `root`, sorted; an empty list if there is no such folder."""
+    return sorted(path.parent.name for path in root.glob(f"[!.]*/{MANIFEST}"))
+
+
+def find(root: Path, variant: str) -> Artifact:
+    """Read the artifact called `variant` below `root`; UnknownVariant lists those that exist."""
+    known = variants(root)
+    if variant not in known:
+        listing = ", ".join(known) if known else "none; set LPR_ARTIFACTS to the folder that holds them"
+        raise UnknownVariant(f"There is no variant {variant!r} in {root}. Available: {listing}.")
+    artifact = read(root / variant)
+    if artifact.manifest.variant != variant:
+        raise ArtifactError(
+            f"{artifact.folder / MANIFEST} calls itself {artifact.manifest.variant!r}: rename the folder"
+        )
+    return artifact
+
+
+def read(folder: Path) -> Artifact:
+    """Check a folder against its manifest: keys, format version, every byte, no stray file.
+
+    Raises ArtifactError that names the file and the reason.
+    """
+    manifest = _read_manifest(folder / MANIFEST)
+    present = _names(folder)
+    for name, expected in manifest.files.items():
+        if name not in present:
+            raise ArtifactError(f"{folder / name} is listed in {MANIFEST} but missing")
+        if _sha256(folder / name) != expected:
+            raise ArtifactError(f"{folder / name} differs from its sha256 in {MANIFEST}: it was changed or damaged")
+    if stray := sorted(present - set(manifest.files)):
+        raise ArtifactError(f"{folder / stray[0]} is not listed in {MANIFEST}: remove it or publish again")
+    if manifest.probe.file not in manifest.files:
+        raise ArtifactError(f"{folder / MANIFEST} lists no {manifest.probe.file}, so the model cannot be checked")
+    return Artifact(folder, manifest)
+
+
+def write(folder: Path, description: Description) -> Artifact:
+    """Write manifest.json for the model files and the probe that lie in `folder`, then read it back.
+
+    May be called again on the same folder, for example once figures have been measured.
+    """
+    files = {name: _sha256(folder / name) for name in sorted(_names(folder))}
+    fields = {key: value for key, value in description.model_dump(mode="json").items() if key != "files"}
+    manifest = Manifest.model_validate_json(json.dumps({**fields, "files": files}))
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return read(folder)
+
+
+def write_probe(folder: Path, images: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+    """Write probe.npz: images uint8 (n, H, W, 3) and the logits float32 (n, T, C) expected for them."""
+    np.savez_compressed(folder / PROBE, input=images, logits=logits)
+
+
+def read_probe(artifact: Artifact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The probe's images uint8 (n, H, W, 3) and expected logits float32 (n, T, C)."""
+    path = artifact.file(artifact.manifest.probe.file)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, logits = arrays["input"], arrays["logits"]
+    except (KeyError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is not a probe with the arrays input and logits: {error}") from error
+    if images.dtype != np.uint8 or logits.dtype != np.float32 or len(images) != len(logits) or len(images) == 0:
+        raise ArtifactError(f"{path} must hold input (uint8) and logits (float32) of the same length, at least 1")
+    return images, logits
+
+
+def check_probe(backend: "Backend", artifact: Artifact) -> None:
+    """Compute the probe and compare: the one check of publisher, readiness and tests.
+
+    Raises ArtifactError if shapes differ or a logit is further from the expected one than the manifest's tolerance.
+    """
+    images, expected = read_probe(artifact)
+    path, tolerance = artifact.file(artifact.manifest.probe.file), artifact.manifest.probe.tolerance
+    logits = backend.infer(images)
+    if logits.shape != expected.shape or logits.shape[-1] != len(artifact.manifest.alphabet) + 1:
+        raise ArtifactError(f"{path}: expected logits {expected.shape}, {backend.engine} computed {logits.shape}")
+    difference = float(np.abs(logits - expected).max())
+    if not difference <= tolerance:  # written so that NaN fails too
+        raise ArtifactError(
+            f"{path}: {backend.engine} is off by {difference:.3g}, more than the {tolerance:.3g} allowed"
+        )
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON: {error}") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ArtifactError(f"{path} has format version {version!r}; this server reads version {FORMAT_VERSION}")
+    try:
+        return Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "content"
+        raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,30 @@
+"""From an artifact to a running engine: the manifest names it, and only that one is imported."""
+
+from typing import assert_never
+
+from service.artifact import Artifact
+from service.backends.base import Backend
+from service.errors import ArtifactError
+
+__all__ = ["Backend", "load"]
+
+
+def load(artifact: Artifact, threads: int) -> Backend:
+    """Load the model with the engine that its manifest names, on `threads` CPU threads.
+
+    Call it on the thread that will call `infer`. Raises ArtifactError if the engine is not installed or refuses the
+    model; there is no falling back to another engine.
+    """
+    name = artifact.manifest.backend
+    try:
+        match name:
+            case "torch":
+                from service.backends.torch import TorchBackend
+
+                return TorchBackend(artifact, threads)
+            case _:
+                assert_never(name)
+    except ImportError as error:
+        raise ArtifactError(
+            f"{artifact.folder} needs the {name} engine: pip install 'lpr[{name}]' ({error})"
+        ) from error

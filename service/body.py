@@ -1,0 +1,140 @@
+"""Takes the images out of a request body while it arrives: a limit ends the reading, it does not follow it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from service.errors import BodyTooLarge, ClientGone, MalformedBody, NoImage, TooManyImages, UnsupportedMediaType
+
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp")
+PART_TYPES = (*IMAGE_TYPES, "application/octet-stream", "")  # what clients send for a file whose type they don't know
+FIELD = "image"
+
+ACCEPTED = f"send {', '.join(IMAGE_TYPES)}, or multipart/form-data with one or more parts named {FIELD!r}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most bytes in a request body, most images in it."""
+
+    max_bytes: int
+    max_images: int
+
+
+@dataclass
+class Upload:
+    """One encoded image; `filename` is the one that the client gave its part, if any."""
+
+    filename: str | None = None
+    data: bytearray = field(default_factory=bytearray)
+
+
+async def read_images(request: Request, limits: Limits) -> list[Upload]:
+    """The images of a request: its raw body, or the `image` parts of a multipart body. At least one.
+
+    Raises InputError: UnsupportedMediaType, NoImage, TooManyImages, BodyTooLarge, MalformedBody or ClientGone.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    chunks = _limited(request, limits.max_bytes)
+    match kind.decode("latin-1"):
+        case "multipart/form-data":
+            return await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images)
+        case media_type if media_type in IMAGE_TYPES:
+            return [Upload(data=bytearray().join([chunk async for chunk in chunks]))]
+        case "":
+            async for _ in chunks:
+                raise UnsupportedMediaType(f"The request has no Content-Type: {ACCEPTED}.")
+            raise NoImage(f"The request has no body: {ACCEPTED}.")
+        case media_type:
+            raise UnsupportedMediaType(f"The Content-Type {media_type!r} is not accepted: {ACCEPTED}.")
+
+
+async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body's chunks, none of them empty, up to `max_bytes`; a longer announced length is refused before any."""
+    refusal = BodyTooLarge(f"The request body is larger than {max_bytes:,} bytes: send fewer or smaller images.")
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise refusal
+    total = 0
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > max_bytes:
+                raise refusal
+            if chunk:
+                yield chunk
+    except ClientDisconnect as error:
+        raise ClientGone("The connection closed before the whole request had arrived: send it again.") from error
+
+
+async def _read_multipart(chunks: AsyncIterator[bytes], boundary: bytes, max_images: int) -> list[Upload]:
+    form = _Form(max_images)
+    try:
+        if not boundary:
+            raise FormParserError("its Content-Type names no boundary")
+        parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+        async for chunk in chunks:
+            parser.write(chunk)
+    except FormParserError as error:
+        raise MalformedBody(f"The multipart body does not parse ({error}): let an HTTP library compose it.") from error
+    if not form.complete:
+        raise MalformedBody("The multipart body ends before its last boundary: send it whole.")
+    if not form.images:
+        raise NoImage(f"The multipart body has no part named {FIELD!r}: {ACCEPTED}.")
+    return form.images
+
+
+class _Form:
+    """Collects the `image` parts of a multipart body from the parser's events, and skips all others."""
+
+    def __init__(self, max_images: int) -> None:
+        self.images: list[Upload] = []
+        self.complete = False
+        self._max_images = max_images
+        self._headers: dict[str, str] = {}
+        self._name = bytearray()
+        self._value = bytearray()
+        self._part: Upload | None = None
+
+    def callbacks(self) -> dict[str, object]:
+        """The events as `MultipartParser` names them."""
+        names = ("part_begin", "header_field", "header_value", "header_end", "headers_finished", "part_data", "end")
+        return {f"on_{name}": getattr(self, f"_{name}") for name in names}
+
+    def _part_begin(self) -> None:
+        self._headers, self._part = {}, None
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._name.decode("latin-1").lower()] = self._value.decode("latin-1")
+        self._name.clear()
+        self._value.clear()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get("content-disposition"))
+        if options.get(b"name") != FIELD.encode():
+            return
+        kind = parse_options_header(self._headers.get("content-type"))[0].decode("latin-1")
+        if kind not in PART_TYPES:
+            raise UnsupportedMediaType(f"A part has the Content-Type {kind!r}: send one of {', '.join(IMAGE_TYPES)}.")
+        if len(self.images) == self._max_images:
+            raise TooManyImages(
+                f"The request holds more than {self._max_images} images: send them in several requests."
+            )
+        filename = options.get(b"filename")
+        self._part = Upload(None if filename is None else filename.decode("utf-8", "replace"))
+        self.images.append(self._part)
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part is not None:
+            self._part.data += data[start:end]
+
+    def _end(self) -> None:
+        self.complete = True

@@ -1,0 +1,67 @@
+"""What /metrics says: one object with its own registry, every series labelled by the backend variant."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+# Seconds. A stage takes a fraction of a millisecond, so the client library's default of 5 ms would be far too coarse.
+BUCKETS = (0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """Counts what a server with one model does."""
+
+    def __init__(self, backend: str, version: str, engine: str, causes: Iterable[str]) -> None:
+        """`causes` are the errors that exist: their counters start at 0 instead of appearing with the first one."""
+        self._registry = registry = CollectorRegistry()
+        self._backend = backend
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self._requests = Histogram(
+            "lpr_request_seconds",
+            "Time of a recognize request, its body's arrival included.",
+            ["backend"],
+            registry=registry,
+            buckets=BUCKETS,
+        ).labels(backend)
+        self._stages = Histogram(
+            "lpr_stage_seconds",
+            "Time per stage of a request.",
+            ["backend", "stage"],
+            registry=registry,
+            buckets=BUCKETS,
+        )
+        in_flight = Gauge("lpr_requests_in_flight", "Recognize requests in flight.", ["backend"], registry=registry)
+        self._in_flight = in_flight.labels(backend)
+        self._plates = Counter("lpr_plates_total", "Plates read.", ["backend"], registry=registry).labels(backend)
+        self._errors = Counter(
+            "lpr_errors_total", "Requests that failed, by cause.", ["backend", "cause"], registry=registry
+        )
+        for cause in causes:
+            self._errors.labels(backend, cause)
+        model = Gauge("lpr_model_info", "The model served.", ["backend", "version", "engine"], registry=registry)
+        model.labels(backend, version, engine).set(1)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Around a request: counts it as in flight and times it, failed or not."""
+        with self._in_flight.track_inprogress(), self._requests.time():
+            yield
+
+    def read(self, plates: int, stages: dict[str, float]) -> None:
+        """Record a successful request: how many plates were read, and the seconds of each stage."""
+        self._plates.inc(plates)
+        for stage, seconds in stages.items():
+            self._stages.labels(self._backend, stage).observe(seconds)
+
+    def failed(self, cause: str) -> None:
+        """Count a request that failed because of `cause`."""
+        self._errors.labels(self._backend, cause).inc()
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)

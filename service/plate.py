@@ -1,0 +1,169 @@
+"""What stands before the network and after it, once for training, evaluation and serving alike. Pure functions.
+
+Before: encoded bytes -> `decode_image` -> BGR image -> `prepare` -> the 94x24 crop that the network takes.
+After: logits -> `read` -> text, confidences, candidates (or `greedy` for many plates and only their texts).
+"""
+
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service import ctc
+from service.artifact import Grammar
+from service.errors import EmptyImage, TooManyPixels, UndecodableImage
+
+WIDTH, HEIGHT = 94, 24
+IMAGE_TYPES = ("JPEG", "PNG", "BMP", "WEBP")
+
+BEAM_WIDTH = 10
+# A text that fits a known format beats a more probable one that does not, unless it is a hundred times less probable:
+# about one plate in a hundred is of a kind that no format describes, and those are to be returned as read.
+FORMAT_PRIOR = 0.01
+
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+MISSING_GREY = 128  # libjpeg's colour for what did not arrive
+MISSING_SHARE = 0.5  # of the pixels; beyond it, a truncated image is of no use
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow only reads headers here, and `decode_image` has its own limit
+
+Encoded = bytes | bytearray
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Character:
+    """One character and its largest probability among the frames in which the best path emits it."""
+
+    char: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A possible text and its exact CTC probability, the sum over all alignments."""
+
+    text: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one plate says. `text` and `confidence` are those of `candidates[0]`."""
+
+    text: str
+    confidence: float
+    format: str | None
+    characters: tuple[Character, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def valid_format(self) -> bool:
+        """Whether the text fits a known plate format."""
+        return self.format is not None
+
+
+def decode_image(data: Encoded, max_pixels: int) -> Pixels:
+    """An encoded JPEG, PNG, BMP or WebP to BGR uint8 (H, W, 3), EXIF orientation applied.
+
+    Grey, palette, 16-bit and transparent images become 8-bit BGR; of an animation it is the first frame. A JPEG that
+    was cut off is read if at least half of it arrived. Raises EmptyImage, TooManyPixels (from the header alone, before
+    anything is decoded) or UndecodableImage.
+    """
+    if not data:
+        raise EmptyImage("The image has no bytes: send the content of the file.")
+    width, height = _size(data)
+    if width * height > max_pixels:
+        raise TooManyPixels(
+            f"The image has {width} x {height} pixels; at most {max_pixels:,} are accepted: send a smaller one."
+        )
+    image = _imdecode(data)
+    if image is None and data.startswith(JPEG_START):
+        image = _decode_truncated(data)
+    if image is None:
+        raise UndecodableImage("The image is damaged or was cut off: send the whole file, unchanged.")
+    return image
+
+
+def prepare(image: Pixels) -> Pixels:
+    """A BGR crop (H, W, 3) of one plate to the network's input uint8 (24, 94, 3).
+
+    Areas are averaged where the crop shrinks in both directions, else it is interpolated linearly.
+    """
+    shrinks = image.shape[0] >= HEIGHT and image.shape[1] >= WIDTH
+    resized = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def greedy(logits: NDArray[np.floating], alphabet: str, blank: int) -> list[str]:
+    """The texts of N plates from logits (N, T, C): best class per frame, repeats merged, blanks dropped."""
+    best = np.asarray(logits).argmax(axis=-1)
+    before = np.concatenate([np.full_like(best[:, :1], blank), best[:, :-1]], axis=1)
+    chars = np.array(_classes(alphabet, blank))
+    emits = (best != blank) & (best != before)
+    return ["".join(chars[row[mask]]) for row, mask in zip(best, emits, strict=True)]
+
+
+def read(logits: NDArray[np.floating], alphabet: str, blank: int, grammar: Grammar, top_k: int = 1) -> Reading:
+    """One plate's logits (T, C) to its text with the `top_k` most probable candidates.
+
+    The text is the most probable one that fits a format of the grammar (the post-filter of the LPRNet paper, arXiv
+    1806.10447, section 3.4), or the most probable one as read if none fits or only improbable ones do (FORMAT_PRIOR).
+    The other candidates follow in order of probability.
+    """
+    classes = _classes(alphabet, blank)
+    probabilities = ctc.softmax(logits)
+    found = ctc.beam_search(probabilities, blank, max(BEAM_WIDTH, 2 * top_k))
+    scores = ctc.likelihood(probabilities, found, blank)
+    ranked = [(found[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+    texts = ["".join(classes[label] for label in labels) for labels, _ in ranked]
+    formats = [grammar.format_of(text) for text in texts]
+    chosen = _choose(formats, [score for _, score in ranked])
+    order = [chosen, *(i for i in range(len(ranked)) if i != chosen)]
+    seen = ctc.align(probabilities, ranked[chosen][0], blank)
+    return Reading(
+        text=texts[chosen],
+        confidence=ranked[chosen][1],
+        format=formats[chosen],
+        characters=tuple(Character(char, float(p)) for char, p in zip(texts[chosen], seen, strict=True)),
+        candidates=tuple(Candidate(texts[i], ranked[i][1]) for i in order[:top_k]),
+    )
+
+
+def _choose(formats: list[str | None], scores: list[float]) -> int:
+    """Index of the first candidate that fits a format, if it is probable enough, else of the most probable one."""
+    fits = (i for i, format in enumerate(formats) if format is not None and scores[i] >= FORMAT_PRIOR * scores[0])
+    return next(fits, 0)
+
+
+def _classes(alphabet: str, blank: int) -> list[str]:
+    """The text of every class; the blank's is empty."""
+    return [*alphabet[:blank], "", *alphabet[blank:]]
+
+
+def _size(data: Encoded) -> tuple[int, int]:
+    """Width and height from the header. Pillow opens lazily: no pixel is decoded."""
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_TYPES) as header:
+            return header.size
+    except Exception as error:  # its parsers raise whatever hostile bytes lead them to
+        raise UndecodableImage("The image is not a readable JPEG, PNG, BMP or WebP file: send one of those.") from error
+
+
+def _imdecode(data: Encoded) -> Pixels | None:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def _decode_truncated(data: Encoded) -> Pixels | None:
+    """OpenCV refuses a JPEG without an end marker, but reads what is there once one is appended."""
+    image = _imdecode(data + JPEG_END)
+    if image is None or np.all(image == MISSING_GREY, axis=2).mean() > MISSING_SHARE:
+        return None
+    return image

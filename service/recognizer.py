@@ -1,0 +1,138 @@
+"""From encoded images to readings, with the time of each stage. Knows neither HTTP nor Prometheus.
+
+Images are decoded and readings composed on a small pool of threads, inference runs on the `Worker`'s, and the event
+loop only waits. What is admitted is bounded at the door, so no queue behind it can grow without limit.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import plate
+from service.artifact import Artifact
+from service.errors import Busy, InputError, Stopping
+from service.plate import Encoded, Reading
+from service.worker import Worker
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image: its size in pixels, orientation applied, and what was read on it."""
+
+    width: int
+    height: int
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per stage; `total` also holds the hand-overs between threads."""
+
+    decode: float
+    preprocess: float
+    queue: float
+    inference: float
+    postprocess: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Crops uint8 (N, H, W, 3), the sizes of the images they came from, and the seconds that took."""
+
+    batch: NDArray[np.uint8]
+    sizes: list[tuple[int, int]]
+    decode: float
+    preprocess: float
+
+
+class Recognizer:
+    """A loaded, proven artifact that reads plates. Its methods belong to the event loop."""
+
+    def __init__(self, artifact: Artifact, threads: int, queue: int, max_pixels: int) -> None:
+        """Load and prove the artifact; raises ArtifactError."""
+        self.manifest = artifact.manifest
+        self._queue = queue
+        self._max_pixels = max_pixels
+        self._admitted = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._retired = False
+        self._worker = Worker(artifact, threads)
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
+        self.engine = self._worker.engine
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here: the probe has passed, and nobody asked to stop."""
+        return self._worker.alive and not self._retired
+
+    def retire(self) -> None:
+        """Stop being ready; requests that come nevertheless are still served until `close`."""
+        self._retired = True
+
+    async def close(self) -> None:
+        """Finish what was admitted, then free the engine."""
+        self.retire()
+        self._queue = 0
+        await self._idle.wait()
+        await asyncio.to_thread(self._worker.close)
+        self._pool.shutdown()
+
+    async def recognize(self, images: Sequence[Encoded], top_k: int) -> tuple[list[Seen], Timing]:
+        """Read one plate per encoded image.
+
+        Raises InputError for an image that cannot be read, Busy or Stopping where nothing more is admitted.
+        """
+        loop = asyncio.get_running_loop()
+        with self._admit(len(images)):
+            start = time.perf_counter()
+            prepared = await loop.run_in_executor(self._pool, self._prepare, images)
+            inferred = await asyncio.wrap_future(self._worker.submit(prepared.batch))
+            computed = time.perf_counter()
+            readings = await loop.run_in_executor(self._pool, self._read, inferred.logits, top_k)
+            end = time.perf_counter()
+        seen = [Seen(*size, reading) for size, reading in zip(prepared.sizes, readings, strict=True)]
+        stages = prepared.decode, prepared.preprocess, inferred.waited, inferred.ran, end - computed
+        return seen, Timing(*stages, total=end - start)
+
+    @contextmanager
+    def _admit(self, count: int) -> Iterator[None]:
+        if self._queue == 0:
+            raise Stopping("The server is shutting down: send the request to another one.")
+        if self._admitted + count > self._queue:
+            raise Busy(f"{self._admitted} images are already waiting: try again in a moment.")
+        self._admitted += count
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._admitted -= count
+            if self._admitted == 0:
+                self._idle.set()
+
+    def _prepare(self, images: Sequence[Encoded]) -> Prepared:
+        decode = preprocess = 0.0
+        crops, sizes = [], []
+        for number, data in enumerate(images, start=1):
+            start = time.perf_counter()
+            try:
+                image = plate.decode_image(data, self._max_pixels)
+            except InputError as error:
+                raise error if len(images) == 1 else type(error)(f"Image {number} of {len(images)}: {error}") from error
+            decoded = time.perf_counter()
+            crops.append(plate.prepare(image))
+            sizes.append((image.shape[1], image.shape[0]))
+            decode += decoded - start
+            preprocess += time.perf_counter() - decoded
+        return Prepared(np.stack(crops), sizes, decode, preprocess)
+
+    def _read(self, logits: NDArray[np.float32], top_k: int) -> list[Reading]:
+        model = self.manifest
+        return [plate.read(row, model.alphabet, model.blank, model.grammar, top_k) for row in logits]

@@ -1,0 +1,46 @@
+"""All that can be configured, from environment variables with the prefix LPR_; nothing else reads the environment."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service import cpu
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable LPR_<NAME>; its description is the documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="LPR_", frozen=True, extra="forbid")
+
+    backend: str = Field(default="baseline", description="Name of the variant to serve: a folder below LPR_ARTIFACTS.")
+    artifacts: Path = Field(default=REPOSITORY / "artifacts", description="Folder that holds the variants.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    threads: Positive = Field(
+        default_factory=cpu.available,
+        description="CPU threads of the engine. Default: what the affinity mask and the cgroup limit allow.",
+    )
+    max_bytes: Positive = Field(default=16 * 1024**2, description="Largest request body in bytes; beyond it: 413.")
+    max_pixels: Positive = Field(
+        default=25_000_000, description="Largest image in pixels, by its header; beyond it: 413."
+    )
+    max_images: Positive = Field(default=32, description="Most images in one request; beyond it: 422.")
+    queue: Positive = Field(default=256, description="Most images waiting or being read at a time; beyond it: 429.")
+    notice_s: float = Field(
+        default=1.0, ge=0, description="Seconds between SIGTERM, when /readyz turns 503, and the closing of the port."
+    )
+    drain_s: Positive = Field(
+        default=10, description="Seconds that accepted requests get to finish once the port is closed."
+    )
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if self.queue < self.max_images:
+            raise ValueError(f"LPR_QUEUE ({self.queue}) must be at least LPR_MAX_IMAGES ({self.max_images})")
+        return self

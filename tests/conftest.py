@@ -1,0 +1,161 @@
+"""Fixtures: artifacts (every published one, and a tiny real one), and real servers that run them."""
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from numpy.typing import NDArray
+
+from service.app import create_app
+from service.artifact import (
+    Artifact,
+    Description,
+    Format,
+    Grammar,
+    Probe,
+    Provenance,
+    Tensor,
+    read,
+    variants,
+    write,
+    write_probe,
+)
+from service.settings import REPOSITORY, Settings
+
+PUBLISHED = REPOSITORY / "artifacts"
+TINY_TEXT = "京A12345"
+ALPHABET = "京沪0123456789ABCDE"
+FRAMES = 20
+
+Serving = Callable[..., httpx.Client]
+
+
+def describe(variant: str = "tiny") -> Description:
+    """What the builder would say about the tiny model."""
+    template = ("京沪", "ABCDE", *["0123456789ABCDE"] * 5)
+    return Description(
+        variant=variant,
+        version="1",
+        backend="torch",
+        input=Tensor(dtype="uint8", shape=("N", 24, 94, 3), description="BGR crops"),
+        output=Tensor(dtype="float32", shape=("N", FRAMES, len(ALPHABET) + 1), description="logits"),
+        alphabet=ALPHABET,
+        blank=len(ALPHABET),
+        grammar=Grammar(formats=(Format(name="cn-blue", templates=(template,)),)),
+        max_batch=8,
+        probe=Probe(tolerance=1e-4),
+        provenance=Provenance(commit="none", created=datetime.now(UTC), seed=0, arguments={}, libraries={}),
+    )
+
+
+def save_tiny_model(folder: Path) -> None:
+    """Export a real, small convolutional network that reads TINY_TEXT on whatever it sees, and its probe."""
+    import torch
+
+    class Tiny(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, len(ALPHABET) + 1, 3, padding=1)
+            path = torch.full((FRAMES,), len(ALPHABET))
+            path[1 : 2 * len(TINY_TEXT) : 2] = torch.tensor([ALPHABET.index(char) for char in TINY_TEXT])
+            self.register_buffer("text", 12.0 * torch.nn.functional.one_hot(path))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            planes = (images.permute(0, 3, 1, 2).float() - 127.5) / 128
+            features = torch.nn.functional.adaptive_avg_pool2d(self.conv(planes), (1, FRAMES))
+            return features.squeeze(2).permute(0, 2, 1) + self.text
+
+    torch.manual_seed(0)
+    model = Tiny().eval()
+    batch = torch.export.Dim("N", min=1, max=8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 24, 94, 3), np.uint8)
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.from_numpy(images),), dynamic_shapes=({0: batch},))
+        write_probe(folder, images, model(torch.from_numpy(images)).numpy())
+    torch.export.save(program, folder / "model.pt2")
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of artifacts with the variant `tiny` in it. Copy before changing anything."""
+    root = tmp_path_factory.mktemp("artifacts")
+    (root / "tiny").mkdir()
+    save_tiny_model(root / "tiny")
+    write(root / "tiny", describe())
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(artifacts: Path) -> Artifact:
+    """The tiny artifact."""
+    return read(artifacts / "tiny")
+
+
+@pytest.fixture(scope="session", params=["tiny", *variants(PUBLISHED)])
+def artifact(request: pytest.FixtureRequest, artifacts: Path) -> Artifact:
+    """Every artifact there is, one after the other."""
+    return read((artifacts if request.param == "tiny" else PUBLISHED) / request.param)
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """A real uvicorn on a free port, in a thread of this process; yields its URL."""
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", access_log=False, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        thread.join(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def serving(artifacts: Path) -> Iterator[Serving]:
+    """Starts a server of the tiny artifact with the given settings, and returns a client of it."""
+    with ExitStack() as stack:
+
+        def serve(**settings: object) -> httpx.Client:
+            url = stack.enter_context(
+                running(Settings(**{"backend": "tiny", "artifacts": artifacts, "threads": 1, **settings}))
+            )
+            return stack.enter_context(httpx.Client(base_url=url, timeout=30))
+
+        yield serve
+
+
+@pytest.fixture(scope="session")
+def client(serving: Serving) -> httpx.Client:
+    """A client of a server with default limits."""
+    return serving()
+
+
+def picture(width: int = 94, height: int = 24) -> NDArray[np.uint8]:
+    """A smooth colourful BGR image."""
+    y, x = np.mgrid[:height, :width]
+    planes = [(x * 255) // width, (y * 255) // height, ((x + y) * 255) // (width + height)]
+    return np.stack(planes, axis=2).astype(np.uint8)
+
+
+def encode(extension: str = ".jpg", image: NDArray[np.generic] | None = None) -> bytes:
+    """An image file's bytes."""
+    return cv2.imencode(extension, picture() if image is None else image)[1].tobytes()
+
+
+def png_bomb(side: int = 50_000) -> bytes:
+    """The beginning of a PNG whose header announces `side` x `side` pixels."""
+    data = bytearray(encode(".png"))[:64]
+    data[16:24] = side.to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)

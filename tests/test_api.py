@@ -1,0 +1,253 @@
+"""The HTTP interface on a real uvicorn: the answer's shape, and every refusal."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from conftest import TINY_TEXT, Serving, encode, picture, png_bomb
+
+from service import errors, problems
+from service.artifact import Manifest
+
+JPEG = {"Content-Type": "image/jpeg"}
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@pytest.fixture(scope="module")
+def strict(serving: Serving) -> httpx.Client:
+    """A client of a server with tight limits."""
+    return serving(max_bytes=20_000, max_pixels=10_000, max_images=2, queue=2)
+
+
+def part(data: bytes, name: str = "image", filename: str | None = "p.jpg", kind: str | None = "image/jpeg") -> tuple:
+    return (name, (filename, data, kind) if kind else (filename, data))
+
+
+def problem(response: httpx.Response, status: int, error: type[errors.LprError]) -> str:
+    """Check that a response is the refusal of `error`; returns its sentence."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert (body["status"], body["type"]) == (status, f"urn:lpr:{error.slug}")
+    assert set(body) == {"type", "title", "status", "detail"}
+    assert body["detail"].endswith(".")
+    return body["detail"]
+
+
+def test_the_answer_has_the_documented_shape(client):
+    response = client.post("/recognize", files=[part(encode(".png"), filename="plate.png", kind="image/png")])
+    assert response.status_code == 200
+    answer = response.json()
+    assert list(answer) == ["backend", "model", "results", "timing_ms"]
+    assert answer["backend"] == "tiny"
+    assert (answer["model"]["variant"], answer["model"]["version"]) == ("tiny", "1")
+    assert answer["model"]["engine"].startswith("torch ")
+    assert list(answer["timing_ms"]) == ["decode", "preprocess", "queue", "inference", "postprocess", "total"]
+    (result,) = answer["results"]
+    assert list(result) == ["filename", "plates"]
+    (plate,) = result["plates"]
+    keys = ["text", "confidence", "valid_format", "format", "characters", "candidates", "box"]
+    assert (result["filename"], list(plate)) == ("plate.png", keys)
+    assert (plate["text"], plate["valid_format"], plate["format"]) == (TINY_TEXT, True, "cn-blue")
+    assert [character["char"] for character in plate["characters"]] == list(TINY_TEXT)
+    assert plate["candidates"][0] == {"text": TINY_TEXT, "confidence": plate["confidence"]}
+    assert len(plate["candidates"]) == 3
+    assert plate["box"] == [[0, 0], [94, 0], [94, 24], [0, 24]]
+
+
+@pytest.mark.parametrize(("extension", "kind"), [(".jpg", "jpeg"), (".png", "png"), (".bmp", "bmp"), (".webp", "webp")])
+def test_a_raw_body_is_read(client, extension, kind):
+    response = client.post("/recognize", content=encode(extension), headers={"Content-Type": f"image/{kind}"})
+    (result,) = response.json()["results"]
+    assert (result["filename"], result["plates"][0]["text"]) == (None, TINY_TEXT)
+
+
+@pytest.mark.parametrize("kind", ["image/JPEG", "image/jpeg; charset=binary"])
+def test_the_content_type_is_read_as_http_means_it(client, kind):
+    assert client.post("/recognize", content=encode(), headers={"Content-Type": kind}).status_code == 200
+
+
+def test_several_images_give_several_results_in_order(client):
+    names = ["a.jpg", "b.bmp", "京.png"]
+    images = [encode(), encode(".bmp", picture(50, 20)), encode(".png", picture(60, 20))]
+    files = [part(data, filename=name, kind=None) for name, data in zip(names, images, strict=True)]
+    results = client.post("/recognize", files=files, data={"comment": "ignored"}).json()["results"]
+    assert [result["filename"] for result in results] == names
+    assert [result["plates"][0]["box"][2] for result in results] == [[94, 24], [50, 20], [60, 20]]
+
+
+def test_a_part_may_be_of_an_unnamed_type_and_without_a_filename(client):
+    body = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + encode() + b"\r\n--x--\r\n"
+    assert client.post("/recognize", content=body, headers=FORM).json()["results"][0]["filename"] is None
+    octets = [part(encode(), kind="application/octet-stream")]
+    assert client.post("/recognize", files=octets).status_code == 200
+
+
+@pytest.mark.parametrize("top_k", [1, 10])
+def test_top_k_says_how_many_candidates(client, top_k):
+    answer = client.post("/recognize", params={"top_k": top_k}, content=encode(), headers=JPEG).json()
+    assert len(answer["results"][0]["plates"][0]["candidates"]) == top_k
+
+
+@pytest.mark.parametrize("top_k", ["0", "11", "-1", "x", "", "1.5"])
+def test_top_k_out_of_range(client, top_k):
+    response = client.post("/recognize", params={"top_k": top_k}, content=encode(), headers=JPEG)
+    assert "top_k" in problem(response, 422, errors.BadParameter)
+
+
+def test_no_image(client):
+    problem(client.post("/recognize"), 422, errors.NoImage)
+    problem(client.post("/recognize", content=b"--x--\r\n", headers=FORM), 422, errors.NoImage)
+    response = client.post("/recognize", files=[part(encode(), name="file")])
+    assert "named 'image'" in problem(response, 422, errors.NoImage)
+
+
+def test_empty_image(client):
+    problem(client.post("/recognize", content=b"", headers=JPEG), 400, errors.EmptyImage)
+    problem(client.post("/recognize", files=[part(b"")]), 400, errors.EmptyImage)
+
+
+@pytest.mark.parametrize("data", [b"hello", b"GIF89a" + bytes(99), encode(".jpg")[:100], encode(".png")[:200]])
+def test_undecodable_image(client, data):
+    problem(client.post("/recognize", content=data, headers=JPEG), 400, errors.UndecodableImage)
+    response = client.post("/recognize", files=[part(encode()), part(data)])
+    assert problem(response, 400, errors.UndecodableImage).startswith("Image 2 of 2: ")
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "image/gif", "application/json", "application/x-www-form-urlencoded", ";"]
+)
+def test_wrong_media_type(client, kind):
+    response = client.post("/recognize", content=encode(), headers={"Content-Type": kind})
+    assert "image/jpeg" in problem(response, 415, errors.UnsupportedMediaType)
+
+
+def test_missing_or_wrong_media_type_of_body_and_part(client):
+    problem(client.post("/recognize", content=encode()), 415, errors.UnsupportedMediaType)
+    response = client.post("/recognize", files=[part(encode(), kind="text/plain")])
+    problem(response, 415, errors.UnsupportedMediaType)
+
+
+def stream(chunk: bytes, count: int, sent: list[int]) -> Iterator[bytes]:
+    for _ in range(count):
+        sent.append(len(chunk))
+        yield chunk
+
+
+@pytest.mark.parametrize("headers", [JPEG, FORM])
+def test_too_many_bytes_are_refused_while_reading(strict, headers):
+    problem(strict.post("/recognize", content=bytes(20_001), headers=headers), 413, errors.BodyTooLarge)
+    head = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' if headers is FORM else b""
+    sent: list[int] = []
+    body = (head + bytes(10_000) if i == 0 else chunk for i, chunk in enumerate(stream(bytes(10_000), 100_000, sent)))
+    problem(strict.post("/recognize", content=body, headers=headers), 413, errors.BodyTooLarge)
+    assert sum(sent) < 100_000_000  # of the 1 GB that the client had
+
+
+def test_a_body_of_exactly_the_limit_is_read(strict):
+    data = encode()
+    response = strict.post("/recognize", content=data + bytes(20_000 - len(data)), headers=JPEG)
+    assert response.status_code == 200
+
+
+def test_too_many_pixels(client, strict):
+    response = strict.post("/recognize", content=encode(".png", picture(200, 100)), headers=JPEG)
+    assert "200 x 100" in problem(response, 413, errors.TooManyPixels)
+    problem(client.post("/recognize", content=png_bomb(), headers=JPEG), 413, errors.TooManyPixels)
+
+
+def test_too_many_images(strict):
+    problem(strict.post("/recognize", files=[part(encode())] * 3), 422, errors.TooManyImages)
+    assert strict.post("/recognize", files=[part(encode())] * 2).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"rubbish", FORM),
+        (b"--x\r\n", FORM),
+        (b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nabc', FORM),
+        (b"--x--\r\n", {"Content-Type": "multipart/form-data"}),
+        (b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=" + "y" * 300}),
+        (b"--x\r\n" + b"a: b\r\n" * 1000 + b"\r\n--x--\r\n", FORM),
+        (b"", FORM),
+    ],
+)
+def test_malformed_multipart(client, body, headers):
+    problem(client.post("/recognize", content=body, headers=headers), 400, errors.MalformedBody)
+
+
+def test_a_full_queue_is_answered_at_once(serving):
+    narrow = serving(max_images=1, queue=1)
+    large = encode(".png", picture(3000, 3000))
+    gate = threading.Barrier(8)
+
+    def post(_: int) -> httpx.Response:
+        gate.wait()
+        return narrow.post("/recognize", content=large, headers={"Content-Type": "image/png"})
+
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(post, range(8)))
+    assert {response.status_code for response in responses} == {200, 429}
+    for response in (response for response in responses if response.status_code == 429):
+        problem(response, 429, errors.Busy)
+        assert int(response.headers["retry-after"]) >= 1
+
+
+def test_unknown_paths_and_methods_are_problems_too(client):
+    for response, status in ((client.get("/nothing"), 404), (client.get("/recognize"), 405)):
+        assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+        assert response.json()["detail"].endswith(".")
+
+
+def test_health_readiness_and_model(client, tiny):
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    assert Manifest.model_validate_json(client.get("/model").content) == tiny.manifest
+
+
+def test_metrics_count_what_happened(serving):
+    fresh = serving()
+    fresh.post("/recognize", files=[part(encode())] * 3)
+    fresh.post("/recognize", content=b"x", headers=JPEG)
+    text = fresh.get("/metrics").text
+    for line in (
+        'lpr_plates_total{backend="tiny"} 3.0',
+        'lpr_request_seconds_count{backend="tiny"} 2.0',
+        'lpr_errors_total{backend="tiny",cause="undecodable_image"} 1.0',
+        'lpr_errors_total{backend="tiny",cause="busy"} 0.0',
+        'lpr_requests_in_flight{backend="tiny"} 0.0',
+        'lpr_stage_seconds_count{backend="tiny",stage="inference"} 1.0',
+        'lpr_stage_seconds_bucket{backend="tiny",le="0.00025",stage="queue"}',
+    ):
+        assert line in text
+    assert 'lpr_model_info{backend="tiny",engine="torch ' in text
+
+
+def test_the_documentation_shows_bodies_answers_and_refusals(client):
+    assert client.get("/docs").status_code == 200
+    recognize = client.get("/openapi.json").json()["paths"]["/recognize"]["post"]
+    bodies = {"multipart/form-data", "image/jpeg", "image/png", "image/bmp", "image/webp"}
+    assert set(recognize["requestBody"]["content"]) == bodies
+    assert set(recognize["responses"]) == {"200", "400", "413", "415", "422", "429"}
+    for status in ("400", "422"):
+        assert list(recognize["responses"][status]["content"]) == ["application/problem+json"]
+
+
+def leaves(error: type[errors.LprError]) -> set[type[errors.LprError]]:
+    below = error.__subclasses__()
+    return set().union(*map(leaves, below)) if below else {error}
+
+
+def test_every_error_of_a_request_has_a_status():
+    reachable = leaves(errors.InputError) | leaves(errors.Unavailable)
+    assert set(problems.STATUS) == reachable
+    assert all(400 <= problems.STATUS[error] < 500 for error in leaves(errors.InputError))
+    assert leaves(errors.LprError) - reachable == {errors.UnknownVariant}
+
+
+def test_the_error_tree_is_drawn_in_full():
+    tree = errors.__doc__ or ""
+    assert [error.__name__ for error in leaves(errors.LprError) if error.__name__ not in tree] == []

@@ -1,0 +1,64 @@
+"""One registry per server, every series labelled by the variant, buckets fine enough for this service."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import BUCKETS, Metrics
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    """Value by name and label values, these in the order of their labels' names."""
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (s.name, *(s.labels[label] for label in sorted(s.labels))): s.value
+        for family in families
+        for s in family.samples
+    }
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics("tiny", "1", "torch 0", ["no_image", "busy"])
+
+
+def test_every_series_of_ours_starts_at_zero_with_its_backend(metrics):
+    found = samples(metrics)
+    assert found["lpr_errors_total", "tiny", "busy"] == found["lpr_plates_total", "tiny"] == 0
+    assert found["lpr_model_info", "tiny", "torch 0", "1"] == 1
+    assert all(key[1] == "tiny" for key in found if key[0].startswith("lpr_"))
+
+
+def test_a_request_is_in_flight_and_then_timed(metrics):
+    with metrics.request():
+        assert samples(metrics)["lpr_requests_in_flight", "tiny"] == 1
+    found = samples(metrics)
+    assert found["lpr_requests_in_flight", "tiny"] == 0
+    assert found["lpr_request_seconds_count", "tiny"] == 1
+
+
+def test_a_failing_request_is_timed_too(metrics):
+    with pytest.raises(KeyError), metrics.request():
+        raise KeyError
+    assert samples(metrics)["lpr_request_seconds_count", "tiny"] == 1
+    assert samples(metrics)["lpr_requests_in_flight", "tiny"] == 0
+
+
+def test_plates_stages_and_errors_are_counted(metrics):
+    metrics.read(2, {"decode": 0.0003, "inference": 0.004})
+    metrics.failed("no_image")
+    found = samples(metrics)
+    assert found["lpr_plates_total", "tiny"] == 2
+    assert found["lpr_stage_seconds_sum", "tiny", "inference"] == 0.004
+    assert found["lpr_stage_seconds_bucket", "tiny", "0.0005", "decode"] == 1
+    assert found["lpr_stage_seconds_bucket", "tiny", "0.00025", "decode"] == 0
+    assert found["lpr_errors_total", "tiny", "no_image"] == 1
+
+
+def test_buckets_begin_at_a_quarter_of_a_millisecond():
+    assert BUCKETS[0] == 0.00025
+    assert list(BUCKETS) == sorted(BUCKETS)
+
+
+def test_two_servers_in_one_process_do_not_share_counts(metrics):
+    metrics.failed("busy")
+    assert samples(Metrics("tiny", "1", "torch 0", ["busy"]))["lpr_errors_total", "tiny", "busy"] == 0

@@ -1,0 +1,255 @@
+"""Image bytes to tensors, and CTC decoding against an oracle that enumerates every path."""
+
+import itertools
+from collections import defaultdict
+
+import cv2
+import numpy as np
+import pytest
+from conftest import encode, picture, png_bomb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+
+from service import ctc, plate
+from service.artifact import Format, Grammar
+from service.errors import EmptyImage, TooManyPixels, UndecodableImage
+
+NO_GRAMMAR = Grammar(formats=())
+LIMIT = 1_000_000
+
+small_logits = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 5), st.integers(2, 4)),
+    elements=st.floats(-8, 8, width=32),
+)
+
+
+def collapse(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
+    return tuple(label for label, _ in itertools.groupby(path) if label != blank)
+
+
+def oracle(logits: NDArray[np.floating], blank: int) -> dict[tuple[int, ...], float]:
+    """Probability of every labelling, by enumerating all C ** T paths."""
+    odds = np.exp(np.asarray(logits, np.float64))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    totals: dict[tuple[int, ...], float] = defaultdict(float)
+    for path in itertools.product(range(logits.shape[1]), repeat=len(logits)):
+        totals[collapse(path, blank)] += float(np.prod([probabilities[t, c] for t, c in enumerate(path)]))
+    return totals
+
+
+@given(small_logits, st.data())
+def test_likelihood_is_the_sum_over_all_paths(logits, data):
+    blank = data.draw(st.integers(0, logits.shape[1] - 1))
+    expected = oracle(logits, blank)
+    labellings = list(expected)
+    computed = ctc.likelihood(ctc.softmax(logits), labellings, blank)
+    np.testing.assert_allclose(computed, [expected[labels] for labels in labellings], rtol=1e-9)
+
+
+def test_likelihood_of_an_impossible_labelling_is_zero():
+    assert ctc.likelihood(ctc.softmax(np.zeros((2, 3))), [(0, 0), (0, 1, 0)], blank=2).tolist() == [0, 0]
+
+
+@given(small_logits, st.data())
+def test_unpruned_beam_search_finds_every_labelling(logits, data):
+    blank = data.draw(st.integers(0, logits.shape[1] - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ctc, "FLOOR", 0)
+        found = ctc.beam_search(ctc.softmax(logits), blank, width=10_000)
+    expected = oracle(logits, blank)
+    assert set(found) == set(expected)
+    ranked = [expected[labels] for labels in found]
+    assert all(a >= b * (1 - 1e-9) for a, b in itertools.pairwise(ranked))
+
+
+@given(small_logits)
+def test_read_finds_the_best_text_and_its_exact_probability(logits):
+    alphabet = "abc"[: logits.shape[1] - 1]
+    blank = len(alphabet)
+    expected = {"".join(alphabet[i] for i in k): p for k, p in oracle(logits, blank).items()}
+    reading = plate.read(logits, alphabet, blank, NO_GRAMMAR, top_k=3)
+    for candidate in reading.candidates:
+        assert candidate.confidence == pytest.approx(expected[candidate.text], rel=1e-9)
+    assert reading.confidence == pytest.approx(max(expected.values()), rel=0.01)
+    assert (reading.text, reading.confidence) == (reading.candidates[0].text, reading.candidates[0].confidence)
+    assert [c.char for c in reading.characters] == list(reading.text)
+
+
+@given(small_logits)
+def test_character_confidences_come_from_the_best_path(logits):
+    blank = logits.shape[1] - 1
+    probabilities = ctc.softmax(logits)
+    paths = itertools.product(range(logits.shape[1]), repeat=len(logits))
+    frames = np.arange(len(logits))
+    by_labels: dict[tuple[int, ...], list[tuple[float, tuple[int, ...]]]] = defaultdict(list)
+    for path in paths:
+        by_labels[collapse(path, blank)].append((float(probabilities[frames, list(path)].prod()), path))
+    for labels, options in by_labels.items():
+        top = max(p for p, _ in options)
+        allowed = []
+        for _, path in (option for option in options if option[0] >= top * (1 - 1e-9)):
+            runs = [list(run) for label, run in itertools.groupby(frames, key=lambda t: path[t]) if label != blank]
+            allowed.append([max(probabilities[t, path[t]] for t in run) for run in runs])
+        seen = ctc.align(probabilities, labels, blank)
+        assert any(np.allclose(seen, option, rtol=1e-6) for option in allowed)
+
+
+@given(hnp.arrays(np.float32, (3, 6, 4), elements=st.floats(-8, 8, width=32)))
+def test_greedy_is_the_collapsed_best_path(logits):
+    expected = ["".join("abc"[i] for i in collapse(tuple(row.argmax(axis=1)), 3)) for row in logits]
+    assert plate.greedy(logits, "abc", 3) == expected
+
+
+def test_greedy_with_the_blank_first():
+    assert plate.greedy(np.eye(3)[None, [1, 1, 0, 1, 2, 0]], "ab", 0) == ["aab"]
+
+
+def spell(text: str, alphabet: str, strength: float = 12.0) -> NDArray[np.float64]:
+    """Logits (T, C), blank last, that read `text`."""
+    logits = np.zeros((2 * len(text) + 1, len(alphabet) + 1))
+    logits[::2, -1] = strength
+    for i, char in enumerate(text):
+        logits[2 * i + 1, alphabet.index(char)] = strength
+    return logits
+
+
+AB12 = Grammar(
+    formats=(Format(name="short", templates=(("ab", "12"),)), Format(name="long", templates=(("a", "12", "12"),)))
+)
+
+
+def test_extreme_logits_stay_finite():
+    reading = plate.read(spell("a1", "ab12", 1e30).astype(np.float32), "ab12", 4, AB12, top_k=10)
+    assert reading.text == "a1"
+    assert reading.confidence == pytest.approx(1)
+    assert all(0 <= c.confidence <= 1 for c in reading.candidates)
+
+
+def test_a_text_that_fits_beats_a_slightly_better_one_that_does_not():
+    logits = spell("aa", "ab12")
+    logits[3, 2] = 11.5  # "a1" is a little less probable than "aa"
+    reading = plate.read(logits, "ab12", 4, AB12, top_k=2)
+    assert [c.text for c in reading.candidates] == ["a1", "aa"]
+    assert (reading.text, reading.format, reading.valid_format) == ("a1", "short", True)
+    assert reading.candidates[0].confidence < reading.candidates[1].confidence
+
+
+def test_a_plate_that_fits_no_format_is_returned_as_read():
+    logits = spell("aa", "ab12")
+    logits[3, 2] = 2.0  # "a1" would fit, but is far too improbable
+    reading = plate.read(logits, "ab12", 4, AB12)
+    assert (reading.text, reading.format, reading.valid_format) == ("aa", None, False)
+
+
+def test_the_first_format_that_fits_names_the_text():
+    grammar = Grammar(formats=(*AB12.formats, Format(name="late", templates=(("ab", "12"),))))
+    assert [grammar.format_of(text) for text in ("a1", "a12", "", "1a", "b12")] == ["short", "long", None, None, None]
+
+
+def test_nothing_but_blanks_reads_as_nothing():
+    reading = plate.read(spell("", "ab12"), "ab12", 4, AB12)
+    assert (reading.text, reading.characters, reading.valid_format) == ("", (), False)
+
+
+@settings(max_examples=20)
+@given(hnp.arrays(np.float32, (24, 74), elements=st.floats(-20, 20, width=32)), st.integers(1, 10))
+def test_top_k_candidates_differ_and_are_sorted(logits, top_k):
+    alphabet = "".join(chr(0x4E00 + i) for i in range(73))
+    candidates = plate.read(logits, alphabet, 73, NO_GRAMMAR, top_k).candidates
+    assert len({c.text for c in candidates}) == len(candidates) == top_k
+    assert [c.confidence for c in candidates] == sorted((c.confidence for c in candidates), reverse=True)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp"])
+def test_accepted_types_are_decoded_to_bgr(extension):
+    image = plate.decode_image(encode(extension), LIMIT)
+    assert (image.shape, image.dtype) == ((24, 94, 3), np.uint8)
+    assert np.abs(image.astype(int) - picture()).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("mode", "extension"),
+    [
+        ("L", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("1", "PNG"),
+        ("RGBA", "PNG"),
+        ("I;16", "PNG"),
+        ("CMYK", "JPEG"),
+        ("L", "JPEG"),
+    ],
+)
+def test_other_pixel_types_become_bgr(mode, extension, tmp_path):
+    rgb = Image.fromarray(picture()[:, :, ::-1])
+    image = Image.fromarray(picture()[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else rgb.convert(mode)
+    image.save(tmp_path / "image", extension)
+    decoded = plate.decode_image((tmp_path / "image").read_bytes(), LIMIT)
+    assert (decoded.shape, decoded.dtype) == ((24, 94, 3), np.uint8)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(picture()[:, :, ::-1]).save(tmp_path / "image.jpg", exif=exif, quality=95)
+    image = plate.decode_image((tmp_path / "image.jpg").read_bytes(), LIMIT)
+    assert image.shape == (94, 24, 3)
+    assert np.abs(image.astype(int) - cv2.rotate(picture(), cv2.ROTATE_90_CLOCKWISE)).mean() < 8
+
+
+def test_a_jpeg_without_its_last_bytes_is_read():
+    data = encode(".jpg", picture(300, 200))
+    image = plate.decode_image(data[: int(len(data) * 0.8)], LIMIT)
+    assert np.abs(image[:100].astype(int) - picture(300, 200)[:100]).mean() < 8
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.6])
+def test_a_jpeg_of_which_too_little_arrived_is_refused(share):
+    data = encode(".jpg", np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8))
+    length = int(len(data) * min(share, 0.4))
+    with pytest.raises(UndecodableImage):
+        plate.decode_image(data[:length], LIMIT)
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".webp"])
+def test_other_truncated_images_are_refused(extension):
+    data = encode(extension, picture(300, 200))
+    with pytest.raises(UndecodableImage):
+        plate.decode_image(data[: len(data) // 2], LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"x", b"not an image", b"\xff\xd8\xff", b"GIF89a" + bytes(100), bytes(1000)])
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(UndecodableImage):
+        plate.decode_image(data, LIMIT)
+
+
+def test_no_bytes_are_refused():
+    with pytest.raises(EmptyImage):
+        plate.decode_image(b"", LIMIT)
+
+
+def test_too_many_pixels_are_refused_by_the_header_alone():
+    with pytest.raises(TooManyPixels, match="50000 x 50000"):
+        plate.decode_image(png_bomb(), LIMIT)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (94, 24), (47, 12), (500, 10), (10, 500), (440, 140)])
+def test_prepare_gives_the_input_of_the_network(width, height):
+    crop = plate.prepare(picture(width, height))
+    assert (crop.shape, crop.dtype) == ((plate.HEIGHT, plate.WIDTH, 3), np.uint8)
+
+
+def test_prepare_averages_areas_when_it_shrinks():
+    board = np.indices((240, 940)).sum(axis=0) % 2 * 255
+    crop = plate.prepare(np.repeat(board[:, :, None], 3, axis=2).astype(np.uint8))
+    assert np.ptp(crop) <= 2
+    assert abs(float(crop.mean()) - 127.5) < 2
+
+
+def test_prepare_leaves_a_crop_of_the_right_size_alone():
+    np.testing.assert_array_equal(plate.prepare(picture()), picture())

@@ -1,0 +1,111 @@
+"""Images to readings on a real artifact: order, times, bounds, and the end."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from conftest import TINY_TEXT, encode, picture
+
+from service.artifact import Artifact, read_probe, write, write_probe
+from service.errors import ArtifactError, Busy, EmptyImage, Stopping, TooManyPixels, UndecodableImage
+from service.recognizer import Recognizer
+
+T = TypeVar("T")
+
+
+def use(artifact: Artifact, task: Callable[[Recognizer], Awaitable[T]], queue: int = 4) -> T:
+    """Run `task` with a recognizer of `artifact` that is closed afterwards."""
+
+    async def run() -> T:
+        recognizer = Recognizer(artifact, threads=2, queue=queue, max_pixels=1_000_000)
+        try:
+            return await task(recognizer)
+        finally:
+            await recognizer.close()
+
+    return asyncio.run(run())
+
+
+def test_images_are_read_in_their_order(tiny):
+    sizes = [(94, 24), (47, 12), (200, 80)]
+    images = [encode(".png", picture(*size)) for size in sizes]
+    seen, timing = use(tiny, lambda recognizer: recognizer.recognize(images, top_k=2))
+    assert [(image.width, image.height) for image in seen] == sizes
+    assert [image.reading.text for image in seen] == [TINY_TEXT] * 3
+    assert all(len(image.reading.candidates) == 2 for image in seen)
+    stages = [timing.decode, timing.preprocess, timing.queue, timing.inference, timing.postprocess]
+    assert all(seconds >= 0 for seconds in stages)
+    assert 0 < sum(stages) <= timing.total
+
+
+def test_an_error_says_which_image_it_means(tiny):
+    with pytest.raises(UndecodableImage, match=r"^Image 2 of 2: "):
+        use(tiny, lambda recognizer: recognizer.recognize([encode(), b"x"], 1))
+    with pytest.raises(EmptyImage, match=r"^The image has no bytes"):
+        use(tiny, lambda recognizer: recognizer.recognize([b""], 1))
+    with pytest.raises(TooManyPixels, match="2000 x 1000"):
+        use(tiny, lambda recognizer: recognizer.recognize([encode(".png", picture(2000, 1000))], 1))
+
+
+def test_beyond_the_bound_it_is_busy_and_afterwards_not(tiny):
+    async def task(recognizer: Recognizer) -> list[object]:
+        calls = [recognizer.recognize([encode()] * 2, 1) for _ in range(3)]
+        outcomes: list[object] = list(await asyncio.gather(*calls, return_exceptions=True))
+        await recognizer.recognize([encode()] * 4, 1)
+        return outcomes
+
+    outcomes = use(tiny, task, queue=4)
+    assert [type(outcome) for outcome in outcomes] == [tuple, tuple, Busy]
+
+
+def test_a_failed_request_gives_its_place_back(tiny):
+    async def task(recognizer: Recognizer) -> None:
+        for _ in range(3):
+            with pytest.raises(UndecodableImage):
+                await recognizer.recognize([b"x"], 1)
+        await recognizer.recognize([encode()], 1)
+
+    use(tiny, task, queue=1)
+
+
+def test_concurrent_requests_do_not_mix(tiny):
+    async def task(recognizer: Recognizer) -> list[int]:
+        calls = [recognizer.recognize([encode(".png", picture(20 + i, 10))], 1) for i in range(20)]
+        return [seen[0].width for seen, _ in await asyncio.gather(*calls)]
+
+    assert use(tiny, task, queue=20) == list(range(20, 40))
+
+
+def test_retired_it_is_not_ready_but_serves_until_closed(tiny):
+    async def task(recognizer: Recognizer) -> None:
+        assert recognizer.ready
+        recognizer.retire()
+        assert not recognizer.ready
+        await recognizer.recognize([encode()], 1)
+        await recognizer.close()
+        with pytest.raises(Stopping):
+            await recognizer.recognize([encode()], 1)
+
+    use(tiny, task)
+
+
+def test_closing_finishes_what_was_admitted(tiny):
+    async def task(recognizer: Recognizer) -> str:
+        reading = asyncio.create_task(recognizer.recognize([encode()], 1))
+        await asyncio.sleep(0)
+        await recognizer.close()
+        seen, _ = await reading
+        return seen[0].reading.text
+
+    assert use(tiny, task) == TINY_TEXT
+
+
+def test_a_model_that_computes_something_else_is_refused(tiny, tmp_path):
+    shutil.copy(tiny.folder / "model.pt2", tmp_path)
+    images, logits = read_probe(tiny)
+    write_probe(tmp_path, images, logits + np.float32(1))
+    with pytest.raises(ArtifactError, match=r"probe\.npz: torch .* is off by 1"):
+        Recognizer(write(tmp_path, tiny.manifest), threads=1, queue=1, max_pixels=1)

@@ -1,0 +1,152 @@
+"""`python -m service` as a process: starting, refusing to start, serving, stopping."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import TINY_TEXT, encode
+
+from service.settings import REPOSITORY
+
+HEAD = b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+COMMAND = [sys.executable, "-m", "service"]
+
+
+def environment(artifacts: Path, **settings: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LPR_")}
+    chosen = {"BACKEND": "tiny", "ARTIFACTS": str(artifacts), "PORT": "0", "THREADS": "1", **settings}
+    return inherited | {f"LPR_{name}": value for name, value in chosen.items()}
+
+
+class Process:
+    """A server process and what it says on stderr."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(COMMAND, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, text=True)
+        self.said: list[str] = []
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line)
+            if found := re.search(r"running on (http://\S+)", line):
+                self.url = found[1]
+                break
+        threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", int(self.url.rsplit(":", 1)[1])))
+
+    def refuses_connections(self) -> bool:
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=20)
+
+
+@contextmanager
+def started(artifacts: Path, **settings: str) -> Iterator[Process]:
+    process = Process(environment(artifacts, **settings))
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.wait()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, but not for ever."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def server(artifacts: Path) -> Iterator[Process]:
+    """One for all tests that do not end it; stopped by Ctrl-C, which needs no notice."""
+    with started(artifacts, NOTICE_S="60") as process:
+        yield process
+        assert process.stop(signal.SIGINT) == 0
+        assert not any("Traceback" in line for line in process.said)
+
+
+def refuse(env: dict[str, str]) -> str:
+    """Start a server that must not start; returns what it says."""
+    done = subprocess.run(COMMAND, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_it_serves(server):
+    with httpx.Client(base_url=server.url) as client:
+        answer = client.post("/recognize", files=[("image", ("p.jpg", encode(), "image/jpeg"))]).json()
+        assert answer["results"][0]["plates"][0]["text"] == TINY_TEXT
+        assert client.get("/readyz").status_code == 200
+
+
+def test_sigterm_turns_readiness_off_then_closes_the_port_then_drains_then_exits_with_0(artifacts):
+    with (
+        started(artifacts, NOTICE_S="0.5") as server,
+        server.connect() as connection,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        image = encode()
+        connection.sendall(HEAD % len(image) + image[:100])
+        eventually(lambda: 'lpr_requests_in_flight{backend="tiny"} 1.0' in client.get("/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: client.get("/readyz").status_code == 503)
+        assert client.get("/healthz").status_code == 200
+        eventually(server.refuses_connections)
+        connection.sendall(image[100:])
+        connection.settimeout(20)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert server.process.wait(timeout=20) == 0
+    assert not any("Traceback" in line for line in server.said)
+
+
+def test_a_client_that_goes_away_half_way_does_no_harm(server):
+    for _ in range(3):
+        with server.connect() as connection:
+            connection.sendall(HEAD % 999 + b"abc")
+    metrics = f"{server.url}/metrics"
+    eventually(lambda: 'cause="client_gone"} 3.0' in httpx.get(metrics).text)
+    assert 'cause="internal"} 0.0' in httpx.get(metrics).text
+
+
+def test_an_oversized_body_is_refused_by_its_announced_length(server):
+    with server.connect() as connection:
+        connection.sendall(HEAD % 999_999_999)
+        connection.settimeout(5)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_unknown_variant_is_refused_with_those_that_exist(artifacts):
+    assert "Available: tiny." in refuse(environment(artifacts, BACKEND="nonsense"))
+
+
+def test_a_damaged_artifact_is_refused_with_its_file(artifacts, tmp_path):
+    copy = Path(shutil.copytree(artifacts, tmp_path / "artifacts"))
+    with (copy / "tiny" / "model.pt2").open("ab") as model:
+        model.write(b"x")
+    assert "model.pt2 differs from its sha256" in refuse(environment(copy))
+
+
+def test_a_senseless_setting_is_refused_by_name(artifacts):
+    assert refuse(environment(artifacts, PORT="many")).startswith("LPR_PORT: ")

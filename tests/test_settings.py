@@ -1,0 +1,73 @@
+"""Settings come from LPR_ variables, with limits, and the thread count from what this process may use."""
+
+import math
+import os
+
+import pytest
+from pydantic import ValidationError
+
+from service import cpu
+from service.settings import REPOSITORY, Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("LPR_")]:
+        monkeypatch.delenv(name)
+
+
+def test_defaults_serve_the_baseline_of_the_repository():
+    settings = Settings()
+    assert (settings.backend, settings.artifacts) == ("baseline", REPOSITORY / "artifacts")
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.threads == cpu.available() >= 1
+
+
+def test_variables_override_the_defaults(monkeypatch, tmp_path):
+    for name, value in {"BACKEND": "tiny", "ARTIFACTS": str(tmp_path), "PORT": "81", "THREADS": "3"}.items():
+        monkeypatch.setenv(f"LPR_{name}", value)
+    settings = Settings()
+    assert (settings.backend, settings.artifacts, settings.port, settings.threads) == ("tiny", tmp_path, 81, 3)
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "x"), ("PORT", "65536"), ("THREADS", "0"), ("QUEUE", "5")])
+def test_senseless_values_are_refused(monkeypatch, name, value):
+    monkeypatch.setenv(f"LPR_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower() if name != "QUEUE" else "LPR_QUEUE"):
+        Settings()
+
+
+def test_every_setting_is_documented():
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "limit"),
+    [
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/a/b", {"cpu.max": "max 100000", "a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000"}, 2),
+        ("0::/elsewhere", {"cpu.max": "300000 100000"}, 3),
+        ("4:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
+        ("4:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ("4:memory:/", {"cpu.max": "100000 100000"}, math.inf),
+        ("0::/", {}, math.inf),
+        ("0::/", {"cpu.max": "rubbish"}, math.inf),
+    ],
+)
+def test_cgroup_limits(tmp_path, membership, files, limit):
+    (tmp_path / "membership").write_text(membership)
+    for name, content in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert cpu.cgroup_limit(tmp_path / "cgroup", tmp_path / "membership") == limit
+
+
+def test_without_cgroups_there_is_no_limit(tmp_path):
+    assert cpu.cgroup_limit(tmp_path, tmp_path / "none") == math.inf
+
+
+def test_a_share_of_one_cpu_still_gives_a_thread(monkeypatch):
+    monkeypatch.setattr(cpu, "cgroup_limit", lambda: 0.5)
+    assert cpu.available() == 1
