@@ -1,0 +1,182 @@
+"""`python -m model_builder train | publish | evaluate | preview`; each has its own --help."""
+
+import argparse
+import os
+import sys
+from dataclasses import MISSING, asdict, fields, replace
+from pathlib import Path
+
+import torch
+
+from model_builder import evaluate, preview, publish
+from model_builder.data import DataError, read_folder
+from model_builder.model import LPRNet, Widths
+from model_builder.plates import ALPHABET
+from model_builder.train import Interrupted, TrainConfig, train
+from service import artifact as contract
+from service.backends import load
+from service.errors import LprError
+
+_ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
+_NETWORK = "network.pt"
+_FINE_TUNING = TrainConfig(steps=600, learning_rate=3e-4, warmup=50, log_every=100)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 when done, 1 for an error that is told on stderr, 130 when interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m model_builder", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_publish(commands)
+    _add_evaluate(commands)
+    _add_preview(commands)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (DataError, LprError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 130
+    return 0
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train from rendered plates, or fine-tune on a folder of crops, and publish",
+        description="Train LPRNet on rendered plates and publish it. With --data, fine-tune the published network on "
+        "your own crops instead, half of each batch, rendered plates the other half. Interrupt it with Ctrl-C; the "
+        "same command goes on.",
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="your crops: labels.csv with file,text")
+    parser.add_argument("--out", type=Path, help="checkpoint and log (default: runs/VARIANT)")
+    parser.add_argument("--variant", help="name to publish as (default: baseline, or fine-tuned with --data)")
+    parser.add_argument(
+        "--source", default="baseline", help="artifact that fine-tuning starts from (default: baseline)"
+    )
+    _add_publishing(parser)
+    for field in fields(TrainConfig):
+        assert field.default is not MISSING
+        flag = "--" + field.name.replace("_", "-")
+        if isinstance(field.default, bool):
+            parser.add_argument(flag, action="store_true", default=None)
+        else:
+            tuned = getattr(_FINE_TUNING, field.name)
+            note = f"default: {field.default}" + (f"; {tuned} with --data" if tuned != field.default else "")
+            parser.add_argument(flag, type=type(field.default), help=note)
+    parser.set_defaults(run=_train)
+
+
+def _add_publishing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--artifacts", type=Path, default=_ARTIFACTS, help="folder of artifacts (default: %(default)s)")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="folder of real sets to measure accuracy on")
+    parser.add_argument(
+        "--rendered", type=int, default=2000, help="rendered plates to measure on (default: %(default)s)"
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    # Before anything else is done: a mistake in the user's data is told at once.
+    own = read_folder(options.data) if options.data else None
+    given = {f.name: value for f in fields(TrainConfig) if (value := getattr(options, f.name)) is not None}
+    config = replace(_FINE_TUNING if own else TrainConfig(), **given)
+    initial = None
+    if own:
+        initial = publish.load_network(contract.find(options.artifacts, options.source))
+        config = replace(config, transformer=initial.transformer is not None)
+    variant = options.variant or ("fine-tuned" if own else "baseline")
+    folder = options.out or Path("runs") / variant
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    network = train(folder, config, own=own, initial=initial)
+    arguments: dict[str, object] = {"training": asdict(config), "network": network.configuration()}
+    if own:
+        arguments |= {"source": options.source, "crops": len(own.texts)}
+    torch.save({"arguments": arguments, "seed": config.seed, "weights": network.state_dict()}, folder / _NETWORK)
+    _publish_run(options, folder, variant)
+
+
+def _add_publish(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("publish", help="publish (again) what a training left in its folder")
+    parser.add_argument("folder", type=Path, help="the training's folder, such as runs/baseline")
+    parser.add_argument("--variant", default="baseline", help="name to publish as (default: %(default)s)")
+    _add_publishing(parser)
+    parser.set_defaults(run=lambda options: _publish_run(options, options.folder, options.variant))
+
+
+def _publish_run(options: argparse.Namespace, folder: Path, variant: str) -> None:
+    saved = torch.load(folder / _NETWORK, weights_only=True)
+    configuration = saved["arguments"]["network"]
+    network = LPRNet(len(ALPHABET) + 1, Widths(**configuration["widths"]), transformer=configuration["transformer"])
+    network.load_state_dict(saved["weights"])
+    published = publish.publish_network(
+        options.artifacts,
+        variant,
+        network,
+        seed=saved["seed"],
+        arguments=saved["arguments"],
+        sets=evaluate.sets(options.real, options.rendered),
+    )
+    _print_measured(published)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("evaluate", help="accuracy and latency of an artifact through the serving code")
+    parser.add_argument("variant", nargs="?", default="baseline", help="which (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the engine (default: %(default)s)")
+    parser.add_argument("--errors", action="store_true", help="print every wrong reading")
+    _add_publishing(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    artifact = contract.find(options.artifacts, options.variant)
+    backend = load(artifact, threads=options.threads)
+    contract.check_probe(backend, artifact)
+    print(f"{options.variant} {artifact.manifest.version}, {backend.engine}, {evaluate.machine()}")
+    for name, crops in evaluate.sets(options.real, options.rendered).items():
+        read = list(evaluate.readings(artifact, backend, crops))
+        wrong = [(text, r.text) for r, text in zip(read, crops.texts, strict=True) if r.text != text]
+        _print_score(name, evaluate.wilson(len(read) - len(wrong), len(read)))
+        if options.errors:
+            print("\n".join(f"    {text} read as {reading}" for text, reading in wrong))
+    times = evaluate.latency(backend, threads=options.threads)
+    print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
+
+
+def _print_score(name: str, score: contract.Score) -> None:
+    share, low, high = (100 * value for value in (score.exact / score.total, score.low, score.high))
+    print(f"{name}: {score.exact} of {score.total} exact, {share:.1f} % ({low:.1f} to {high:.1f})")
+
+
+def _print_measured(published: contract.Artifact) -> None:
+    measured = published.manifest.measured
+    assert measured is not None
+    print(f"published {published.folder} {published.manifest.version}")
+    for name, score in measured.accuracy.items():
+        _print_score(name, score)
+    print(
+        f"{measured.parameters:,} parameters, {measured.multiply_adds / 1e6:.1f} million multiply-adds, "
+        f"{measured.size_bytes / 1e6:.2f} MB, {measured.latency_ms.median:.2f} ms on {measured.machine}"
+    )
+
+
+def _add_preview(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("preview", help="write a contact sheet of rendered plates")
+    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="image to write (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first plate (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=96, help="rendered plates (default: %(default)s)")
+    parser.add_argument("--columns", type=int, default=8, help="plates a row (default: %(default)s)")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="a set of real crops to show in every other row")
+    parser.set_defaults(run=_preview)
+
+
+def _preview(options: argparse.Namespace) -> None:
+    real = evaluate.real_set(options.real) if options.real else None
+    preview.write(options.out, options.seed, options.count, options.columns, real)
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Training data: plates rendered on the fly, or a folder of a user's own crops with labels."""
+
+import csv
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from model_builder.plates import ALPHABET
+from model_builder.render import Renderer, batch
+from service.errors import InputError
+from service.plate import decode_image, prepare
+
+_INDEX = {character: index for index, character in enumerate(ALPHABET)}
+VALIDATION_SEED = 1 << 40  # far from every training seed
+MAX_CHARACTERS = 11  # repeats need a blank between them: 11 characters and their blanks fit into 23 steps
+_MAX_PIXELS = 50_000_000
+
+
+class DataError(Exception):
+    """A user's training data that can't be used; the message names the file and says what to do."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops uint8 (n, 24, 94, 3) BGR; their texts' classes one after the other, int64; and each text's length."""
+
+    crops: Tensor
+    targets: Tensor
+    lengths: Tensor
+
+
+def encode(text: str) -> list[int]:
+    """Class of each character; KeyError for one outside the alphabet."""
+    return [_INDEX[character] for character in text]
+
+
+def collate(crops: NDArray[np.uint8], texts: list[str]) -> Batch:
+    """A batch of crops (n, 24, 94, 3) and their texts."""
+    targets = torch.tensor([index for text in texts for index in encode(text)], dtype=torch.long)
+    return Batch(torch.from_numpy(crops), targets, torch.tensor([len(text) for text in texts], dtype=torch.long))
+
+
+class RenderedPlates(IterableDataset[Batch]):
+    """Endless batches of rendered plates. Batch number i is the same whatever worker draws it, so that a training that
+    resumes at step i sees what it would have seen."""
+
+    def __init__(self, seed: int, batch_size: int, first_batch: int = 0) -> None:
+        self.seed, self.batch_size, self.first_batch = seed, batch_size, first_batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        cv2.setNumThreads(1)
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        renderer = Renderer()
+        number = self.first_batch + offset
+        while True:
+            crops, texts = batch(renderer, (self.seed << 36) + number * self.batch_size, self.batch_size)
+            yield collate(crops, texts)
+            number += stride
+
+
+def rendered_batches(seed: int, batch_size: int, first_batch: int, workers: int) -> Iterator[Batch]:
+    """Batches `first_batch`, `first_batch` + 1, ... of the rendered plates of `seed`, drawn by `workers` processes."""
+    dataset = RenderedPlates(seed, batch_size, first_batch)
+    if workers == 0:
+        return iter(dataset)
+    return iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=6,
+            # a forked child would inherit the locks of OpenCV's and OpenMP's threads and hang
+            multiprocessing_context="spawn",
+            # its own: drawn from the global generator, the workers' seed would shift dropout in a resumed training
+            generator=torch.Generator(),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops uint8 (n, 24, 94, 3) BGR with their texts."""
+
+    images: NDArray[np.uint8]
+    texts: list[str]
+
+    def batches(self, seed: int, batch_size: int, first_batch: int) -> Iterator[Batch]:
+        """Endless batches of randomly chosen crops, each a little shifted, scaled and differently exposed."""
+        number = first_batch
+        while True:
+            rng = random.Random(f"{seed} {number}")
+            chosen = [rng.randrange(len(self.texts)) for _ in range(batch_size)]
+            crops = np.stack([_augment(rng, self.images[index]) for index in chosen])
+            yield collate(crops, [self.texts[index] for index in chosen])
+            number += 1
+
+
+def validation_set(count: int) -> Crops:
+    """The first `count` rendered plates of the validation seeds, none of which training draws."""
+    images, texts = batch(Renderer(), VALIDATION_SEED, count)
+    return Crops(images, texts)
+
+
+def read_folder(folder: Path) -> Crops:
+    """Crops of `folder`/labels.csv (columns file, text; files relative to the folder or to its images/).
+
+    Raises DataError naming the file for a missing or empty list, a missing or unreadable image, and a text that is
+    empty, too long, or has a character outside the alphabet.
+    """
+    listing = folder / "labels.csv"
+    if not listing.is_file():
+        raise DataError(f"{listing} does not exist: write it with the columns file,text, one line a crop")
+    try:
+        reader = csv.DictReader(listing.read_text(encoding="utf-8-sig").splitlines())
+        columns, rows = reader.fieldnames, list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{listing} can't be read as a CSV file in UTF-8: {error}") from error
+    if not {"file", "text"} <= set(columns or ()):
+        raise DataError(f"{listing} needs the columns file and text in its first line; it has {columns}")
+    if not rows:
+        raise DataError(f"{listing} lists no crops: add at least one line below file,text")
+    images = [_read(folder, row["file"] or "", row["text"] or "") for row in rows]
+    return Crops(np.stack(images), [row["text"] for row in rows])
+
+
+def _read(folder: Path, name: str, text: str) -> NDArray[np.uint8]:
+    foreign = sorted(set(text) - set(ALPHABET))
+    if foreign:
+        raise DataError(
+            f"{name}: its text {text!r} has {', '.join(map(repr, foreign))}, not in the alphabet {ALPHABET}"
+        )
+    if not 1 <= len(text) <= MAX_CHARACTERS:
+        raise DataError(f"{name}: its text {text!r} has {len(text)} characters; 1 to {MAX_CHARACTERS} can be read")
+    path = next((path for path in (folder / name, folder / "images" / name) if path.is_file()), None)
+    if path is None:
+        raise DataError(f"{name} is listed in {folder / 'labels.csv'} but is neither in {folder} nor in its images/")
+    try:
+        return prepare(decode_image(path.read_bytes(), _MAX_PIXELS))
+    except InputError as error:
+        raise DataError(f"{path} can't be read as an image: {error}") from error
+
+
+def _augment(rng: random.Random, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = crop.shape[:2]
+    scale_x, scale_y, shear = rng.uniform(0.95, 1.05), rng.uniform(0.9, 1.1), rng.gauss(0, 0.05)
+    matrix = np.array(
+        [
+            [scale_x, shear, rng.gauss(0, 1) + (1 - scale_x) * width / 2 - shear * height / 2],
+            [rng.gauss(0, 0.01), scale_y, rng.gauss(0, 0.7) + (1 - scale_y) * height / 2],
+        ]
+    )
+    moved = cv2.warpAffine(crop, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    lit = moved.astype(np.float32) * rng.uniform(0.75, 1.25) + rng.gauss(0, 12)
+    return np.asarray(np.clip(lit, 0, 255), np.uint8)

@@ -1,0 +1,104 @@
+"""Accuracy, latency and size of any artifact, through the serving code."""
+
+import csv
+import math
+import platform
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model_builder.data import Crops, validation_set
+from service import plate
+from service.artifact import Artifact, Latency, Score
+from service.backends import Backend
+from service.errors import InputError
+
+_MAX_PIXELS = 100_000_000
+
+
+def wilson(exact: int, total: int) -> Score:
+    """`exact` of `total` with the 95 % interval of Wilson (1927)."""
+    z = 1.96
+    share, scale = exact / total, 1 + z * z / total
+    center = (share + z * z / (2 * total)) / scale
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
+    return Score(exact=exact, total=total, low=max(0.0, center - half), high=min(1.0, center + half))
+
+
+def real_set(folder: Path) -> Crops:
+    """Crops of a folder with labels.csv (file, text and, for whole photographs, corners x1,y1 ... x4,y4).
+
+    A photograph is cut to the axis-aligned box of its corners, as a detector would. Images that can't be decoded are
+    left out with a line on the console.
+    """
+    images, texts = [], []
+    for row in csv.DictReader((folder / "labels.csv").read_text(encoding="utf-8").splitlines()):
+        try:
+            image = plate.decode_image((folder / "images" / row["file"]).read_bytes(), _MAX_PIXELS)
+        except InputError as error:
+            print(f"{folder / 'images' / row['file']} left out: {error}")
+            continue
+        images.append(plate.prepare(_cut(image, row) if row.get("x1") else image))
+        texts.append(row["text"])
+    return Crops(np.stack(images), texts)
+
+
+def _cut(image: NDArray[np.uint8], row: dict[str, str]) -> NDArray[np.uint8]:
+    corners = np.array([[float(row[f"{axis}{index}"]) for axis in "xy"] for index in (1, 2, 3, 4)])
+    left, top = np.maximum(corners.min(0), 0).astype(int)
+    right, bottom = np.ceil(corners.max(0)).astype(int)
+    return image[top:bottom, left:right]
+
+
+def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[plate.Reading]:
+    """What the server would answer to each crop, one at a time."""
+    manifest = artifact.manifest
+    for image in crops.images:
+        logits = backend.infer(image[None])[0]
+        yield plate.read(logits, manifest.alphabet, manifest.blank, manifest.grammar)
+
+
+def accuracy(artifact: Artifact, backend: Backend, crops: Crops) -> Score:
+    """Exact match of the served readings."""
+    read = readings(artifact, backend, crops)
+    exact = sum(reading.text == text for reading, text in zip(read, crops.texts, strict=True))
+    return wilson(exact, len(crops.texts))
+
+
+def sets(real: Path | None, rendered: int) -> dict[str, Crops]:
+    """The rendered validation set and, where `real` is a folder of sets, each set in it."""
+    found = {"rendered": validation_set(rendered)}
+    if real is not None and real.is_dir():
+        found |= {
+            folder.name: real_set(folder) for folder in sorted(real.iterdir()) if (folder / "labels.csv").exists()
+        }
+    return found
+
+
+def latency(backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300) -> Latency:
+    """Milliseconds of `infer` on `batch` plates: median and 95th percentile of `repeats` calls after 30 of warm-up."""
+    crops = np.random.default_rng(0).integers(0, 255, (batch, plate.HEIGHT, plate.WIDTH, 3), np.uint8)
+    times = []
+    for _ in range(30 + repeats):
+        start = time.perf_counter()
+        backend.infer(crops)
+        times.append((time.perf_counter() - start) * 1e3)
+    median, p95 = np.percentile(times[30:], (50, 95))
+    return Latency(
+        median=round(float(median), 3), p95=round(float(p95), 3), threads=threads, batch=batch, repeats=repeats
+    )
+
+
+def machine() -> str:
+    """The CPU's name, as figures carry it."""
+    cv2.setNumThreads(1)
+    try:
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        match = None
+    return match.group(1).strip() if match else platform.processor() or platform.machine()

@@ -1,0 +1,164 @@
+"""LPRNet after Zherzdev and Gruzdev (arXiv 1806.10447), with channel widths as arguments.
+
+Kept from the paper: a convolutional backbone of small basic blocks without recurrence, the wide 1x13 convolution, the
+global context joined before the classifier, CTC with the blank last, and the optional spatial transformer in front.
+Changed by measurement (README, "The network"): the context is normalized per sample, so that row i of a batch equals
+that row alone; pooling keeps every channel instead of computing twice or four times what it passes on; pooling halves
+both directions, since a plate's column at 94x24 is decided by far fewer than 24 rows.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+HEIGHT, WIDTH = 24, 94
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels of each stage: `blockN` is what the Nth small basic block puts out, `middleN` its inner width."""
+
+    stem: int = 48
+    middle1: int = 32
+    block1: int = 64
+    middle2: int = 64
+    block2: int = 128
+    middle3: int = 64
+    block3: int = 128
+    neck: int = 160
+    column: int = 160
+    wide: int = 128
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, batch normalization, ReLU: (N, inputs, H, W) -> (N, outputs, H', W')."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        pad: bool = True,
+    ) -> None:
+        padding = (kernel[0] // 2, kernel[1] // 2) if pad else (0, 0)
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class SmallBasicBlock(nn.Sequential):
+    """The paper's block, 1x1, 3x1, 1x3, 1x1: a 3x3 convolution factorized through `middle` channels."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, middle, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, middle, (3, 1), padding=(1, 0)),
+            nn.ReLU(inplace=True),
+            ConvUnit(middle, middle, (1, 3)),
+            ConvUnit(middle, outputs, (1, 1)),
+        )
+
+
+class SpatialTransformer(nn.Module):
+    """The paper's spatial transformer (Jaderberg et al., arXiv 1506.02025): straightens the plate before it is read.
+
+    (N, 3, 24, 94) -> (N, 3, 24, 94), by an affine map that a small localization network predicts; it starts as the
+    identity.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.AvgPool2d(3, stride=2),
+            nn.Conv2d(3, 32, 5, stride=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 32, (3, 5), stride=(1, 3)),
+            nn.ReLU(inplace=True),
+        )
+        self.regress = nn.Sequential(nn.Linear(32 * 2 * 6, 32), nn.Tanh(), nn.Linear(32, 6))
+        last = self.regress[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta = self.regress(self.features(x).flatten(1)).view(-1, 2, 3)
+        grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+        return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+class LPRNet(nn.Module):
+    """uint8 BGR crops (N, 24, 94, 3) -> logits (N, 23, classes), float32; the CTC blank is the last class."""
+
+    def __init__(
+        self, classes: int, widths: Widths | None = None, *, transformer: bool = False, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        w = self.widths = widths or Widths()
+        self.transformer = SpatialTransformer() if transformer else None
+        self.stem = ConvUnit(3, w.stem, (3, 5), stride=(1, 2))  # 24x47
+        self.block1 = SmallBasicBlock(w.stem, w.middle1, w.block1)
+        self.block2 = SmallBasicBlock(w.block1, w.middle2, w.block2)  # 12x47
+        self.block3 = SmallBasicBlock(w.block2, w.middle3, w.block3)
+        self.neck = ConvUnit(w.block3, w.neck, (1, 5))  # 6x23; the paper's 4x1, centred
+        self.column = ConvUnit(w.neck, w.column, (HEIGHT // 4, 1), pad=False)  # 1x23
+        self.wide = ConvUnit(w.column, w.wide, (1, 13))
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Conv2d(w.wide + w.column + w.stem + w.block1 + w.block2 + w.block3, classes, 1)
+
+    def configuration(self) -> dict[str, object]:
+        """Arguments that build this network again."""
+        return {"widths": asdict(self.widths), "transformer": self.transformer is not None}
+
+    def forward(self, crops: Tensor) -> Tensor:
+        x = (crops.permute(0, 3, 1, 2).float() - 127.5) / 128
+        if self.transformer is not None:
+            x = self.transformer(x)
+        stem = self.stem(x)
+        block1 = self.block1(stem)
+        block2 = self.block2(functional.max_pool2d(block1, (2, 1)))
+        block3 = self.block3(block2)
+        column = self.column(self.neck(functional.max_pool2d(block3, 2)))
+        wide = self.wide(self.dropout(column))
+        context = [_context(stem, 2), _context(block1, 2), _context(block2, 2), _context(block3, 2)]
+        logits: Tensor = self.classify(torch.cat([wide, column, *context], 1))
+        return logits.float().squeeze(2).transpose(1, 2)
+
+
+def _context(x: Tensor, stride: int) -> Tensor:
+    """Global context: (N, C, H, W) -> (N, C, 1, W // stride), column means over the mean of their squares per sample.
+
+    The division is in float32: a mean of squares loses too much in bfloat16.
+    """
+    pooled = functional.avg_pool2d(x, (x.shape[2], stride), stride).float()
+    return pooled / (pooled.square().mean((1, 2, 3), keepdim=True) + 1e-3)
+
+
+def multiply_adds(model: nn.Module, crops: Tensor) -> int:
+    """Multiply-adds of convolutions and linear layers for one row of `crops`, counted by running them."""
+    total = 0
+
+    def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total += output[0].numel() * weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(crops[:1])
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -1,0 +1,232 @@
+"""Training LPRNet with CTC, read top to bottom: data, network, optimizer, loop, checkpoints."""
+
+import csv
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from model_builder.data import Batch, Crops, encode, rendered_batches, validation_set
+from model_builder.model import LPRNet, Widths
+from model_builder.plates import ALPHABET
+
+BLANK = len(ALPHABET)
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training, with the reason for each default."""
+
+    steps: int = 14000  # 1.8 M plates: 90 minutes on two cores; accuracy still rises slowly after that
+    batch_size: int = 128  # larger ones learn less a plate seen, smaller ones leave the cores idle
+    learning_rate: float = 2e-3  # AdamW with batch normalization stands this from the start of a warm-up
+    warmup: int = 300  # without it CTC falls into blanks only
+    decay: float = 0.3  # last share of steps in which the rate falls to 0 (warmup-stable-decay, arXiv 2405.18392)
+    weight_decay: float = 0.02  # endless data needs little regularization
+    clip: float = 5.0  # gradient norm: a few unreadable plates must not throw the network
+    average: float = 0.999  # exponential moving average of the weights, worth up to 25 points in mid-training
+    dropout: float = 0.1  # little: the renderer's degradations do its work
+    transformer: bool = False  # the paper's spatial transformer (README: both measured)
+    seed: int = 1
+    validation: int = 2000  # rendered plates that accuracy is logged on
+    log_every: int = 500  # steps between accuracies and checkpoints
+    workers: int = 1  # rendering processes
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; its last checkpoint is in the run's folder."""
+
+
+def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initial: LPRNet | None = None) -> LPRNet:
+    """Train, or go on with the training whose checkpoint lies in `folder`, and return the averaged network.
+
+    `own` crops make half of every batch beside rendered plates, which keeps what they don't show; `initial` gives the
+    weights and the widths to start from. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError when the
+    checkpoint in `folder` was made with another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    torch.set_flush_denormal(True)
+    widths = Widths() if initial is None else initial.widths
+    model = LPRNet(BLANK + 1, widths, transformer=config.transformer, dropout=config.dropout)
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+    averaged = AveragedModel(model, multi_avg_fn=_average(config.average), use_buffers=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    state = _Checkpoint(folder / "checkpoint.pt", config, model, averaged, optimizer, schedule)
+    first = state.restore(device)
+    log = _Log(folder / "log.csv", first)
+    validation = validation_set(config.validation)
+    batches = _batches(config, first, own)
+    progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
+    total, started = torch.zeros((), device=device), time.monotonic()
+    step = first
+    try:
+        for step in progress:
+            loss = _step(model, next(batches), optimizer, config, device)
+            schedule.step()
+            averaged.update_parameters(model)
+            total += loss
+            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                state.save(step + 1)
+                since = step + 1 - max(first, (step // config.log_every) * config.log_every)
+                accuracy = exact_match(averaged.module, validation)
+                mean = float(total) / since
+                log.write(step + 1, mean, accuracy, optimizer.param_groups[0]["lr"], time.monotonic() - started)
+                progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.1f} %")
+                total.zero_()
+    except KeyboardInterrupt as error:
+        state.save(step)
+        raise Interrupted(f"stopped at step {step}; the same command goes on from {state.path}") from error
+    network = averaged.module
+    assert isinstance(network, LPRNet)
+    flush_denormals(network)
+    return network.cpu().eval()
+
+
+def _rate(step: int, config: TrainConfig) -> float:
+    """Share of the learning rate at `step`: linear warm-up, level, linear decay to 0."""
+    falling = max(1, round(config.steps * config.decay))
+    return min(1.0, (step + 1) / max(1, config.warmup), max(0.0, (config.steps - step) / falling))
+
+
+def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Exponential moving average that starts fast, so that the first, random weights are soon forgotten."""
+
+    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, share)
+            else:  # batch normalization's counters
+                average.copy_(value)
+
+    return update
+
+
+def _step(
+    model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainConfig, device: torch.device
+) -> Tensor:
+    with torch.autocast(device.type, torch.bfloat16):
+        logits = model.train()(batch.crops.to(device))
+    loss = ctc_loss(logits, batch)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+    return loss.detach()
+
+
+def ctc_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """CTC loss (Graves et al. 2006) in float32 of logits (n, steps, classes), a mean over texts and characters."""
+    likelihoods = functional.log_softmax(logits.float(), 2).transpose(0, 1)
+    steps = torch.full_like(batch.lengths, logits.shape[1])
+    return functional.ctc_loss(
+        likelihoods, batch.targets.to(logits.device), steps, batch.lengths, blank=BLANK, zero_infinity=True
+    )
+
+
+def _batches(config: TrainConfig, first: int, own: Crops | None) -> Iterator[Batch]:
+    if own is None:
+        return rendered_batches(config.seed, config.batch_size, first, config.workers)
+    half = config.batch_size // 2
+    pairs = zip(
+        rendered_batches(config.seed, config.batch_size - half, first, config.workers),
+        own.batches(config.seed, half, first),
+        strict=True,
+    )
+    return (Batch(*(torch.cat(parts) for parts in zip(_parts(a), _parts(b), strict=True))) for a, b in pairs)
+
+
+def _parts(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.crops, batch.targets, batch.lengths
+
+
+@torch.inference_mode()
+def exact_match(model: nn.Module, crops: Crops) -> float:
+    """Share of crops whose greedy reading is their text."""
+    device = next(model.parameters()).device
+    right = 0
+    model.eval()
+    for start in range(0, len(crops.texts), 250):
+        images = torch.from_numpy(crops.images[start : start + 250]).to(device)
+        paths = model(images).argmax(2).tolist()
+        for path, text in zip(paths, crops.texts[start : start + 250], strict=True):
+            right += [key for key, _ in itertools.groupby(path) if key != BLANK] == encode(text)
+    return right / len(crops.texts)
+
+
+def flush_denormals(model: nn.Module) -> None:
+    """Set to 0 every weight too small for a normal float32: on a CPU they are ten times slower and add nothing."""
+    with torch.no_grad():
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            if tensor.is_floating_point():
+                tensor[tensor.abs() < torch.finfo(torch.float32).tiny] = 0
+
+
+class _Checkpoint:
+    """All that a training needs to go on exactly."""
+
+    def __init__(self, path: Path, config: TrainConfig, *parts: Any) -> None:
+        self.path, self.config, self.parts = path, config, parts
+
+    def save(self, step: int) -> None:
+        state = {
+            "step": step,
+            "config": asdict(self.config),
+            "random": torch.get_rng_state(),
+            "parts": [part.state_dict() for part in self.parts],
+        }
+        aside = self.path.with_suffix(".new")
+        torch.save(state, aside)
+        aside.replace(self.path)
+
+    def restore(self, device: torch.device) -> int:
+        """Load what the file holds, if there is one, and return the step to go on from.
+
+        `steps` may differ from the checkpoint's: a training can be made longer or be brought to its end early.
+        """
+        if not self.path.exists():
+            return 0
+        state = torch.load(self.path, map_location=device, weights_only=True)
+        same = ("steps", "workers", "log_every", "validation")
+        changed = [k for k, v in asdict(self.config).items() if k not in same and state["config"].get(k) != v]
+        if changed:
+            raise ValueError(f"{self.path} was made with another {', '.join(changed)}: give the same, or another --out")
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        torch.set_rng_state(state["random"].cpu())
+        return int(state["step"])
+
+
+class _Log:
+    """A line of loss and accuracy each `log_every` steps, as CSV."""
+
+    columns = ("step", "loss", "rendered_accuracy", "learning_rate", "seconds")
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path = path
+        if first == 0 or not path.exists():
+            self._append(self.columns, "w")
+
+    def _append(self, row: tuple[object, ...], mode: str = "a") -> None:
+        with self.path.open(mode, newline="") as file:
+            csv.writer(file).writerow(row)
+
+    def write(self, step: int, loss: float, accuracy: float, rate: float, seconds: float) -> None:
+        self._append((step, f"{loss:.4f}", f"{accuracy:.4f}", f"{rate:.6f}", f"{seconds:.0f}"))
