@@ -1,6 +1,7 @@
 """Training data: plates rendered on the fly, or a folder of a user's own crops with labels."""
 
 import csv
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from service.errors import InputError
 from service.plate import decode_image, prepare
 
 _INDEX = {character: index for index, character in enumerate(ALPHABET)}
-VALIDATION_SEED = 1 << 40  # far from every training seed
+VALIDATION_SEED = 1 << 35  # training draws from seed << 36 upwards, and never that many
 MAX_CHARACTERS = 11  # repeats need a blank between them: 11 characters and their blanks fit into 23 steps
 _MAX_PIXELS = 50_000_000
 
@@ -92,6 +93,10 @@ class Crops:
 
     images: NDArray[np.uint8]
     texts: list[str]
+
+    def digest(self) -> str:
+        """A name for exactly these crops and texts."""
+        return hashlib.sha256(self.images.tobytes() + "\n".join(self.texts).encode()).hexdigest()
 
     def batches(self, seed: int, batch_size: int, first_batch: int) -> Iterator[Batch]:
         """Endless batches of randomly chosen crops, each a little shifted, scaled and differently exposed."""

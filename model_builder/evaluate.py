@@ -45,6 +45,8 @@ def real_set(folder: Path) -> Crops:
             continue
         images.append(plate.prepare(_cut(image, row) if row.get("x1") else image))
         texts.append(row["text"])
+    if not images:
+        raise ValueError(f"{folder / 'labels.csv'} lists no image that can be read")
     return Crops(np.stack(images), texts)
 
 

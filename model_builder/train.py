@@ -52,7 +52,7 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
 
     `own` crops make half of every batch beside rendered plates, which keeps what they don't show; `initial` gives the
     weights and the widths to start from. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError when the
-    checkpoint in `folder` was made with another configuration.
+    checkpoint in `folder` was made with another configuration or other crops.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,7 +68,8 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
-    state = _Checkpoint(folder / "checkpoint.pt", config, model, averaged, optimizer, schedule)
+    identity = asdict(config) | {"crops": own.digest() if own else ""}
+    state = _Checkpoint(folder / "checkpoint.pt", identity, model, averaged, optimizer, schedule)
     first = state.restore(device)
     log = _Log(folder / "log.csv", first)
     validation = validation_set(config.validation)
@@ -182,13 +183,13 @@ def flush_denormals(model: nn.Module) -> None:
 class _Checkpoint:
     """All that a training needs to go on exactly."""
 
-    def __init__(self, path: Path, config: TrainConfig, *parts: Any) -> None:
-        self.path, self.config, self.parts = path, config, parts
+    def __init__(self, path: Path, identity: dict[str, Any], *parts: Any) -> None:
+        self.path, self.identity, self.parts = path, identity, parts
 
     def save(self, step: int) -> None:
         state = {
             "step": step,
-            "config": asdict(self.config),
+            "identity": self.identity,
             "random": torch.get_rng_state(),
             "parts": [part.state_dict() for part in self.parts],
         }
@@ -205,7 +206,7 @@ class _Checkpoint:
             return 0
         state = torch.load(self.path, map_location=device, weights_only=True)
         same = ("steps", "workers", "log_every", "validation")
-        changed = [k for k, v in asdict(self.config).items() if k not in same and state["config"].get(k) != v]
+        changed = [k for k, v in self.identity.items() if k not in same and state["identity"].get(k) != v]
         if changed:
             raise ValueError(f"{self.path} was made with another {', '.join(changed)}: give the same, or another --out")
         for part, saved in zip(self.parts, state["parts"], strict=True):

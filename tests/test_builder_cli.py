@@ -1,0 +1,245 @@
+"""`python -m model_builder`: what a user types, with a small network in place of the shipped one."""
+
+import csv
+import itertools
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch  # noqa: TID253 (that rule is for the service)
+
+from model_builder.__main__ import main
+from model_builder.data import Batch, Crops
+from model_builder.model import LPRNet, Widths
+from model_builder.plates import ALPHABET
+from model_builder.publish import load_network, publish_network
+from model_builder.render import Renderer, batch
+from service import artifact as contract
+from service.backends import load
+from service.settings import REPOSITORY
+
+WIDTHS = Widths(4, 4, 6, 6, 8, 8, 8, 10, 10, 8)
+COMMANDS = ("train", "publish", "evaluate", "preview")
+SHORT = ("--steps", "3", "--batch-size", "4", "--validation", "8", "--workers", "0", "--rendered", "5")
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of artifacts with a small network as its baseline. Copy before changing anything."""
+    torch.manual_seed(0)
+    network = LPRNet(len(ALPHABET) + 1, WIDTHS)
+    root = tmp_path_factory.mktemp("baseline")
+    publish_network(root, "baseline", network, seed=0, arguments={"network": network.configuration()}, sets={})
+    return root
+
+
+@pytest.fixture
+def artifacts(baseline: Path, tmp_path: Path) -> Path:
+    """A copy of the folder of artifacts."""
+    return Path(shutil.copytree(baseline, tmp_path / "artifacts"))
+
+
+def write_crops(folder: Path) -> Path:
+    """Six labelled crops."""
+    folder.mkdir()
+    images, texts = batch(Renderer(fonts=False), 0, 6)
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(("file", "text"))
+        for number, (image, text) in enumerate(zip(images, texts, strict=True)):
+            cv2.imwrite(str(folder / f"{number}.png"), image)
+            lines.writerow((f"{number}.png", text))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's folder of six labelled crops."""
+    return write_crops(tmp_path / "crops")
+
+
+@pytest.fixture(scope="module")
+def tuned(baseline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the baseline was fine-tuned: crops/, run/ and artifacts/. Change nothing in it."""
+    root = tmp_path_factory.mktemp("tuned")
+    shutil.copytree(baseline, root / "artifacts")
+    assert fine_tune(root, write_crops(root / "crops")) == 0
+    return root
+
+
+def fine_tune(root: Path, crops: Path, *options: object) -> int:
+    return call("train", "--data", crops, "--artifacts", root / "artifacts", "--out", root / "run", *SHORT, *options)
+
+
+def call(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_help_lists_the_commands():
+    process = subprocess.run(
+        [sys.executable, "-m", "model_builder", "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    for command in COMMANDS:
+        assert command in process.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert f"python -m model_builder {command}" in capsys.readouterr().out
+
+
+def test_no_command_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([])
+    assert exit.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_training_publishes_a_baseline(tmp_path, capsys):
+    options = ("--out", tmp_path / "run", "--artifacts", tmp_path, *SHORT, "--steps", 1, "--transformer")
+    assert call("train", *options) == 0
+    artifact = contract.find(tmp_path, "baseline")
+    assert artifact.manifest.provenance.arguments["network"] == {"widths": asdict(Widths()), "transformer": True}
+    assert "million multiply-adds" in capsys.readouterr().out
+
+
+def test_fine_tuning_on_a_folder_publishes_a_network_of_its_own(tuned, baseline):
+    artifacts = tuned / "artifacts"
+    assert contract.variants(artifacts) == ["baseline", "fine-tuned"]
+    old, new = (contract.find(artifacts, name) for name in ("baseline", "fine-tuned"))
+    assert old.manifest == contract.find(baseline, "baseline").manifest
+    assert new.manifest.version != old.manifest.version
+    contract.check_probe(load(new, threads=1), new)
+    assert new.manifest.measured.accuracy["rendered"].total == 5
+    arguments = new.manifest.provenance.arguments
+    assert (arguments["source"], arguments["crops"], arguments["training"]["steps"]) == ("baseline", 6, 3)
+
+
+def test_fine_tuning_starts_from_its_source(tuned):
+    old, new = (load_network(contract.find(tuned / "artifacts", name)) for name in ("baseline", "fine-tuned"))
+    assert new.widths == old.widths == WIDTHS
+    assert 0 < (new.classify.weight - old.classify.weight).abs().max() < 0.01
+
+
+def test_what_was_trained_can_be_published_under_another_name(tuned, tmp_path, capsys):
+    assert call("publish", tuned / "run", "--variant", "second", "--artifacts", tmp_path, "--rendered", 3) == 0
+    first = contract.find(tuned / "artifacts", "fine-tuned").manifest
+    second = contract.find(tmp_path, "second").manifest
+    assert second.version == first.version
+    assert second.provenance.arguments == first.provenance.arguments
+    assert second.provenance.seed == first.provenance.seed
+    out = capsys.readouterr().out
+    assert f"published {tmp_path / 'second'} {second.version}" in out
+    assert "rendered: 0 of 3 exact" in out
+
+
+def test_another_configuration_in_the_same_folder_is_an_error(tuned, capsys):
+    assert fine_tune(tuned, tuned / "crops", "--learning-rate", "0.1") == 1
+    assert "another learning_rate" in capsys.readouterr().err
+
+
+def test_ctrl_c_tells_how_to_go_on(artifacts, folder, monkeypatch, capsys):
+    def interrupted(*_: object) -> Iterator[Batch]:
+        yield from itertools.islice(batches(*_), 2)
+        signal.raise_signal(signal.SIGINT)
+
+    batches = Crops.batches
+    monkeypatch.setattr(Crops, "batches", interrupted)
+    assert fine_tune(artifacts.parent, folder) == 130
+    assert "stopped at step 2; the same command goes on" in capsys.readouterr().err
+    assert (artifacts.parent / "run" / "checkpoint.pt").is_file()
+    assert contract.variants(artifacts) == ["baseline"]
+
+
+def test_a_mistake_in_the_data_is_told_before_anything_is_done(artifacts, folder, capsys):
+    with (folder / "labels.csv").open("a", encoding="utf-8") as file:
+        file.write("5.png,京I12345\n")
+    assert fine_tune(artifacts.parent, folder) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: 5.png: its text '京I12345' has 'I'")
+    assert captured.out == ""
+    assert not (artifacts.parent / "run").exists()
+    assert contract.variants(artifacts) == ["baseline"]
+
+
+def test_an_empty_folder_is_an_error(artifacts, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert fine_tune(tmp_path, tmp_path / "empty") == 1
+    assert "labels.csv does not exist" in capsys.readouterr().err
+
+
+def test_fine_tuning_needs_its_source(artifacts, folder, capsys):
+    assert fine_tune(artifacts.parent, folder, "--source", "pruned") == 1
+    assert "no variant 'pruned'" in capsys.readouterr().err
+
+
+def test_publishing_a_folder_without_a_training_is_an_error(tmp_path, capsys):
+    assert call("publish", tmp_path, "--artifacts", tmp_path / "artifacts") == 1
+    assert "network.pt" in capsys.readouterr().err
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_evaluate_prints_accuracy_and_latency(baseline, tmp_path, folder, capsys):
+    (tmp_path / "real").mkdir()
+    real = folder.rename(tmp_path / "real" / "own")
+    (real / "images").mkdir()
+    for image in real.glob("*.png"):
+        image.rename(real / "images" / image.name)
+    options = ("--artifacts", baseline, "--rendered", 4, "--real", tmp_path / "real", "--errors")
+    assert call("evaluate", *options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("baseline ")
+    assert any(line.startswith("rendered: 0 of 4 exact, 0.0 % (0.0 to 49.0)") for line in lines)
+    assert any(line.startswith("own: 0 of 6 exact") for line in lines)
+    assert sum(" read as " in line for line in lines) == 10
+    assert lines[-1].startswith("latency: median ")
+
+
+def test_evaluating_an_unknown_variant_lists_those_there_are(baseline, capsys):
+    assert call("evaluate", "nothing", "--artifacts", baseline) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert "baseline" in captured.err
+    assert captured.out == ""
+
+
+def test_preview_writes_a_sheet_that_its_seed_decides(tmp_path, capsys):
+    sheets = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        path = tmp_path / f"{name}.png"
+        assert call("preview", "--out", path, "--seed", seed, "--count", 7, "--columns", 3) == 0
+        assert f"wrote {path}" in capsys.readouterr().out
+        sheets.append(np.asarray(cv2.imread(str(path))))
+    assert sheets[0].shape[0] % 3 == sheets[0].shape[1] % 3 == 0  # three rows of three
+    assert sheets[0].shape[1] >= 3 * 94
+    np.testing.assert_array_equal(sheets[0], sheets[1])
+    assert not np.array_equal(sheets[0], sheets[2])
+    cell = sheets[0][: sheets[0].shape[0] // 3, : sheets[0].shape[1] // 3]
+    assert cell[:48].std() > 5  # the plate
+    assert cell[49:].min() < 100  # its text below
+
+
+def test_preview_shows_real_crops_in_every_other_row(folder, tmp_path):
+    (folder / "images").mkdir()
+    for image in folder.glob("*.png"):
+        cv2.imwrite(str(folder / "images" / image.name), np.full((24, 94, 3), (0, 0, 255), np.uint8))
+    path = tmp_path / "sheet.png"
+    assert call("preview", "--out", path, "--count", 6, "--columns", 3, "--real", folder) == 0
+    rows = np.split(np.asarray(cv2.imread(str(path))), 4)
+    assert [bool((row[:40, :180] == (0, 0, 255)).all()) for row in rows] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("name", ["nowhere/sheet.png", "sheet.unknown", "sheet"])
+def test_a_preview_that_cannot_be_written_is_an_error(tmp_path, capsys, name):
+    assert call("preview", "--out", tmp_path / name, "--count", 2) == 1
+    assert "could not be written" in capsys.readouterr().err

@@ -1,0 +1,137 @@
+"""Plates as data: alphabet, layouts after GA 36-2018, and texts that fit their formats."""
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_builder.plates import ALPHABET, DIGITS, GRAMMAR, LETTERS, PLATES, PROVINCES, SPECIAL, Plate
+from model_builder.render import draw_text
+
+PLATE = {plate.name: plate for plate in PLATES}
+kinds = pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
+
+
+def test_the_alphabet():
+    assert len(PROVINCES) == 31
+    assert len(SPECIAL) == 7
+    assert set(SPECIAL) == set("港澳学警使领挂")
+    assert len(LETTERS) == 24
+    assert not set(LETTERS) & set("IO")
+    assert set(ALPHABET) == set(PROVINCES + SPECIAL + DIGITS + LETTERS + "O")
+    assert len(ALPHABET) == len(set(ALPHABET)) == 73
+
+
+def test_the_letter_o_stands_on_police_plates_only_and_only_in_second_place():
+    places = {
+        (plate.name, position)
+        for plate in PLATES
+        for template in plate.templates
+        for position, allowed in enumerate(template)
+        if "O" in allowed
+    }
+    assert places == {("cn-police", 1)}
+
+
+def test_the_grammar_has_a_format_for_each_plate_within_the_alphabet():
+    assert [(entry.name, entry.templates) for entry in GRAMMAR.formats] == [(p.name, p.templates) for p in PLATES]
+    assert len(PLATE) == len(PLATES)
+    used = {
+        character for plate in PLATES for template in plate.templates for allowed in template for character in allowed
+    }
+    assert used == set(ALPHABET)
+
+
+@kinds
+def test_a_template_has_a_position_for_each_slot(plate: Plate):
+    assert plate.templates
+    assert {len(template) for template in plate.templates} == {len(plate.slots)}
+    assert all(allowed for template in plate.templates for allowed in template)
+
+
+@kinds
+def test_slots_lie_inside_the_plate_and_apart(plate: Plate):
+    for slot in plate.slots:
+        assert 0 < slot.x < slot.x + slot.width < plate.width
+        assert 0 < slot.y < slot.y + slot.height < plate.height
+    for a, b in itertools.combinations(plate.slots, 2):
+        assert a.x + a.width <= b.x or a.y + a.height <= b.y  # in reading order: further right, or in a lower row
+
+
+@kinds
+def test_the_dot_is_between_characters(plate: Plate):
+    if plate.dot is None:
+        return
+    x, y = plate.dot
+    assert 0 < y < plate.height
+    assert not any(slot.x < x < slot.x + slot.width for slot in plate.slots)
+
+
+@kinds
+def test_colours_are_bytes_and_ink_stands_out(plate: Plate):
+    assert plate.share > 0
+    for colours in plate.colours:
+        assert all(0 <= value <= 255 for color in (colours.top, colours.bottom, colours.ink) for value in color)
+        for paper in (colours.top, colours.bottom):
+            assert max(abs(a - b) for a, b in zip(paper, colours.ink, strict=True)) > 80
+
+
+def test_ordinary_plates_are_laid_out_after_ga_36():
+    blue = PLATE["cn-blue"]
+    assert (blue.width, blue.height) == (440, 140)
+    assert [slot.x for slot in blue.slots] == [15.5, 72.5, 151.5, 208.5, 265.5, 322.5, 379.5]
+    assert {(slot.y, slot.width, slot.height) for slot in blue.slots} == {(25, 45, 90)}
+    gaps = [b.x - a.x - a.width for a, b in itertools.pairwise(blue.slots)]
+    assert gaps == [12, 34, 12, 12, 12, 12]
+    assert blue.dot is not None
+    assert blue.dot[0] == (blue.slots[1].x + 45 + blue.slots[2].x) / 2
+
+
+def test_new_energy_plates_are_laid_out_after_ga_36():
+    green = PLATE["cn-green"]
+    assert (green.width, green.height) == (480, 140)
+    assert len(green.slots) == 8
+    assert green.slots[0].x == 15.5
+    assert green.width - green.slots[-1].x - green.slots[-1].width == 15.5
+    assert [slot.width for slot in green.slots] == [45, *[43] * 7]
+    assert {(slot.y, slot.height) for slot in green.slots} == {(25, 90)}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("皖A12345", "cn-blue"),
+        ("京AD12345", "cn-green"),
+        ("京A12345D", "cn-green"),
+        ("京A1234警", "cn-police"),
+        ("京O12345", "cn-police"),
+        ("京A1234学", "cn-learner"),
+        ("京A1234挂", "cn-trailer"),
+        ("粤Z1234港", "cn-hongkong-macau"),
+        ("粤Z1234澳", "cn-hongkong-macau"),
+        ("沪A1234领", "cn-consulate"),
+        ("使123456", "cn-embassy"),
+        ("京I12345", None),
+        ("京A1234O", None),
+        ("京A123456", None),
+        ("京Z1234港", None),
+        ("京A1234", None),
+        ("A123456", None),
+    ],
+)
+def test_the_grammar_names_the_kind_of_a_text(text, name):
+    assert GRAMMAR.format_of(text) == name
+
+
+@given(st.integers(0, 2**64), st.sampled_from(PLATES))
+def test_a_drawn_text_fits_the_format_of_its_plate(seed, plate):
+    text = draw_text(random.Random(seed), plate)
+    assert next(entry for entry in GRAMMAR.formats if entry.name == plate.name).fits(text)
+
+
+def test_drawn_texts_use_every_character_that_their_plate_allows():
+    rng = random.Random(0)
+    texts = [draw_text(rng, PLATE["cn-police"]) for _ in range(3000)]
+    assert set("".join(texts)) == set(PROVINCES + LETTERS + DIGITS + "O警")

@@ -1,0 +1,182 @@
+"""Publishing: what the serving code has proved equal is put in place whole, and nothing else ever is."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch  # noqa: TID253 (that rule is for the service)
+
+from model_builder import publish
+from model_builder.data import Crops, validation_set
+from model_builder.model import LPRNet, Widths
+from model_builder.plates import ALPHABET, GRAMMAR
+from service import artifact as contract
+from service.artifact import Artifact
+from service.backends import load
+from service.errors import ArtifactError
+
+SMALL = Widths(4, 4, 6, 6, 8, 8, 8, 10, 10, 8)
+WEIGHTS = "model.pt2"
+
+
+def small(seed: int, *, transformer: bool = False) -> LPRNet:
+    torch.manual_seed(seed)
+    return LPRNet(len(ALPHABET) + 1, SMALL, transformer=transformer)
+
+
+def publish_small(root: Path, network: LPRNet, **sets: Crops) -> Artifact:
+    arguments = {"network": network.configuration(), "training": {"steps": 0}}
+    return publish.publish_network(root, "small", network, seed=7, arguments=arguments, sets=sets)
+
+
+@pytest.fixture(scope="module")
+def crops() -> Crops:
+    """Nine rendered plates."""
+    return validation_set(9)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, crops: Crops) -> Artifact:
+    """A small network, published. Copy before changing anything."""
+    return publish_small(tmp_path_factory.mktemp("published"), small(1), rendered=crops)
+
+
+@pytest.fixture
+def root(published: Artifact, tmp_path: Path) -> Path:
+    """A folder of artifacts that holds a copy of the published one."""
+    shutil.copytree(published.folder, tmp_path / "small")
+    return tmp_path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_serving_code_accepts_what_was_published(published):
+    found = contract.find(published.folder.parent, "small")
+    assert found == published
+    assert sorted(found.manifest.files) == [WEIGHTS, "probe.npz"]
+    backend = load(found, threads=1)
+    contract.check_probe(backend, found)
+    backend.close()
+
+
+def test_the_manifest_describes_the_network(published):
+    manifest = published.manifest
+    assert (manifest.variant, manifest.backend) == ("small", "torch")
+    assert (manifest.alphabet, manifest.blank, manifest.grammar) == (ALPHABET, len(ALPHABET), GRAMMAR)
+    assert (manifest.input.dtype, manifest.input.shape) == ("uint8", ("N", 24, 94, 3))
+    assert (manifest.output.dtype, manifest.output.shape) == ("float32", ("N", 23, 74))
+    assert manifest.max_batch >= 32
+    assert 0 < manifest.probe.tolerance <= 1e-3
+
+
+def test_the_manifest_tells_where_the_network_came_from(published):
+    provenance = published.manifest.provenance
+    assert provenance.seed == 7
+    assert provenance.arguments == {"network": small(1).configuration(), "training": {"steps": 0}}
+    assert provenance.commit
+    assert provenance.libraries["torch"] == torch.__version__
+    assert {"numpy", "opencv-python-headless"} < set(provenance.libraries)
+
+
+def test_figures_were_measured(published, crops):
+    measured = published.manifest.measured
+    assert {name: score.total for name, score in measured.accuracy.items()} == {"rendered": len(crops.texts)}
+    assert 0 < measured.latency_ms.median <= measured.latency_ms.p95
+    assert (measured.latency_ms.batch, measured.latency_ms.threads) == (1, 1)
+    assert measured.parameters == sum(parameter.numel() for parameter in small(1).parameters())
+    assert 0 < measured.multiply_adds < 149e6
+    assert measured.size_bytes >= sum(path.stat().st_size for path in published.folder.glob("[mp]*.*[2z]"))
+    assert measured.machine
+
+
+def test_the_probe_is_of_rendered_plates_with_the_network_s_own_logits(published):
+    images, logits = contract.read_probe(published)
+    np.testing.assert_array_equal(images, validation_set(len(images)).images)
+    with torch.inference_mode():
+        expected = small(1).eval()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_any_batch_up_to_the_largest_runs_and_beyond(published):
+    backend = load(published, threads=1)
+    images = np.concatenate([contract.read_probe(published)[0]] * 9)
+    expected = backend.infer(images)
+    for count in (1, 2, 5, published.manifest.max_batch, published.manifest.max_batch + 1):
+        np.testing.assert_allclose(backend.infer(images[:count]), expected[:count], atol=1e-5)
+
+
+@pytest.mark.parametrize("transformer", [False, True])
+def test_a_published_network_can_be_loaded_for_training_again(published, tmp_path, crops, transformer):
+    network = small(2, transformer=True) if transformer else small(1)
+    artifact = publish_small(tmp_path, network) if transformer else published
+    again = publish.load_network(artifact)
+    assert again.configuration() == network.configuration()
+    images = torch.from_numpy(crops.images)
+    with torch.inference_mode():
+        assert torch.equal(again.eval()(images), network.eval()(images))
+    again.train()(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in again.parameters())
+
+
+def test_an_artifact_that_does_not_tell_its_network_is_no_source(tiny):
+    with pytest.raises(ArtifactError, match="does not tell its network's configuration"):
+        publish.load_network(tiny)
+
+
+def test_an_older_artifact_is_replaced_whole(root, published):
+    (root / "small" / "leftover").write_text("of an older format")
+    newer = publish_small(root, small(2))
+    assert newer.folder == root / "small"
+    assert newer.manifest.version != published.manifest.version
+    assert [path.name for path in root.iterdir()] == ["small"]
+    assert set(content(root / "small")) == {"manifest.json", WEIGHTS, "probe.npz"}
+    contract.read(root / "small")
+
+
+def refused(root: Path, network: LPRNet, message: str) -> None:
+    """Publishing fails, the older artifact stays as it was, and nothing is left beside it."""
+    before = content(root)
+    with pytest.raises(ArtifactError, match=message):
+        publish_small(root, network)
+    assert content(root) == before
+    assert [path.name for path in root.iterdir()] == ["small"]
+
+
+def test_a_program_that_computes_something_else_is_not_published(root, monkeypatch):
+    def damaged(network: LPRNet, path: Path) -> None:
+        with torch.no_grad():
+            network.classify.bias[3] += 0.01
+        export(network, path)
+
+    export = publish._export
+    monkeypatch.setattr(publish, "_export", damaged)
+    refused(root, small(3), r"probe\.npz: torch .* is off by 0\.01, more than")
+
+
+def test_a_network_that_diverged_is_not_published(root):
+    network = small(3)
+    with torch.no_grad():
+        network.classify.bias[3] = torch.nan
+    refused(root, network, r"probe\.npz: torch .* is off by nan")
+
+
+def test_an_export_that_fails_leaves_nothing(root):
+    network = small(3)
+    network.forward = lambda crops: torch.from_numpy(crops.numpy().mean(axis=3, dtype=np.float32))
+    before = content(root)
+    with pytest.raises(Exception, match=r"."):  # whatever torch makes of it
+        publish_small(root, network)
+    assert content(root) == before
+    assert [path.name for path in root.iterdir()] == ["small"]
+
+
+def test_what_a_killed_publisher_left_is_swept_away(root, published):
+    (root / ".small.new").mkdir()
+    (root / ".small.new" / "stray").write_text("half written")
+    (root / ".small.old").mkdir()
+    again = publish_small(root, small(1))
+    assert [path.name for path in root.iterdir()] == ["small"]
+    assert again.manifest.version == published.manifest.version  # it names the weights
