@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train preview clean
+.PHONY: help serve test check format train extras preview bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -26,11 +26,21 @@ format: $(VENV)/.dev ## format, and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# tcmalloc, where it is installed, doubles the speed of training on a CPU; a passive wait leaves a core that is done to
+# the process that renders.
 train: $(VENV)/.build ## train the baseline on rendered plates; ARGS="--help" shows the options
-	$(BIN)/python -m model_builder train $(ARGS)
+	LD_PRELOAD="$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4))" OMP_WAIT_POLICY=passive \
+		$(BIN)/python -m model_builder train $(ARGS)
+
+extras: ## install from Debian what helps training and is not needed: typefaces for variety, tcmalloc for speed
+	apt-get install --yes --no-install-recommends fonts-noto-cjk fonts-wqy-zenhei fonts-wqy-microhei \
+		fonts-dejavu-core fonts-liberation libtcmalloc-minimal4
 
 preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--help" shows the options
 	$(BIN)/python -m model_builder preview $(ARGS)
+
+bench: $(VENV)/.build ## measure what the project promises; let nothing else run meanwhile
+	$(BIN)/python -m model_builder bench $(ARGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,4 +1,4 @@
-"""`python -m model_builder train | publish | evaluate | preview`; each has its own --help."""
+"""`python -m model_builder train | publish | evaluate | preview | bench`; each has its own --help."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from model_builder import evaluate, preview, publish
+from model_builder import bench, evaluate, preview, publish
 from model_builder.data import DataError, read_folder
 from model_builder.model import LPRNet, Widths
 from model_builder.plates import ALPHABET
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_publish(commands)
     _add_evaluate(commands)
     _add_preview(commands)
+    _add_bench(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -176,6 +177,18 @@ def _preview(options: argparse.Namespace) -> None:
     real = evaluate.real_set(options.real) if options.real else None
     preview.write(options.out, options.seed, options.count, options.columns, real)
     print(f"wrote {options.out}")
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("bench", help="measure the renderer's speed; let nothing else run meanwhile")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=int, default=cores, help="renderers side by side (default: %(default)s)")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    speed = bench.rendering(options.processes)
+    print(f"rendering: {speed:.0f} plates a second, {options.processes} process(es), {evaluate.machine()}")
 
 
 if __name__ == "__main__":

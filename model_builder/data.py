@@ -53,8 +53,8 @@ class RenderedPlates(IterableDataset[Batch]):
     """Endless batches of rendered plates. Batch number i is the same whatever worker draws it, so that a training that
     resumes at step i sees what it would have seen."""
 
-    def __init__(self, seed: int, batch_size: int, first_batch: int = 0) -> None:
-        self.seed, self.batch_size, self.first_batch = seed, batch_size, first_batch
+    def __init__(self, seed: int, batch_size: int, first_batch: int = 0, drill: float = 0.0) -> None:
+        self.seed, self.batch_size, self.first_batch, self.drill = seed, batch_size, first_batch, drill
 
     def __iter__(self) -> Iterator[Batch]:
         cv2.setNumThreads(1)
@@ -63,14 +63,15 @@ class RenderedPlates(IterableDataset[Batch]):
         renderer = Renderer()
         number = self.first_batch + offset
         while True:
-            crops, texts = batch(renderer, (self.seed << 36) + number * self.batch_size, self.batch_size)
+            first = (self.seed << 36) + number * self.batch_size
+            crops, texts = batch(renderer, first, self.batch_size, drill=self.drill)
             yield collate(crops, texts)
             number += stride
 
 
-def rendered_batches(seed: int, batch_size: int, first_batch: int, workers: int) -> Iterator[Batch]:
+def rendered_batches(seed: int, batch_size: int, first_batch: int, workers: int, drill: float = 0.0) -> Iterator[Batch]:
     """Batches `first_batch`, `first_batch` + 1, ... of the rendered plates of `seed`, drawn by `workers` processes."""
-    dataset = RenderedPlates(seed, batch_size, first_batch)
+    dataset = RenderedPlates(seed, batch_size, first_batch, drill)
     if workers == 0:
         return iter(dataset)
     return iter(

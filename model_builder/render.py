@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_builder import glyphs
-from model_builder.plates import PLATES, PROVINCES, SPECIAL, Plate, Slot
+from model_builder.plates import DRILL, PLATES, PROVINCES, SPECIAL, Plate, Slot
 from model_builder.typefaces import Typefaces
 from service.plate import prepare
 
@@ -149,8 +149,8 @@ class _Lettering:
         self.chinese_height, self.chinese_width = rng.uniform(0.76, 1.02), rng.uniform(0.85, 1.05)
         self.chinese_weight = rng.uniform(0.8, 1.15)
         self.chinese_drop = rng.gauss(0, 1.5)
-        self.typeface_latin = rng.random() if rng.random() < 0.2 else None
-        self.typeface_chinese = rng.random() if rng.random() < 0.22 else None
+        self.typeface_latin = rng.random() if rng.random() < 0.06 else None
+        self.typeface_chinese = rng.random() if rng.random() < 0.12 else None
 
 
 def _bend(rng: random.Random, points: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
@@ -267,7 +267,7 @@ def _paint(rng: random.Random, noise: np.random.Generator, plate: Plate, text: s
         t = np.clip((_Y + 1) / 2 * rng.uniform(0.8, 1.4) - rng.uniform(0, 0.3), 0, 1)
         paper = paper + (_jitter(rng, colours.bottom, spread) - paper) * t
     ink_color = _jitter(rng, colours.ink, 10) * np.float32(rng.uniform(0.75, 1))
-    if colours.last is not None:
+    if colours.last is not None and text[-1] in _CJK:
         ink_color = np.where(1 - 2 / len(text) < _X, _jitter(rng, colours.last, 20), ink_color)
     if rng.random() < 0.15:  # worn or dirty ink
         ink = ink * np.clip(1.0 - _blotches(noise, rng.uniform(0.2, 0.8)), 0.25, 1)
@@ -406,11 +406,15 @@ def _sensor(rng: random.Random, noise: np.random.Generator, image: Floats) -> Im
     return photo if late else prepare(photo)
 
 
-def batch(renderer: Renderer, seed: int, count: int) -> tuple[Image, list[str]]:
-    """`count` plates with seeds seed, seed + 1, ...: images uint8 (count, 24, 94, 3) and their texts."""
+def batch(renderer: Renderer, seed: int, count: int, *, drill: float = 0.0) -> tuple[Image, list[str]]:
+    """`count` plates with seeds seed, seed + 1, ...: images uint8 (count, 24, 94, 3) and their texts.
+
+    `drill` is the share of them that shows Chinese characters only (`plates.DRILL`).
+    """
     images, texts = np.empty((count, 24, 94, 3), np.uint8), []
+    drills = np.random.default_rng(seed).random(count) < drill
     for index in range(count):
-        sample = renderer.sample(seed + index)
+        sample = renderer.sample(seed + index, DRILL if drills[index] else None)
         images[index] = sample.image
         texts.append(sample.text)
     return images, texts

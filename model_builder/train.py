@@ -37,6 +37,7 @@ class TrainConfig:
     average: float = 0.999  # exponential moving average of the weights, worth up to 25 points in mid-training
     dropout: float = 0.1  # little: the renderer's degradations do its work
     transformer: bool = False  # the paper's spatial transformer (README: both measured)
+    drill: float = 0.2  # share of plates with Chinese characters only: of a real plate's seven, that one is the hardest
     seed: int = 1
     validation: int = 2000  # rendered plates that accuracy is logged on
     log_every: int = 500  # steps between accuracies and checkpoints
@@ -144,10 +145,10 @@ def ctc_loss(logits: Tensor, batch: Batch) -> Tensor:
 
 def _batches(config: TrainConfig, first: int, own: Crops | None) -> Iterator[Batch]:
     if own is None:
-        return rendered_batches(config.seed, config.batch_size, first, config.workers)
+        return rendered_batches(config.seed, config.batch_size, first, config.workers, config.drill)
     half = config.batch_size // 2
     pairs = zip(
-        rendered_batches(config.seed, config.batch_size - half, first, config.workers),
+        rendered_batches(config.seed, config.batch_size - half, first, config.workers, config.drill),
         own.batches(config.seed, half, first),
         strict=True,
     )
