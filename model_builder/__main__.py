@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
@@ -90,6 +91,8 @@ def _train(options: argparse.Namespace) -> None:
     variant = options.variant or ("fine-tuned" if own else "baseline")
     folder = options.out or Path("runs") / variant
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background ignores Ctrl-C's signal unless told
+        signal.signal(number, signal.default_int_handler)
     network = train(folder, config, own=own, initial=initial)
     arguments: dict[str, object] = {"training": asdict(config), "network": network.configuration()}
     if own:

@@ -1,0 +1,44 @@
+"""Every published variant, over HTTP, on the rendered plates in samples/."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import PUBLISHED, running
+
+from service.artifact import variants
+from service.settings import Settings
+
+FOLDER = Path(__file__).parent / "samples"
+SAMPLES = [(row["file"], row["text"]) for row in csv.DictReader((FOLDER / "labels.csv").open(encoding="utf-8"))]
+
+
+@pytest.fixture(scope="module", params=variants(PUBLISHED))
+def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    """A client of a server of this variant."""
+    with running(Settings(backend=request.param, threads=1)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def test_the_baseline_is_published():
+    assert "baseline" in variants(PUBLISHED)
+
+
+@pytest.mark.parametrize(("file", "text"), SAMPLES)
+def test_a_sample_is_read(client, file, text):
+    answer = client.post("/recognize", files={"image": (file, (FOLDER / file).read_bytes())}).json()
+    (plate,) = answer["results"][0]["plates"]
+    assert plate["text"] == text
+    assert plate["valid_format"]
+    assert [character["char"] for character in plate["characters"]] == list(text)
+    assert plate["candidates"][0] == {"text": text, "confidence": plate["confidence"]}
+    assert plate["box"] == [[0, 0], [94, 0], [94, 24], [0, 24]]
+
+
+def test_several_plates_in_one_request_are_read_as_alone(client):
+    parts = [("image", (file, (FOLDER / file).read_bytes())) for file, _ in SAMPLES]
+    results = client.post("/recognize", files=parts).json()["results"]
+    assert [result["filename"] for result in results] == [file for file, _ in SAMPLES]
+    assert [result["plates"][0]["text"] for result in results] == [text for _, text in SAMPLES]
