@@ -97,6 +97,8 @@ def _train(options: argparse.Namespace) -> None:
     arguments: dict[str, object] = {"training": asdict(config), "network": network.configuration()}
     if own:
         arguments |= {"source": options.source, "crops": len(own.texts)}
+    if options.note:
+        arguments["note"] = options.note
     torch.save({"arguments": arguments, "seed": config.seed, "weights": network.state_dict()}, folder / _NETWORK)
     _publish_run(options, folder, variant)
 
