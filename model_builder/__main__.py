@@ -55,6 +55,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="your crops: labels.csv with file,text")
     parser.add_argument("--out", type=Path, help="checkpoint and log (default: runs/VARIANT)")
     parser.add_argument("--variant", help="name to publish as (default: baseline, or fine-tuned with --data)")
+    parser.add_argument("--note", help="kept in the manifest's provenance: what its other fields don't tell")
     parser.add_argument(
         "--source", default="baseline", help="artifact that fine-tuning starts from (default: baseline)"
     )
