@@ -11,7 +11,7 @@ import torch
 
 from model_builder import bench, evaluate, preview, publish
 from model_builder.data import DataError, read_folder
-from model_builder.model import LPRNet, Widths
+from model_builder.model import LPRNet, SpatialTransformer, Widths
 from model_builder.plates import ALPHABET
 from model_builder.train import Interrupted, TrainConfig, train
 from service import artifact as contract
@@ -56,9 +56,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--out", type=Path, help="checkpoint and log (default: runs/VARIANT)")
     parser.add_argument("--variant", help="name to publish as (default: baseline, or fine-tuned with --data)")
     parser.add_argument("--note", help="kept in the manifest's provenance: what its other fields don't tell")
-    parser.add_argument(
-        "--source", default="baseline", help="artifact that fine-tuning starts from (default: baseline)"
-    )
+    parser.add_argument("--source", help="artifact to start from (default: none; baseline with --data)")
     _add_publishing(parser)
     for field in fields(TrainConfig):
         assert field.default is not MISSING
@@ -85,9 +83,11 @@ def _train(options: argparse.Namespace) -> None:
     own = read_folder(options.data) if options.data else None
     given = {f.name: value for f in fields(TrainConfig) if (value := getattr(options, f.name)) is not None}
     config = replace(_FINE_TUNING if own else TrainConfig(), **given)
-    initial = None
-    if own:
-        initial = publish.load_network(contract.find(options.artifacts, options.source))
+    source = options.source or ("baseline" if own else None)
+    initial = publish.load_network(contract.find(options.artifacts, source)) if source else None
+    if initial is not None:
+        if config.transformer and initial.transformer is None:
+            initial.transformer = SpatialTransformer()  # it starts as the identity
         config = replace(config, transformer=initial.transformer is not None)
     variant = options.variant or ("fine-tuned" if own else "baseline")
     folder = options.out or Path("runs") / variant
@@ -96,8 +96,10 @@ def _train(options: argparse.Namespace) -> None:
         signal.signal(number, signal.default_int_handler)
     network = train(folder, config, own=own, initial=initial)
     arguments: dict[str, object] = {"training": asdict(config), "network": network.configuration()}
+    if source:
+        arguments["source"] = source
     if own:
-        arguments |= {"source": options.source, "crops": len(own.texts)}
+        arguments["crops"] = len(own.texts)
     if options.note:
         arguments["note"] = options.note
     torch.save({"arguments": arguments, "seed": config.seed, "weights": network.state_dict()}, folder / _NETWORK)

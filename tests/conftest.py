@@ -1,5 +1,6 @@
 """Fixtures: artifacts (every published one, and a tiny real one), and real servers that run them."""
 
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -81,6 +82,14 @@ def save_tiny_model(folder: Path) -> None:
         program = torch.export.export(model, (torch.from_numpy(images),), dynamic_shapes=({0: batch},))
         write_probe(folder, images, model(torch.from_numpy(images)).numpy())
     torch.export.save(program, folder / "model.pt2")
+
+
+@pytest.fixture(autouse=True)
+def normal_floats() -> Iterator[None]:
+    """Inference and training flush denormals on the thread they run on; other tests need them."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
