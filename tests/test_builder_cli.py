@@ -26,7 +26,7 @@ from service.backends import load
 from service.settings import REPOSITORY
 
 WIDTHS = Widths(4, 4, 6, 6, 8, 8, 8, 10, 10, 8)
-COMMANDS = ("train", "publish", "evaluate", "preview")
+COMMANDS = ("train", "publish", "evaluate", "preview", "bench")
 SHORT = ("--steps", "3", "--batch-size", "4", "--validation", "8", "--workers", "0", "--rendered", "5")
 
 
@@ -129,6 +129,29 @@ def test_fine_tuning_starts_from_its_source(tuned):
     old, new = (load_network(contract.find(tuned / "artifacts", name)) for name in ("baseline", "fine-tuned"))
     assert new.widths == old.widths == WIDTHS
     assert 0 < (new.classify.weight - old.classify.weight).abs().max() < 0.01
+
+
+def test_a_training_can_start_from_an_artifact_and_add_the_transformer(artifacts, tmp_path):
+    options = (
+        "--out",
+        tmp_path / "run",
+        "--variant",
+        "straight",
+        "--steps",
+        "1",
+        "--learning-rate",
+        "1e-9",
+        "--note",
+        "x",
+    )
+    rest = ("--batch-size", "4", "--validation", "8", "--workers", "0", "--rendered", "5", "--transformer")
+    assert call("train", "--artifacts", artifacts, "--source", "baseline", *options, *rest) == 0
+    published = contract.find(artifacts, "straight")
+    assert published.manifest.provenance.arguments["source"] == "baseline"
+    assert published.manifest.provenance.arguments["note"] == "x"
+    network, source = load_network(published), load_network(contract.find(artifacts, "baseline"))
+    assert network.transformer is not None
+    torch.testing.assert_close(network.classify.weight, source.classify.weight, atol=1e-6, rtol=0)
 
 
 def test_what_was_trained_can_be_published_under_another_name(tuned, tmp_path, capsys):
