@@ -1,6 +1,6 @@
 """General typefaces that happen to be installed, for variety in training beside our own strokes.
 
-None is needed and none is in the repository; `make fonts` installs those named here from Debian. Without them the
+None is needed and none is in the repository; `make extras` installs those named here from Debian. Without them the
 renderer uses strokes alone.
 """
 
