@@ -20,7 +20,7 @@ from service.errors import LprError
 
 _ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 _NETWORK = "network.pt"
-_FINE_TUNING = TrainConfig(steps=600, learning_rate=3e-4, warmup=50, log_every=100)
+_FINE_TUNING = TrainConfig(steps=600, learning_rate=1e-3, warmup=50, log_every=100)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,7 +117,7 @@ def _add_publish(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _publish_run(options: argparse.Namespace, folder: Path, variant: str) -> None:
     saved = torch.load(folder / _NETWORK, weights_only=True)
     configuration = saved["arguments"]["network"]
-    network = LPRNet(len(ALPHABET) + 1, Widths(**configuration["widths"]), transformer=configuration["transformer"])
+    network = LPRNet(len(ALPHABET) + 1, Widths.of(configuration["widths"]), transformer=configuration["transformer"])
     network.load_state_dict(saved["weights"])
     published = publish.publish_network(
         options.artifacts,

@@ -1,14 +1,15 @@
 """LPRNet after Zherzdev and Gruzdev (arXiv 1806.10447), with channel widths as arguments.
 
-Kept from the paper: a convolutional backbone of small basic blocks without recurrence, the wide 1x13 convolution, the
-global context joined before the classifier, CTC with the blank last, and the optional spatial transformer in front.
-Changed: the context is normalized per sample, so that row i of a batch equals that row alone; pooling keeps every
-channel instead of dropping half or three quarters of those computed; the first convolution halves the columns and the
-pools halve the rows twice. The last two were chosen for what a step of training costs on a CPU; what they cost in
-accuracy has not been measured.
+Kept from the paper: a convolutional backbone without recurrence, the wide 1x13 convolution, the global context joined
+before the classifier, CTC with the blank last, and the optional spatial transformer in front. Changed: a block is plain
+3x3 convolutions where the paper factorizes them (1x1, 3x1, 1x3, 1x1), which on a CPU costs more time than the
+multiply-adds that it saves; the context is normalized per sample, so that row i of a batch equals that row alone;
+pooling keeps every channel instead of dropping half or three quarters of those computed; the first convolution halves
+the columns and the pools halve the rows twice.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,20 @@ HEIGHT, WIDTH = 24, 94
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels of each stage: `blockN` is what the Nth small basic block puts out, `middleN` its inner width."""
+    """Channels that each convolution puts out; a block has as many convolutions as it has widths."""
 
-    stem: int = 48
-    middle1: int = 32
-    block1: int = 64
-    middle2: int = 64
-    block2: int = 128
-    middle3: int = 64
-    block3: int = 128
-    neck: int = 160
+    stem: int = 32
+    block1: tuple[int, ...] = (48,)
+    block2: tuple[int, ...] = (80, 80)
+    block3: tuple[int, ...] = (128, 128, 128)
     column: int = 160
     wide: int = 128
+
+    @classmethod
+    def of(cls, saved: Any) -> "Widths":
+        """From what `asdict` gave, also after JSON made lists of its tuples."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        return cls(**values)
 
 
 class ConvUnit(nn.Sequential):
@@ -53,18 +56,12 @@ class ConvUnit(nn.Sequential):
         )
 
 
-class SmallBasicBlock(nn.Sequential):
-    """The paper's block, 1x1, 3x1, 1x3, 1x1: a 3x3 convolution factorized through `middle` channels."""
+class Block(nn.Sequential):
+    """3x3 convolutions, one per width: (N, inputs, H, W) -> (N, widths[-1], H, W)."""
 
-    def __init__(self, inputs: int, middle: int, outputs: int) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, middle, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(middle, middle, (3, 1), padding=(1, 0)),
-            nn.ReLU(inplace=True),
-            ConvUnit(middle, middle, (1, 3)),
-            ConvUnit(middle, outputs, (1, 1)),
-        )
+    def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
+        pairs = zip((inputs, *widths), widths, strict=False)
+        super().__init__(*(ConvUnit(before, after, (3, 3)) for before, after in pairs))
 
 
 class SpatialTransformer(nn.Module):
@@ -106,14 +103,14 @@ class LPRNet(nn.Module):
         w = self.widths = widths or Widths()
         self.transformer = SpatialTransformer() if transformer else None
         self.stem = ConvUnit(3, w.stem, (3, 5), stride=(1, 2))  # 24x47
-        self.block1 = SmallBasicBlock(w.stem, w.middle1, w.block1)
-        self.block2 = SmallBasicBlock(w.block1, w.middle2, w.block2)  # 12x47
-        self.block3 = SmallBasicBlock(w.block2, w.middle3, w.block3)
-        self.neck = ConvUnit(w.block3, w.neck, (1, 5))  # 6x23; the paper's 4x1, centred
-        self.column = ConvUnit(w.neck, w.column, (HEIGHT // 4, 1), pad=False)  # 1x23
+        self.block1 = Block(w.stem, w.block1)
+        self.block2 = Block(w.block1[-1], w.block2)  # 12x47
+        self.block3 = Block(w.block2[-1], w.block3)  # 6x23
+        self.column = ConvUnit(w.block3[-1], w.column, (HEIGHT // 4, 1), pad=False)  # 1x23
         self.wide = ConvUnit(w.column, w.wide, (1, 13))
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Conv2d(w.wide + w.column + w.stem + w.block1 + w.block2 + w.block3, classes, 1)
+        stages = (w.wide, w.column, w.stem, w.block1[-1], w.block2[-1], w.block3[-1])
+        self.classify = nn.Conv2d(sum(stages), classes, 1)
 
     def configuration(self) -> dict[str, object]:
         """Arguments that build this network again."""
@@ -126,10 +123,10 @@ class LPRNet(nn.Module):
         stem = self.stem(x)
         block1 = self.block1(stem)
         block2 = self.block2(functional.max_pool2d(block1, (2, 1)))
-        block3 = self.block3(block2)
-        column = self.column(self.neck(functional.max_pool2d(block3, 2)))
+        block3 = self.block3(functional.max_pool2d(block2, 2))
+        column = self.column(block3)
         wide = self.wide(self.dropout(column))
-        context = [_context(stem, 2), _context(block1, 2), _context(block2, 2), _context(block3, 2)]
+        context = [_context(stem, 2), _context(block1, 2), _context(block2, 2), _context(block3, 1)]
         logits: Tensor = self.classify(torch.cat([wide, column, *context], 1))
         return logits.float().squeeze(2).transpose(1, 2)
 

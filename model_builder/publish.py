@@ -97,7 +97,7 @@ def load_network(artifact: Artifact) -> LPRNet:
         raise ArtifactError(f"{artifact.folder} does not tell its network's configuration: give a baseline")
     network = LPRNet(
         len(artifact.manifest.alphabet) + 1,
-        Widths(**configuration["widths"]),  # type: ignore[arg-type]
+        Widths.of(configuration["widths"]),
         transformer=bool(configuration["transformer"]),
     )
     network.load_state_dict(torch.export.load(artifact.file(MODEL)).state_dict)

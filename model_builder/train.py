@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from model_builder.data import Batch, Crops, encode, rendered_batches, validation_set
 from model_builder.model import LPRNet, Widths
+from model_builder.muon import Muon
 from model_builder.plates import ALPHABET
 
 BLANK = len(ALPHABET)
@@ -27,9 +28,9 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class TrainConfig:
     """Everything that decides a training, with the reason for each default."""
 
-    steps: int = 11000  # 1.4 M plates: 90 minutes on two cores; accuracy still rises after that
+    steps: int = 13000  # 1.7 M plates: two hours on two cores; accuracy still rises after that
     batch_size: int = 128  # larger ones learn less a plate seen, smaller ones leave the cores idle
-    learning_rate: float = 2e-3  # AdamW with batch normalization stands this from the start of a warm-up
+    learning_rate: float = 6e-3  # Muon's, for convolutions; a third of it is AdamW's, for the rest
     warmup: int = 300  # without it CTC falls into blanks only
     decay: float = 0.3  # last share of steps in which the rate falls to 0 (warmup-stable-decay, arXiv 2405.18392)
     weight_decay: float = 0.02  # endless data needs little regularization
@@ -37,7 +38,7 @@ class TrainConfig:
     average: float = 0.999  # exponential moving average of the weights, worth up to 25 points in mid-training
     dropout: float = 0.1  # little: the renderer's degradations do its work
     transformer: bool = False  # the paper's spatial transformer (README: both measured)
-    drill: float = 0.2  # share of plates with Chinese characters only: of a real plate's seven, that one is the hardest
+    drill: float = 0.3  # share of plates with Chinese characters only: of a real plate's seven, that one is the hardest
     seed: int = 1
     validation: int = 2000  # rendered plates that accuracy is logged on
     log_every: int = 500  # steps between accuracies and checkpoints
@@ -65,12 +66,10 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
         model.load_state_dict(initial.state_dict())
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     averaged = AveragedModel(model, multi_avg_fn=_average(config.average), use_buffers=True)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    optimizers = _optimizers(model, config)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
     identity = asdict(config) | {"crops": own.digest() if own else ""}
-    state = _Checkpoint(folder / "checkpoint.pt", identity, model, averaged, optimizer, schedule)
+    state = _Checkpoint(folder / "checkpoint.pt", identity, model, averaged, *optimizers, *schedules)
     first = state.restore(device)
     log = _Log(folder / "log.csv", first)
     validation = validation_set(config.validation)
@@ -80,8 +79,9 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
     step = first
     try:
         for step in progress:
-            loss = _step(model, next(batches), optimizer, config, device)
-            schedule.step()
+            loss = _step(model, next(batches), optimizers, config, device)
+            for schedule in schedules:
+                schedule.step()
             averaged.update_parameters(model)
             total += loss
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
@@ -89,7 +89,7 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
                 since = step + 1 - max(first, (step // config.log_every) * config.log_every)
                 accuracy = exact_match(averaged.module, validation)
                 mean = float(total) / since
-                log.write(step + 1, mean, accuracy, optimizer.param_groups[0]["lr"], time.monotonic() - started)
+                log.write(step + 1, mean, accuracy, optimizers[0].param_groups[0]["lr"], time.monotonic() - started)
                 progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.1f} %")
                 total.zero_()
     except KeyboardInterrupt as error:
@@ -99,6 +99,20 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
     assert isinstance(network, LPRNet)
     flush_denormals(network)
     return network.cpu().eval()
+
+
+def _optimizers(model: LPRNet, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions, AdamW for what is no matrix and, as is usual, for the classifier.
+
+    On the same 350 batches Muon came to a loss of 0.59 and AdamW alone, at its best rate, to 1.11.
+    """
+    inner = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m is not model.classify]
+    known = {id(weight) for weight in inner}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return [
+        Muon(inner, config.learning_rate, config.weight_decay),
+        torch.optim.AdamW(rest, config.learning_rate / 3, weight_decay=config.weight_decay, fused=True),
+    ]
 
 
 def _rate(step: int, config: TrainConfig) -> float:
@@ -122,15 +136,20 @@ def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
 
 
 def _step(
-    model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainConfig, device: torch.device
+    model: nn.Module,
+    batch: Batch,
+    optimizers: list[torch.optim.Optimizer],
+    config: TrainConfig,
+    device: torch.device,
 ) -> Tensor:
     with torch.autocast(device.type, torch.bfloat16):
         logits = model.train()(batch.crops.to(device))
     loss = ctc_loss(logits, batch)
-    optimizer.zero_grad()
+    model.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return loss.detach()
 
 

@@ -16,7 +16,7 @@ from service.artifact import Artifact
 from service.backends import load
 from service.errors import ArtifactError
 
-SMALL = Widths(4, 4, 6, 6, 8, 8, 8, 10, 10, 8)
+SMALL = Widths(4, (6,), (8, 8), (10,), 10, 8)
 WEIGHTS = "model.pt2"
 
 

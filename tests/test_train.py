@@ -16,7 +16,7 @@ from model_builder.data import Batch, Crops, collate, validation_set
 from model_builder.model import LPRNet, Widths
 from model_builder.train import BLANK, Interrupted, TrainConfig, ctc_loss, exact_match, flush_denormals, train
 
-TINY = Widths(8, 8, 8, 8, 8, 8, 8, 8, 8, 8)
+TINY = Widths(8, (8,), (8, 8), (8,), 8, 8)
 SHORT = TrainConfig(steps=6, batch_size=4, warmup=2, average=0.5, validation=8, log_every=2, workers=0)
 
 
