@@ -11,7 +11,7 @@ import torch
 
 from model_builder import bench, evaluate, preview, publish
 from model_builder.data import DataError, read_folder
-from model_builder.model import LPRNet, SpatialTransformer, Widths
+from model_builder.model import LPRNet, SpatialTransformer
 from model_builder.plates import ALPHABET
 from model_builder.train import Interrupted, TrainConfig, train
 from service import artifact as contract
@@ -95,14 +95,22 @@ def _train(options: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background ignores Ctrl-C's signal unless told
         signal.signal(number, signal.default_int_handler)
     network = train(folder, config, own=own, initial=initial)
-    arguments: dict[str, object] = {"training": asdict(config), "network": network.configuration()}
+    arguments: dict[str, object] = {"training": asdict(config)}
     if source:
         arguments["source"] = source
     if own:
         arguments["crops"] = len(own.texts)
     if options.note:
         arguments["note"] = options.note
-    torch.save({"arguments": arguments, "seed": config.seed, "weights": network.state_dict()}, folder / _NETWORK)
+    torch.save(
+        {
+            "arguments": arguments,
+            "seed": config.seed,
+            "network": network.configuration(),
+            "weights": network.state_dict(),
+        },
+        folder / _NETWORK,
+    )
     _publish_run(options, folder, variant)
 
 
@@ -116,17 +124,10 @@ def _add_publish(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _publish_run(options: argparse.Namespace, folder: Path, variant: str) -> None:
     saved = torch.load(folder / _NETWORK, weights_only=True)
-    configuration = saved["arguments"]["network"]
-    network = LPRNet(len(ALPHABET) + 1, Widths.of(configuration["widths"]), transformer=configuration["transformer"])
+    network = LPRNet.configured(len(ALPHABET) + 1, saved["network"])
     network.load_state_dict(saved["weights"])
-    published = publish.publish_network(
-        options.artifacts,
-        variant,
-        network,
-        seed=saved["seed"],
-        arguments=saved["arguments"],
-        sets=evaluate.sets(options.real, options.rendered),
-    )
+    candidate = publish.torch_candidate(variant, network, seed=saved["seed"], arguments=saved["arguments"])
+    published = publish.publish(options.artifacts, candidate, evaluate.sets(options.real, options.rendered))
     _print_measured(published)
 
 

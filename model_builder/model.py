@@ -29,11 +29,10 @@ class Widths:
     column: int = 160
     wide: int = 128
 
-    @classmethod
-    def of(cls, saved: Any) -> "Widths":
-        """From what `asdict` gave, also after JSON made lists of its tuples."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-        return cls(**values)
+    @property
+    def stages(self) -> tuple[int, int, int, int]:
+        """Channels of the four feature maps that the global context is taken from."""
+        return self.stem, self.block1[-1], self.block2[-1], self.block3[-1]
 
 
 class ConvUnit(nn.Sequential):
@@ -94,10 +93,20 @@ class SpatialTransformer(nn.Module):
 
 
 class LPRNet(nn.Module):
-    """uint8 BGR crops (N, 24, 94, 3) -> logits (N, 23, classes), float32; the CTC blank is the last class."""
+    """uint8 BGR crops (N, 24, 94, 3) -> logits (N, 23, classes), float32; the CTC blank is the last class.
+
+    `context_channels` is how many channels the context of each stage takes its mean of squares over. Left out, it is
+    those of the stage; a pruned network counts the channels it was cut from as well, and so computes the same.
+    """
 
     def __init__(
-        self, classes: int, widths: Widths | None = None, *, transformer: bool = False, dropout: float = 0.1
+        self,
+        classes: int,
+        widths: Widths | None = None,
+        *,
+        context_channels: tuple[int, int, int, int] | None = None,
+        transformer: bool = False,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         w = self.widths = widths or Widths()
@@ -109,12 +118,27 @@ class LPRNet(nn.Module):
         self.column = ConvUnit(w.block3[-1], w.column, (HEIGHT // 4, 1), pad=False)  # 1x23
         self.wide = ConvUnit(w.column, w.wide, (1, 13))
         self.dropout = nn.Dropout(dropout)
-        stages = (w.wide, w.column, w.stem, w.block1[-1], w.block2[-1], w.block3[-1])
-        self.classify = nn.Conv2d(sum(stages), classes, 1)
+        self.context_channels = context_channels or w.stages
+        self.classify = nn.Conv2d(sum((w.wide, w.column, *w.stages)), classes, 1)
 
     def configuration(self) -> dict[str, object]:
-        """Arguments that build this network again."""
-        return {"widths": asdict(self.widths), "transformer": self.transformer is not None}
+        """Arguments that build this network again, as JSON holds them."""
+        return {
+            "widths": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.widths).items()},
+            "context_channels": list(self.context_channels),
+            "transformer": self.transformer is not None,
+        }
+
+    @classmethod
+    def configured(cls, classes: int, saved: Any) -> "LPRNet":
+        """The network, with fresh weights, that `configuration` described."""
+        widths: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved["widths"].items()}
+        return cls(
+            classes,
+            Widths(**widths),
+            context_channels=tuple(saved["context_channels"]),
+            transformer=saved["transformer"],
+        )
 
     def forward(self, crops: Tensor) -> Tensor:
         x = (crops.permute(0, 3, 1, 2).float() - 127.5) / 128
@@ -126,18 +150,21 @@ class LPRNet(nn.Module):
         block3 = self.block3(functional.max_pool2d(block2, 2))
         column = self.column(block3)
         wide = self.wide(self.dropout(column))
-        context = [_context(stem, 2), _context(block1, 2), _context(block2, 2), _context(block3, 1)]
+        stages = zip((stem, block1, block2, block3), self.context_channels, strict=True)
+        context = [_context(features, wide.shape[3], channels) for features, channels in stages]
         logits: Tensor = self.classify(torch.cat([wide, column, *context], 1))
         return logits.float().squeeze(2).transpose(1, 2)
 
 
-def _context(x: Tensor, stride: int) -> Tensor:
-    """Global context: (N, C, H, W) -> (N, C, 1, W // stride), column means over the mean of their squares per sample.
+def _context(x: Tensor, columns: int, channels: int) -> Tensor:
+    """Global context: (N, C, H, W) -> (N, C, 1, columns), column means over the mean of their squares per sample.
 
     The division is in float32: a mean of squares loses too much in bfloat16.
     """
+    stride = x.shape[3] // columns
     pooled = functional.avg_pool2d(x, (x.shape[2], stride), stride).float()
-    return pooled / (pooled.square().mean((1, 2, 3), keepdim=True) + 1e-3)
+    squares = pooled.square().mean((2, 3), keepdim=True).sum(1, keepdim=True) / channels
+    return pooled / (squares + 1e-3)
 
 
 def multiply_adds(model: nn.Module, crops: Tensor) -> int:

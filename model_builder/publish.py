@@ -6,7 +6,10 @@ import importlib.metadata
 import random
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +19,20 @@ from torch.export import Dim
 
 from model_builder import evaluate
 from model_builder.data import Crops, validation_set
-from model_builder.model import HEIGHT, WIDTH, LPRNet, Widths, multiply_adds
+from model_builder.model import HEIGHT, WIDTH, LPRNet, multiply_adds
 from model_builder.plates import ALPHABET, GRAMMAR
 from service import artifact as contract
-from service.artifact import Artifact, Description, Measured, Probe, Provenance, Tensor
+from service.artifact import (
+    Artifact,
+    BackendName,
+    Description,
+    Library,
+    Measured,
+    Probe,
+    Provenance,
+    Score,
+    Tensor,
+)
 from service.backends import load
 from service.backends.torch import MODEL
 from service.errors import ArtifactError
@@ -29,34 +42,70 @@ _PROBE_PLATES = 8
 _TOLERANCE = 1e-3  # of a logit: engines add in other orders, and the probe's lie between -33 and 46
 
 
-def publish_network(
-    root: Path,
-    variant: str,
-    network: LPRNet,
-    *,
-    seed: int,
-    arguments: dict[str, object],
-    sets: dict[str, Crops],
-) -> Artifact:
-    """Export `network` and publish it as `root`/`variant` once it has proved equal through the serving code.
+@dataclass(frozen=True)
+class Candidate:
+    """A model that wants to be published as `variant`.
 
-    Raises ArtifactError, and leaves an older artifact as it was, when the exported program's logits differ from the
-    network's by more than the tolerance.
+    `write` puts the model files of `backend` into a folder; `logits` computes, by what the model was made from, the
+    float32 logits (n, T, C) that it has to reproduce within `tolerance` for crops uint8 (n, H, W, 3).
     """
-    network = network.cpu().eval()
+
+    variant: str
+    backend: BackendName
+    write: Callable[[Path], None]
+    logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    tolerance: float
+    digest: str
+    max_batch: int
+    parameters: int
+    multiply_adds: int
+    seed: int
+    arguments: dict[str, object]
+    libraries: tuple[Library, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The allowed loss: points of rendered accuracy that a variant may lie below `baseline`."""
+
+    baseline: Artifact
+    max_loss: float = 0.3
+
+    def check(self, crops: Crops, score: Score) -> None:
+        """Raise Refused where `score`, reached on `crops`, is too far below what the baseline reaches on them."""
+        backend = load(self.baseline, threads=1)
+        reference = evaluate.accuracy(self.baseline, backend, crops)
+        backend.close()
+        loss = 100 * (reference.exact - score.exact) / score.total
+        if loss > self.max_loss:
+            raise Refused(
+                f"reads {score.exact} of {score.total} rendered plates, {self.baseline.manifest.variant} "
+                f"{reference.exact}: {loss:.2f} points lost, {self.max_loss:.2f} allowed (--max-loss)"
+            )
+
+
+class Refused(ValueError):
+    """A model that loses too much accuracy to be published; the message holds the figures."""
+
+
+def publish(root: Path, candidate: Candidate, sets: dict[str, Crops], gate: Gate | None = None) -> Artifact:
+    """Publish as `root`/variant what has proved equal through the serving code and passed the gate.
+
+    `sets` holds the set "rendered", which the gate compares on. Raises ArtifactError when a logit differs from the
+    candidate's reference by more than the tolerance, Refused by the gate; either leaves an older artifact as it was.
+    """
     probe = validation_set(_PROBE_PLATES).images
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(probe)).numpy()
-    aside = root / f".{variant}.new"
+    logits = candidate.logits(probe)
+    aside = root / f".{candidate.variant}.new"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        _export(network, aside / MODEL)
+        candidate.write(aside)
         contract.write_probe(aside, probe, logits)
         description = Description(
-            variant=variant,
-            version=f"{importlib.metadata.version('lpr')}+{_digest(network)}",
-            backend="torch",
+            variant=candidate.variant,
+            version=f"{importlib.metadata.version('lpr')}+{candidate.digest}",
+            backend=candidate.backend,
             input=Tensor(
                 dtype="uint8",
                 shape=("N", HEIGHT, WIDTH, 3),
@@ -66,27 +115,55 @@ def publish_network(
             alphabet=ALPHABET,
             blank=len(ALPHABET),
             grammar=GRAMMAR,
-            max_batch=MAX_BATCH,
-            probe=Probe(tolerance=_TOLERANCE),
-            provenance=_provenance(seed, arguments),
+            max_batch=candidate.max_batch,
+            probe=Probe(tolerance=candidate.tolerance),
+            provenance=_provenance(candidate.seed, candidate.arguments),
+            libraries=candidate.libraries,
         )
         written = contract.write(aside, description)
         backend = load(written, threads=1)
         contract.check_probe(backend, written)
+        accuracy = {name: evaluate.accuracy(written, backend, crops) for name, crops in sets.items()}
+        if gate is not None:
+            gate.check(sets["rendered"], accuracy["rendered"])
         measured = Measured(
-            accuracy={name: evaluate.accuracy(written, backend, crops) for name, crops in sets.items()},
+            accuracy=accuracy,
             latency_ms=evaluate.latency(backend, threads=1),
             size_bytes=sum(path.stat().st_size for path in aside.iterdir()),
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            multiply_adds=multiply_adds(network, torch.from_numpy(probe)),
+            parameters=candidate.parameters,
+            multiply_adds=candidate.multiply_adds,
             machine=evaluate.machine(),
         )
         backend.close()
         contract.write(aside, description.model_copy(update={"measured": measured}))
-        _replace(aside, root / variant)
+        _replace(aside, root / candidate.variant)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return contract.read(root / variant)
+    return contract.read(root / candidate.variant)
+
+
+def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict[str, object]) -> Candidate:
+    """`network` as a `torch.export` program."""
+    network = network.cpu().eval()
+
+    def logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            computed: NDArray[np.float32] = network(torch.from_numpy(crops)).numpy()
+        return computed
+
+    return Candidate(
+        variant=variant,
+        backend="torch",
+        write=lambda folder: _export(network, folder / MODEL),
+        logits=logits,
+        tolerance=_TOLERANCE,
+        digest=digest({name: tensor.numpy() for name, tensor in network.state_dict().items()}),
+        max_batch=MAX_BATCH,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        multiply_adds=multiply_adds(network, torch.from_numpy(_noise(1))),
+        seed=seed,
+        arguments={**arguments, "network": network.configuration()},
+    )
 
 
 def load_network(artifact: Artifact) -> LPRNet:
@@ -95,11 +172,7 @@ def load_network(artifact: Artifact) -> LPRNet:
     configuration = arguments.get("network")
     if not isinstance(configuration, dict):
         raise ArtifactError(f"{artifact.folder} does not tell its network's configuration: give a baseline")
-    network = LPRNet(
-        len(artifact.manifest.alphabet) + 1,
-        Widths.of(configuration["widths"]),
-        transformer=bool(configuration["transformer"]),
-    )
+    network = LPRNet.configured(len(artifact.manifest.alphabet) + 1, configuration)
     network.load_state_dict(torch.export.load(artifact.file(MODEL)).state_dict)
     return network
 
@@ -115,13 +188,13 @@ def _noise(count: int) -> NDArray[np.uint8]:
     return np.frombuffer(rng.randbytes(count * HEIGHT * WIDTH * 3), np.uint8).reshape(count, HEIGHT, WIDTH, 3).copy()
 
 
-def _digest(network: nn.Module) -> str:
+def digest(weights: Mapping[str, NDArray[Any]]) -> str:
     """Eight hexadecimal digits that tell one set of weights from another."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
+    hashed = hashlib.sha256()
+    for name in sorted(weights):
+        hashed.update(name.encode())
+        hashed.update(np.ascontiguousarray(weights[name]).tobytes())
+    return hashed.hexdigest()[:8]
 
 
 def _provenance(seed: int, arguments: dict[str, object]) -> Provenance:

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from model_builder.data import Batch, Crops, encode, rendered_batches, validation_set
-from model_builder.model import LPRNet, Widths
+from model_builder.model import LPRNet
 from model_builder.muon import Muon
 from model_builder.plates import ALPHABET
 
@@ -60,8 +60,13 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     torch.set_flush_denormal(True)
-    widths = Widths() if initial is None else initial.widths
-    model = LPRNet(BLANK + 1, widths, transformer=config.transformer, dropout=config.dropout)
+    model = LPRNet(
+        BLANK + 1,
+        initial.widths if initial else None,
+        context_channels=initial.context_channels if initial else None,
+        transformer=config.transformer,
+        dropout=config.dropout,
+    )
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form

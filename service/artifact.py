@@ -34,6 +34,7 @@ Positive = Annotated[int, Field(gt=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+BackendName = Literal["torch"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -122,13 +123,21 @@ class Measured(Frozen):
     machine: str
 
 
+class Library(Frozen):
+    """One compiled file: it runs on a CPU that has every one of `needs`, named as in /proc/cpuinfo."""
+
+    file: FileName
+    level: Annotated[str, Field(min_length=1)]
+    needs: tuple[str, ...]
+
+
 class Description(Frozen):
     """All that a builder has to say about an artifact: the manifest without the hashes, which `write` adds."""
 
     format_version: Literal[1] = FORMAT_VERSION
     variant: FileName
     version: Annotated[str, Field(min_length=1)]
-    backend: Literal["torch"]
+    backend: BackendName
     input: Tensor
     output: Tensor
     alphabet: Annotated[str, Field(min_length=1)]
@@ -137,6 +146,7 @@ class Description(Frozen):
     max_batch: Positive
     probe: Probe
     provenance: Provenance
+    libraries: tuple[Library, ...] = ()  # compiled code, the fastest first
     measured: Measured | None = None
 
     @model_validator(mode="after")

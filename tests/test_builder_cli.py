@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -19,7 +18,7 @@ from model_builder.__main__ import main
 from model_builder.data import Batch, Crops
 from model_builder.model import LPRNet, Widths
 from model_builder.plates import ALPHABET
-from model_builder.publish import load_network, publish_network
+from model_builder.publish import load_network, publish, torch_candidate
 from model_builder.render import Renderer, batch
 from service import artifact as contract
 from service.backends import load
@@ -36,7 +35,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = LPRNet(len(ALPHABET) + 1, WIDTHS)
     root = tmp_path_factory.mktemp("baseline")
-    publish_network(root, "baseline", network, seed=0, arguments={"network": network.configuration()}, sets={})
+    publish(root, torch_candidate("baseline", network, seed=0, arguments={}), {})
     return root
 
 
@@ -109,7 +108,7 @@ def test_training_publishes_a_baseline(tmp_path, capsys):
     options = ("--out", tmp_path / "run", "--artifacts", tmp_path, *SHORT, "--steps", 1, "--transformer")
     assert call("train", *options) == 0
     artifact = contract.find(tmp_path, "baseline")
-    assert artifact.manifest.provenance.arguments["network"] == {"widths": asdict(Widths()), "transformer": True}
+    assert artifact.manifest.provenance.arguments["network"] == LPRNet(74, transformer=True).configuration()
     assert "million multiply-adds" in capsys.readouterr().out
 
 

@@ -106,10 +106,10 @@ def test_each_width_is_an_argument(stage, crops):
 
 def test_the_configuration_builds_the_network_again(crops):
     network = LPRNet(CLASSES, SMALL, transformer=True).eval()
-    configuration = network.configuration()
-    saved = json.loads(json.dumps(configuration["widths"]))  # a manifest makes lists of its tuples
-    assert Widths.of(saved) == SMALL
-    again = LPRNet(CLASSES, Widths.of(saved), transformer=configuration["transformer"]).eval()
+    saved = json.loads(json.dumps(network.configuration()))
+    assert saved == network.configuration()
+    again = LPRNet.configured(CLASSES, saved).eval()
+    assert again.widths == SMALL
     again.load_state_dict(network.state_dict())
     torch.testing.assert_close(again(crops), network(crops))
 

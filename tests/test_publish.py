@@ -1,6 +1,7 @@
 """Publishing: what the serving code has proved equal is put in place whole, and nothing else ever is."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,11 @@ def small(seed: int, *, transformer: bool = False) -> LPRNet:
 
 
 def publish_small(root: Path, network: LPRNet, **sets: Crops) -> Artifact:
-    arguments = {"network": network.configuration(), "training": {"steps": 0}}
-    return publish.publish_network(root, "small", network, seed=7, arguments=arguments, sets=sets)
+    return publish.publish(root, small_candidate(network), sets)
+
+
+def small_candidate(network: LPRNet) -> publish.Candidate:
+    return publish.torch_candidate("small", network, seed=7, arguments={"training": {"steps": 0}})
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +184,21 @@ def test_what_a_killed_publisher_left_is_swept_away(root, published):
     again = publish_small(root, small(1))
     assert [path.name for path in root.iterdir()] == ["small"]
     assert again.manifest.version == published.manifest.version  # it names the weights
+
+
+def test_a_variant_that_loses_too_much_is_refused_with_the_figures(root, crops, monkeypatch):
+    before = content(root / "small")
+    readings = {"small": 9, "worse": 8}  # of nine
+
+    def accuracy(artifact, _backend, _crops):
+        return publish.evaluate.wilson(readings[artifact.manifest.variant], 9)
+
+    monkeypatch.setattr(publish.evaluate, "accuracy", accuracy)
+    gate = publish.Gate(contract.find(root, "small"), max_loss=11)
+    candidate = replace(small_candidate(small(2)), variant="worse")
+    with pytest.raises(publish.Refused, match=r"reads 8 of 9 .* small 9: 11\.11 points lost, 11\.00 allowed"):
+        publish.publish(root, candidate, {"rendered": crops}, gate)
+    assert content(root / "small") == before
+    assert [path.name for path in root.iterdir()] == ["small"]
+    published = publish.publish(root, candidate, {"rendered": crops}, replace(gate, max_loss=12))
+    assert published.manifest.measured.accuracy["rendered"].exact == 8
