@@ -1,6 +1,7 @@
-"""`python -m model_builder train | publish | evaluate | preview | bench`; each has its own --help."""
+"""`python -m model_builder train | prune | publish | evaluate | preview | bench`; each has its own --help."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from model_builder import bench, evaluate, preview, publish
-from model_builder.data import DataError, read_folder
+from model_builder import bench, evaluate, preview, prune, publish
+from model_builder.data import DataError, read_folder, selection_set, validation_set
 from model_builder.model import LPRNet, SpatialTransformer
 from model_builder.plates import ALPHABET
+from model_builder.prune import PruneConfig
 from model_builder.train import Interrupted, TrainConfig, train
 from service import artifact as contract
 from service.backends import load
@@ -28,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model_builder", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_prune(commands)
     _add_publish(commands)
     _add_evaluate(commands)
     _add_preview(commands)
@@ -91,9 +94,7 @@ def _train(options: argparse.Namespace) -> None:
         config = replace(config, transformer=initial.transformer is not None)
     variant = options.variant or ("fine-tuned" if own else "baseline")
     folder = options.out or Path("runs") / variant
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background ignores Ctrl-C's signal unless told
-        signal.signal(number, signal.default_int_handler)
+    _use_all_cores()
     network = train(folder, config, own=own, initial=initial)
     arguments: dict[str, object] = {"training": asdict(config)}
     if source:
@@ -112,6 +113,73 @@ def _train(options: argparse.Namespace) -> None:
         folder / _NETWORK,
     )
     _publish_run(options, folder, variant)
+
+
+def _add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "prune",
+        help="cut channels out of a published network, train what is left, and publish it",
+        description="Cut the channels that cost the least accuracy for what they save, in rounds, each followed by "
+        "training distilled from the source. Interrupt it with Ctrl-C; the same command goes on.",
+    )
+    parser.add_argument("--source", default="baseline", help="artifact to prune (default: %(default)s)")
+    parser.add_argument("--variant", default="pruned", help="name to publish as (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="cuts, checkpoints and logs (default: runs/VARIANT)")
+    parser.add_argument(
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="prune by magnitude only, publish nothing, and write what it did to accuracy and size as JSON",
+    )
+    _add_publishing(parser)
+    _add_gate(parser)
+    _add_fields(parser, PruneConfig())
+    parser.set_defaults(run=_prune)
+
+
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        default=0.3,
+        help="points of rendered accuracy that may be lost against the baseline (default: %(default)s)",
+    )
+
+
+def _add_fields(parser: argparse.ArgumentParser, config: PruneConfig) -> None:
+    """An option for each field of a configuration."""
+    for name, value in asdict(config).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"default: {value}")
+
+
+def _prune(options: argparse.Namespace) -> None:
+    _use_all_cores()
+    source = contract.find(options.artifacts, options.source)
+    network = publish.load_network(source)
+    folder = options.out or Path("runs") / options.variant
+    config = PruneConfig(**{field.name: getattr(options, field.name) for field in fields(PruneConfig)})
+    if options.study:
+        found = prune.study(folder / "study", network, validation_set(options.rendered), config.steps)
+        found |= {"source": source.manifest.version, "machine": evaluate.machine()}
+        options.study.parent.mkdir(parents=True, exist_ok=True)
+        options.study.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {options.study}")
+        return
+    pruned, cuts = prune.prune_network(folder, network, config, selection_set(config.plates))
+    arguments: dict[str, object] = {
+        "source": {"variant": options.source, "version": source.manifest.version},
+        "prune": asdict(config),
+        "cuts": [asdict(cut) for cut in cuts],
+    }
+    candidate = publish.torch_candidate(options.variant, pruned, seed=10, arguments=arguments)
+    gate = publish.Gate(contract.find(options.artifacts, "baseline"), options.max_loss)
+    _print_measured(publish.publish(options.artifacts, candidate, evaluate.sets(options.real, options.rendered), gate))
+
+
+def _use_all_cores() -> None:
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background ignores Ctrl-C's signal unless told
+        signal.signal(number, signal.default_int_handler)
 
 
 def _add_publish(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,5 +1,6 @@
 """Training LPRNet with CTC, read top to bottom: data, network, optimizer, loop, checkpoints."""
 
+import copy
 import csv
 import itertools
 import time
@@ -49,11 +50,20 @@ class Interrupted(Exception):
     """Training was stopped by the user; its last checkpoint is in the run's folder."""
 
 
-def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initial: LPRNet | None = None) -> LPRNet:
+def train(
+    folder: Path,
+    config: TrainConfig,
+    *,
+    own: Crops | None = None,
+    initial: LPRNet | None = None,
+    teacher: LPRNet | None = None,
+    hold: Callable[[LPRNet], None] | None = None,
+) -> LPRNet:
     """Train, or go on with the training whose checkpoint lies in `folder`, and return the averaged network.
 
     `own` crops make half of every batch beside rendered plates, which keeps what they don't show; `initial` gives the
-    weights and the widths to start from. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError when the
+    weights and the widths to start from; `teacher` is distilled from, frame by frame; `hold` is called after each
+    update, to keep at 0 what was pruned. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError when the
     checkpoint in `folder` was made with another configuration or other crops.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +80,8 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+    if teacher is not None:
+        teacher = copy.deepcopy(teacher).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = AveragedModel(model, multi_avg_fn=_average(config.average), use_buffers=True)
     optimizers = _optimizers(model, config)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
@@ -84,7 +96,9 @@ def train(folder: Path, config: TrainConfig, *, own: Crops | None = None, initia
     step = first
     try:
         for step in progress:
-            loss = _step(model, next(batches), optimizers, config, device)
+            loss = _step(model, next(batches), optimizers, config, device, teacher)
+            if hold is not None:
+                hold(model)
             for schedule in schedules:
                 schedule.step()
             averaged.update_parameters(model)
@@ -146,10 +160,15 @@ def _step(
     optimizers: list[torch.optim.Optimizer],
     config: TrainConfig,
     device: torch.device,
+    teacher: LPRNet | None,
 ) -> Tensor:
     with torch.autocast(device.type, torch.bfloat16):
         logits = model.train()(batch.crops.to(device))
+        with torch.no_grad():
+            taught = teacher(batch.crops.to(device)) if teacher else None
     loss = ctc_loss(logits, batch)
+    if taught is not None:
+        loss = loss + distillation_loss(logits, taught, batch)
     model.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -165,6 +184,16 @@ def ctc_loss(logits: Tensor, batch: Batch) -> Tensor:
     return functional.ctc_loss(
         likelihoods, batch.targets.to(logits.device), steps, batch.lengths, blank=BLANK, zero_infinity=True
     )
+
+
+def distillation_loss(logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
+    """Kullback-Leibler divergence of each frame from the teacher's (Hinton et al., arXiv 1503.02531).
+
+    A pruned network starts with its teacher's alignments, so frames can be compared. Summed over frames and divided by
+    characters, as CTC's loss is.
+    """
+    student, teacher = (functional.log_softmax(rows.float(), 2) for rows in (logits, taught))
+    return functional.kl_div(student, teacher, reduction="sum", log_target=True) / batch.lengths.sum()
 
 
 def _batches(config: TrainConfig, first: int, own: Crops | None) -> Iterator[Batch]:

@@ -1,0 +1,334 @@
+"""Pruning: how sensitive each layer is, the published L1 recipe, and channels that are really removed.
+
+The widths of the published network are chosen as NetAdapt does (Yang et al., arXiv 1804.03230): cut, again and again,
+the convolution whose next weakest channels cost the least loss for the multiply-adds they save. In between the network
+is trained, distilled from the one it came from.
+"""
+
+import copy
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from tqdm import tqdm
+
+from model_builder.data import Crops, collate
+from model_builder.model import ConvUnit, LPRNet, Widths, multiply_adds
+from model_builder.train import TrainConfig, ctc_loss, exact_match, train
+
+RATIOS = tuple(tenth / 10 for tenth in range(1, 10))
+GRAIN = 16  # channels of a cut: what a vector of integers or floats holds
+
+Keep = Mapping[str, Tensor]  # name of a convolution -> indices of the channels that it keeps, ascending
+
+
+def weighted(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Every convolution and linear layer by its name."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+def magnitude(network: LPRNet, ratio: float, scope: Literal["layer", "global"]) -> LPRNet:
+    """The published recipe, made permanent: a copy whose smallest weights (L1) are 0.
+
+    `ratio` is their share, of each layer or of all layers together. The shapes stay, and so does the time it takes.
+    """
+    pruned = copy.deepcopy(network)
+    layers = [(layer, "weight") for layer in weighted(pruned).values()]
+    if scope == "global":
+        prune.global_unstructured(layers, prune.L1Unstructured, amount=ratio)
+    else:
+        for layer, _ in layers:
+            _cut_weights(layer, ratio)
+    for layer, name in layers:
+        prune.remove(layer, name)  # type: ignore[no-untyped-call]
+    return pruned
+
+
+def holder(pruned: LPRNet) -> Callable[[LPRNet], None]:
+    """Keeps at 0, in a network that is trained on, the weights that are 0 in `pruned`."""
+    masks = {name: layer.weight != 0 for name, layer in weighted(pruned).items()}
+
+    @torch.no_grad()
+    def hold(network: LPRNet) -> None:
+        for name, layer in weighted(network).items():
+            layer.weight.mul_(masks[name].to(layer.weight.device))
+
+    return hold
+
+
+def _cut_weights(layer: nn.Module, ratio: float) -> None:
+    prune.l1_unstructured(layer, "weight", ratio)  # type: ignore[no-untyped-call]
+
+
+def sensitivity(network: LPRNet, crops: Crops) -> Iterator[tuple[str, list[float]]]:
+    """For each layer the exact match on `crops` when that layer alone loses 10, 20, ... 90 % of its weights (L1)."""
+    for name in weighted(network):
+        accuracies = []
+        for ratio in RATIOS:
+            pruned = copy.deepcopy(network)
+            _cut_weights(weighted(pruned)[name], ratio)
+            accuracies.append(exact_match(pruned, crops))
+        yield name, accuracies
+
+
+def units(network: LPRNet) -> dict[str, ConvUnit]:
+    """The convolutions whose channels can be cut, by name, in the order of computation."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, ConvUnit)}
+
+
+def importance(unit: ConvUnit) -> Tensor:
+    """How much each channel of a unit weighs: the L1 norm of its filter times its batch normalization's scale."""
+    convolution, normalization = unit[0], unit[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(normalization, nn.BatchNorm2d)
+    assert normalization.running_var is not None
+    scale = normalization.weight.abs() / (normalization.running_var + normalization.eps).sqrt()
+    return (convolution.weight.abs().sum((1, 2, 3)) * scale).detach()
+
+
+def strongest(network: LPRNet, counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """The `counts` most important channels of each unit; all of a unit that `counts` leaves out."""
+    kept = {}
+    for name, unit in units(network).items():
+        weights = importance(unit)
+        kept[name] = weights.topk(counts.get(name, len(weights))).indices.sort().values
+    return kept
+
+
+def masked(network: LPRNet, keep: Keep) -> LPRNet:
+    """A copy whose other channels are 0: what `slim` has to compute, at the full cost."""
+    result = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, unit in units(result).items():
+            gone = torch.ones(len(unit[1].weight), dtype=torch.bool)  # type: ignore[arg-type]
+            gone[keep[name]] = False
+            for parameter in unit[1].parameters():
+                parameter[gone] = 0
+    return result
+
+
+def slim(network: LPRNet, keep: Keep) -> LPRNet:
+    """A smaller network of only the channels in `keep`; it computes what `masked` does."""
+    count = {name: len(indices) for name, indices in keep.items()}
+    widths = _widths(network.widths, count)
+    result = LPRNet(
+        network.classify.out_channels,
+        widths,
+        context_channels=network.context_channels,
+        transformer=network.transformer is not None,
+        dropout=network.dropout.p,
+    )
+    state = network.state_dict()
+    inputs = torch.arange(3)
+    for name in units(network):
+        if name == "wide":
+            inputs = keep["column"]
+        state[f"{name}.0.weight"] = state[f"{name}.0.weight"][keep[name]][:, inputs]
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{name}.1.{key}"] = state[f"{name}.1.{key}"][keep[name]]
+        inputs = keep[name]
+    state["classify.weight"] = state["classify.weight"][:, _classifier_inputs(network, keep)]
+    result.load_state_dict(state)
+    return result.train(network.training)
+
+
+def _widths(full: Widths, count: Mapping[str, int]) -> Widths:
+    def block(name: str) -> tuple[int, ...]:
+        return tuple(count[f"{name}.{number}"] for number in range(len(getattr(full, name))))
+
+    return Widths(
+        count["stem"], block("block1"), block("block2"), block("block3"), column=count["column"], wide=count["wide"]
+    )
+
+
+def _classifier_inputs(network: LPRNet, keep: Keep) -> Tensor:
+    """Where the kept channels stand among what the classifier takes: wide, column, and the context of each stage."""
+    w = network.widths
+    last = {block: f"{block}.{len(getattr(w, block)) - 1}" for block in ("block1", "block2", "block3")}
+    sources = ("wide", "column", "stem", *last.values())
+    indices, offset = [], 0
+    for name, size in zip(sources, (w.wide, w.column, *w.stages), strict=True):
+        indices.append(keep[name] + offset)
+        offset += size
+    return torch.cat(indices)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Multiply-adds a plate and weights, or shares of them."""
+
+    multiply_adds: float
+    parameters: float
+
+    @classmethod
+    def of(cls, network: LPRNet, crops: Crops) -> "Size":
+        """The size of `network`."""
+        weights = sum(parameter.numel() for parameter in network.parameters())
+        return cls(multiply_adds(network, torch.from_numpy(crops.images[:1])), weights)
+
+    def over(self, other: "Size") -> "Size":
+        """As shares of another size."""
+        return Size(self.multiply_adds / other.multiply_adds, self.parameters / other.parameters)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One step of the search: a unit, the channels it has left, and the network's size (as shares) and loss then."""
+
+    unit: str
+    channels: int
+    size: Size
+    loss: float
+
+
+def adapt(network: LPRNet, crops: Crops, full: Size, target: Size) -> Iterator[tuple[Cut, LPRNet]]:
+    """Cut channels, GRAIN at a time, until the network's share of `full` is at most `target` in both respects.
+
+    Yields each cut with the network after it. The loss is CTC's on `crops`, which are rendered and neither trained nor
+    validated on. Raises ValueError when there is nothing left to cut.
+    """
+    size, loss = Size.of(network, crops).over(full), _loss(network, crops)
+    while size.multiply_adds > target.multiply_adds or size.parameters > target.parameters:
+        candidates = [_cut(network, name, crops, full) for name in units(network)]
+        possible = [candidate for candidate in candidates if candidate is not None]
+        if not possible:
+            raise ValueError(f"nothing is left to cut at {size}, and {target} was asked for")
+        cut, network = min(possible, key=lambda c: (c[0].loss - loss) / _saving(size, c[0].size, target))
+        size, loss = cut.size, cut.loss
+        yield cut, network
+
+
+def _cut(network: LPRNet, name: str, crops: Crops, full: Size) -> tuple[Cut, LPRNet] | None:
+    channels = len(importance(units(network)[name])) - GRAIN
+    if channels < GRAIN:
+        return None
+    result = slim(network, strongest(network, {name: channels}))
+    return Cut(name, channels, Size.of(result, crops).over(full), _loss(result, crops)), result
+
+
+def _saving(before: Size, after: Size, target: Size) -> float:
+    """What a cut saves of that which is still too much."""
+    saving = 1e-6  # a cut may save nothing that is asked for
+    if before.multiply_adds > target.multiply_adds:
+        saving += before.multiply_adds - after.multiply_adds
+    if before.parameters > target.parameters:
+        saving += before.parameters - after.parameters
+    return saving
+
+
+@torch.inference_mode()
+def _loss(network: LPRNet, crops: Crops) -> float:
+    network.eval()
+    starts = range(0, len(crops.texts), 250)
+    batches = (collate(crops.images[i : i + 250], crops.texts[i : i + 250]) for i in starts)
+    return sum(float(ctc_loss(network(batch.crops), batch)) * len(batch.lengths) for batch in batches) / len(
+        crops.texts
+    )
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Everything that decides a pruning, with the reason for each default."""
+
+    multiply_adds: float = 0.36  # share that is left; latency follows it, but not wholly
+    parameters: float = 0.45  # share that is left; so that the file, graph included, is less than half
+    rounds: int = 3  # cutting all at once loses more than training brings back
+    steps: int = 600  # of training after each round but the last
+    last_steps: int = 5000  # of training after the last round
+    learning_rate: float = 3e-3  # half of the baseline's: it starts from what the baseline learned
+    plates: int = 2000  # rendered plates that the search measures its loss on
+
+
+def prune_network(
+    folder: Path, source: LPRNet, config: PruneConfig, crops: Crops, **training: Any
+) -> tuple[LPRNet, list[Cut]]:
+    """Cut and train in rounds, or go on with what lies in `folder`; returns the network and all cuts.
+
+    `training` are more fields of TrainConfig. Writes `folder`/round-N/cut.pt (the network as cut) beside the training's
+    own files. Raises ValueError when the folder holds a pruning of another configuration.
+    """
+    full = Size.of(source, crops)
+    network, cuts = source, []
+    for number in range(1, config.rounds + 1):
+        place = folder / f"round-{number}"
+        share = number / config.rounds
+        target = Size(config.multiply_adds**share, config.parameters**share)
+        made = _cut_round(place / "cut.pt", network, crops, full, target)
+        cuts += made[1]
+        steps = config.last_steps if number == config.rounds else config.steps
+        settings = TrainConfig(steps=steps, learning_rate=config.learning_rate, warmup=100, decay=0.5, seed=10 + number)
+        network = train(place, replace(settings, **training), initial=made[0], teacher=source)
+    return network, cuts
+
+
+def _cut_round(path: Path, network: LPRNet, crops: Crops, full: Size, target: Size) -> tuple[LPRNet, list[Cut]]:
+    """Cut down to `target`; what an earlier run left at `path` is taken if it had the same target."""
+    if path.exists():
+        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        if saved["target"] != asdict(target):
+            raise ValueError(f"{path} was cut to {saved['target']}, not to {asdict(target)}: give another --out")
+        network = LPRNet.configured(network.classify.out_channels, saved["network"])
+        network.load_state_dict(saved["weights"])
+        return network, [Cut(**{**cut, "size": Size(**cut["size"])}) for cut in saved["cuts"]]
+    cuts = []
+    progress = tqdm(adapt(network, crops, full, target), desc=f"cut to {target.multiply_adds:.0%}", unit="cut")
+    for cut, smaller in progress:
+        network = smaller
+        cuts.append(cut)
+        progress.set_postfix_str(f"{cut.unit} {cut.channels}, {cut.size.multiply_adds:.2f} left, loss {cut.loss:.3f}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {
+            "target": asdict(target),
+            "network": network.configuration(),
+            "weights": network.state_dict(),
+            "cuts": [asdict(cut) for cut in cuts],
+        },
+        path,
+    )
+    return network, cuts
+
+
+RECIPE = 0.35  # the share of weights that the published recipe cuts
+
+
+def study(folder: Path, network: LPRNet, crops: Crops, steps: int, **training: Any) -> dict[str, Any]:
+    """What pruning by magnitude alone does: sensitivity of every layer, and the published recipe's four rows.
+
+    The recipe is trained on for `steps` with its zeros held, in `folder`. Accuracies are exact matches on `crops`.
+    """
+    layers = len(weighted(network))
+    curves = dict(tqdm(sensitivity(network, crops), total=layers, desc="sensitivity", unit="layer"))
+    rows = []
+    scopes: tuple[Literal["layer", "global"], ...] = ("layer", "global")
+    for scope in scopes:
+        pruned = magnitude(network, RECIPE, scope)
+        settings = TrainConfig(steps=steps, learning_rate=1e-3, warmup=50, decay=0.5, seed=20)
+        trained = train(folder / scope, replace(settings, **training), initial=pruned, hold=holder(pruned))
+        rows += [_row(pruned, scope, 0, crops), _row(trained, scope, steps, crops)]
+    return {
+        "plates": len(crops.texts),
+        "unpruned": exact_match(network, crops),
+        "ratios": list(RATIOS),
+        "sensitivity": curves,
+        "recipe": rows,
+    }
+
+
+def _row(network: LPRNet, scope: str, steps: int, crops: Crops) -> dict[str, Any]:
+    weights = torch.cat([tensor.flatten() for tensor in network.state_dict().values() if tensor.is_floating_point()])
+    return {
+        "scope": scope,
+        "ratio": RECIPE,
+        "fine_tuning_steps": steps,
+        "accuracy": exact_match(network, crops),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "nonzero": sum(int((parameter != 0).sum()) for parameter in network.parameters()),
+        "bytes": weights.numel() * 4,
+        "compressed_bytes": len(zlib.compress(weights.numpy().tobytes(), 9)),
+    }
