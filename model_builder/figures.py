@@ -1,0 +1,77 @@
+"""The report's figures, drawn from its data: accuracy against latency, sensitivity, stages, ablation."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+_STAGES = ("decode_ms", "preprocess_ms", "queue_ms", "inference_ms", "postprocess_ms")
+_SETTINGS: Any = {"svg.hashsalt": "lpr", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def pareto(path: Path, points: Mapping[str, tuple[float, float, float]], machine: str, accuracy: str) -> None:
+    """Accuracy (%) against latency (ms), area by size (bytes), and the front of those that none beats in both."""
+    with _axes(path, (7, 4)) as axes:
+        for name, (latency, exact, size) in points.items():
+            axes.scatter(latency, exact, s=40 + size / 6e3, alpha=0.5)
+            axes.annotate(name, (latency, exact), textcoords="offset points", xytext=(6, 5))
+        front = _front([(latency, exact) for latency, exact, _ in points.values()])
+        axes.step([x for x, _ in front], [y for _, y in front], where="post", linewidth=0.8, color="gray")
+        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}", ylabel=f"{accuracy}, % exact")
+
+
+def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    best, front = float("-inf"), []
+    for latency, exact in sorted(points, key=lambda point: (point[0], -point[1])):
+        if exact > best:
+            best = exact
+            front.append((latency, exact))
+    return front
+
+
+def sensitivity(path: Path, study: Mapping[str, Any]) -> None:
+    """Accuracy of each layer pruned alone."""
+    with _axes(path, (7, 4)) as axes:
+        for name, accuracies in study["sensitivity"].items():
+            shares = [0, *(100 * ratio for ratio in study["ratios"])]
+            axes.plot(shares, [100 * a for a in (study["unpruned"], *accuracies)], marker=".", label=name)
+        axes.legend(fontsize=7)
+        axes.set(xlabel="weights of that layer set to 0 (L1), %", ylabel="rendered plates read, % exact")
+
+
+def stages(path: Path, variants: Mapping[str, Mapping[str, Any]]) -> None:
+    """Where a request's time goes in the server, per variant."""
+    with _axes(path, (7, 0.6 + 0.4 * len(variants))) as axes:
+        names = [*variants]
+        start = [0.0] * len(names)
+        for stage in _STAGES:
+            times = [variants[name]["serving"][stage] for name in names]
+            axes.barh(names, times, left=start, label=stage.removesuffix("_ms"))
+            start = [a + b for a, b in zip(start, times, strict=True)]
+        axes.legend(fontsize=7)
+        axes.set(xlabel="milliseconds in the server, median")
+
+
+def ablation(path: Path, rows: Mapping[str, float]) -> None:
+    """Milliseconds a plate after each pass of the compiler."""
+    with _axes(path, (7, 0.8 + 0.3 * len(rows))) as axes:
+        bars = axes.barh([*rows], [*rows.values()])
+        axes.bar_label(bars, fmt=" %.2f")
+        axes.invert_yaxis()
+        axes.set(xscale="log", xlabel="milliseconds a plate, one thread")
+
+
+@contextmanager
+def _axes(path: Path, size: tuple[float, float]) -> Iterator[Axes]:
+    """Axes whose figure is written when the block ends, the same bytes for the same data."""
+    with pyplot.rc_context(_SETTINGS):
+        figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+        yield axes
+        figure.savefig(path, metadata={"Date": None})
+        pyplot.close(figure)
