@@ -1,4 +1,4 @@
-"""`python -m model_builder train | publish | evaluate | preview | bench`; each has its own --help."""
+"""`python -m model_builder train | publish | quantize | evaluate | preview | bench`; each has its own --help."""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ from model_builder import bench, evaluate, preview, publish
 from model_builder.data import DataError, read_folder
 from model_builder.model import LPRNet, SpatialTransformer
 from model_builder.plates import ALPHABET
+from model_builder.quantize import QuantizeConfig, candidate, quantize
 from model_builder.train import Interrupted, TrainConfig, train
 from service import artifact as contract
 from service.backends import load
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
     _add_publish(commands)
+    _add_quantize(commands)
     _add_evaluate(commands)
     _add_preview(commands)
     _add_bench(commands)
@@ -129,6 +131,49 @@ def _publish_run(options: argparse.Namespace, folder: Path, variant: str) -> Non
     candidate = publish.torch_candidate(variant, network, seed=saved["seed"], arguments=saved["arguments"])
     published = publish.publish(options.artifacts, candidate, evaluate.sets(options.real, options.rendered))
     _print_measured(published)
+
+
+def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "quantize",
+        help="make an int8 network of a published one, and publish it",
+        description="Fold batch normalization, calibrate on rendered plates, measure which layers stay in float, train "
+        "with simulated integers where calibration alone loses too much, and publish what reads as well as the "
+        "baseline. Interrupt it with Ctrl-C; the same command goes on.",
+    )
+    parser.add_argument("--source", default="baseline", help="artifact to quantize (default: %(default)s)")
+    parser.add_argument("--variant", default="quantized", help="name to publish as (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="choice, checkpoint and log (default: runs/VARIANT)")
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        default=0.3,
+        help="points of rendered accuracy below baseline's that may be published (default: %(default)s)",
+    )
+    _add_publishing(parser)
+    for field in fields(QuantizeConfig):
+        flag, reason = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        parser.add_argument(
+            flag, type=type(field.default), default=field.default, help=f"{reason} (default: %(default)s)"
+        )
+    parser.set_defaults(run=_quantize)
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    config = QuantizeConfig(**{field.name: getattr(options, field.name) for field in fields(QuantizeConfig)})
+    source = contract.find(options.artifacts, options.source)
+    gate = publish.Gate(contract.find(options.artifacts, "baseline"), options.max_loss)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    done = quantize(options.out or Path("runs") / options.variant, publish.load_network(source), config)
+    arguments: dict[str, object] = {
+        "source": options.source,
+        "version": source.manifest.version,
+        "quantization": done.record(),
+    }
+    made = candidate(options.variant, done.network, seed=config.seed, arguments=arguments)
+    _print_measured(publish.publish(options.artifacts, made, evaluate.sets(options.real, options.rendered), gate))
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

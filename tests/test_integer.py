@@ -1,4 +1,4 @@
-"""The integer network: exact arithmetic, the same as its simulation in torch, and as the float network it is made of."""
+"""The integer network: exact arithmetic, the same as its simulation in torch, near the float network it is made of."""
 
 import itertools
 from dataclasses import replace

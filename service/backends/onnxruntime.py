@@ -1,5 +1,7 @@
 """Runs an ONNX model on the CPU with ONNX Runtime. The only file of the service that imports onnxruntime."""
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ class OnnxRuntimeBackend:
         self._max_batch = artifact.manifest.max_batch
         path = artifact.file(MODEL)
         try:
-            self._session = onnxruntime.InferenceSession(path, options(threads), providers=["CPUExecutionProvider"])
+            self._session = open_session(path, options(threads))
             (self._input,) = (node.name for node in self._session.get_inputs())
         except Exception as error:  # its errors share no base class but this
             raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {error}") from error
@@ -35,8 +37,17 @@ class OnnxRuntimeBackend:
         del self._session
 
 
+def open_session(path: Path, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """The model with its layers in the precision in which they are written.
+
+    ONNX Runtime would quantize the weights of a float layer between integer ones, by itself and per tensor.
+    """
+    providers, disabled = ["CPUExecutionProvider"], ["WeightBiasQuantization"]
+    return onnxruntime.InferenceSession(path, settings, providers=providers, disabled_optimizers=disabled)
+
+
 def options(threads: int) -> onnxruntime.SessionOptions:
-    """As the server runs a model; the builder profiles it under the same."""
+    """How the server runs a model."""
     found = onnxruntime.SessionOptions()
     found.intra_op_num_threads = threads
     found.inter_op_num_threads = 1
