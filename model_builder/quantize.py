@@ -91,7 +91,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Quantized:
-    """An integer network and how it came about; `trained` is None where calibration alone was enough."""
+    """An integer network and how it came about.
+
+    `trained` is None where calibration alone was enough; the trained network is kept where it reads more plates.
+    """
 
     network: integer.Network
     choice: Choice
@@ -117,15 +120,17 @@ def quantize(folder: Path, source: LPRNet, config: QuantizeConfig) -> Quantized:
     choice = _kept_choice(folder / "choice.json", simulation, source, development, config)
     simulation.floats = frozenset(choice.floats)
     simulation.set_ranges(choice.ranges)
-    trained = None
+    network, trained = simulation.describe(), None
     lost = 100 * (choice.float32.exact - choice.calibrated.exact) / choice.calibrated.total
     print(f"calibrated by {choice.method}: {lost:.2f} points lost; float: {', '.join(choice.floats) or 'none'}")
     if lost > config.calibrated_loss and config.steps > 0:
         simulation = train(folder, simulation, source, config, development)
         trained = compare(simulation, development, logits_of(source, development))
+        better = trained.exact > choice.calibrated.exact
+        network = simulation.describe() if better else network
         lost = 100 * (choice.float32.exact - trained.exact) / trained.total
-        print(f"trained: {lost:.2f} points lost")
-    return Quantized(simulation.describe(), choice, trained, config)
+        print(f"trained: {lost:.2f} points lost; {'kept' if better else 'no better than calibrated, so not kept'}")
+    return Quantized(network, choice, trained, config)
 
 
 def _kept_choice(

@@ -1,5 +1,7 @@
 """The ONNX Runtime backend on an integer network: any batch, independent rows, sentences for what can't be loaded."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from service.artifact import Artifact
 from service.backends import Backend
 from service.backends.onnxruntime import MODEL, options
 from service.errors import ArtifactError
+from service.settings import REPOSITORY
 
 SMALL = Widths(8, (10,), (12, 8), (12,), 10, 8)
 
@@ -124,6 +127,18 @@ def test_an_artifact_without_the_model_is_refused(artifact, tmp_path):
     (tmp_path / "probe.npz").write_bytes((artifact.folder / "probe.npz").read_bytes())
     with pytest.raises(ArtifactError, match=r"lists no model\.onnx"):
         backends.load(contract.write(tmp_path, artifact.manifest), threads=1)
+
+
+def test_neither_builder_nor_another_engine_is_needed(artifact):
+    program = """if True:
+        import sys
+        from pathlib import Path
+        sys.modules |= dict.fromkeys(("torch", "tvm", "onnx", "openvino", "model_builder"))
+        from service import artifact, backends
+        found = artifact.read(Path(sys.argv[1]))
+        artifact.check_probe(backends.load(found, threads=1), found)
+    """
+    subprocess.run([sys.executable, "-c", program, artifact.folder], cwd=REPOSITORY, check=True)
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,18 @@ def test_the_network_is_trained_where_calibration_loses_too_much(source, tmp_pat
     assert (tmp_path / "trained" / "log.csv").is_file()
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_a_trained_network_is_kept_if_it_reads_more(source, tmp_path, monkeypatch, better):
+    calibrated = quantize(tmp_path, source, replace(SHORT, steps=0))
+    measured = quantization.compare
+    reads = calibrated.choice.calibrated.exact + better
+    monkeypatch.setattr(quantization, "compare", lambda *given: replace(measured(*given), exact=reads))
+    found = quantize(tmp_path, source, replace(SHORT, calibrated_loss=-1.0, steps=1))
+    assert found.trained.exact == reads
+    same = np.array_equal(found.network.layers[0].bias, calibrated.network.layers[0].bias)
+    assert same != better
+
+
 def test_an_onnx_file_gives_its_network_back(simulation, development, tmp_path):
     network = simulation.describe()
     onnx_export.write(network, tmp_path / "model.onnx")
