@@ -1,8 +1,9 @@
 """An integer or folded float network as ONNX, and back.
 
 Integer layers are written as QDQ: convolutions in float between DequantizeLinear and QuantizeLinear, which ONNX Runtime
-and OpenVINO both turn into integer kernels. The initializers are the network's own arrays under its own names, and its
-structure is in the file's metadata, so that `read` gives the network back: the file describes itself.
+and OpenVINO both turn into integer kernels. What is behind them is written with channels last, as these kernels leave
+it, and in few nodes, because each costs microseconds. The initializers are the network's own arrays under its own
+names, and its structure is in the file's metadata, so that `read` gives the network back: the file describes itself.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from model_builder import integer
 from model_builder.integer import EPSILON, MIDDLE, SPREAD, Classifier, Layer, Linear, Network
 from model_builder.model import HEIGHT, WIDTH
 
-INPUT, OUTPUT = "crops", "logits"
+INPUT, OUTPUT, PRODUCT = "crops", "logits", "classify/product"
 _OPSET = 17
 _STRUCTURE = "structure"
 
@@ -66,12 +67,11 @@ def _model(network: Network) -> Any:
     for layer in network.layers:
         x = outputs[layer.name] = _layer(graph, layer, x)
     columns = shapes[network.layers[-1].name][2]
-    contexts = [
-        _context(graph, layer, outputs[layer.name], shapes[layer.name], columns)
-        for layer in network.layers
-        if layer.context
-    ]
-    _classify(graph, network.classifier, [*(outputs[layer.name] for layer in network.layers[:-3:-1]), *contexts])
+    staged = [layer for layer in network.layers if layer.context]
+    means = [_means(graph, layer, outputs[layer.name], shapes[layer.name], columns) for layer in staged]
+    contexts = _contexts(graph, staged, means, columns)
+    heads = [_sequence(graph, outputs[layer.name], layer.name) for layer in network.layers[:-3:-1]]
+    _classify(graph, network.classifier, [*heads, contexts])
     classes = len(network.classifier.bias)
     model = helper.make_model(
         helper.make_graph(
@@ -137,26 +137,47 @@ def _bias(graph: _Graph, layer: Layer) -> str:
     return graph.add("DequantizeLinear", [stored, scales], f"{layer.name}/bias", axis=0)
 
 
-def _context(graph: _Graph, layer: Layer, x: str, shape: tuple[int, ...], columns: int) -> str:
-    """(N, C, H, W) to (N, C, 1, columns): columns' means over the mean of their squares, in float."""
-    name, stride = f"{layer.name}/context", shape[2] // columns
+def _means(graph: _Graph, layer: Layer, x: str, shape: tuple[int, ...], columns: int) -> str:
+    """(N, C, H, W) to (N, columns, C): columns' means, in float.
+
+    They are summed from the integers themselves: OpenVINO rounds the average of a dequantized tensor to uint8.
+    """
+    name, (_, height, width, _) = f"{layer.name}/context", shape
     real = layer.output_scale is None
-    # From the integers themselves: OpenVINO rounds the average of a dequantized tensor to uint8.
-    x = x if real else graph.add("Cast", [f"{layer.name}/quantized"], f"{name}/integers", to=TensorProto.FLOAT)
-    window = [shape[1], stride]
-    means = graph.add("AveragePool", [x], f"{name}/means", kernel_shape=window, strides=window)
-    means = means if real else graph.add("Mul", [means, f"{layer.name}/scale"], f"{name}/real")
-    squares = graph.add("Mul", [means, means], f"{name}/squares")
-    # all that a row's sum of squares runs over: channels and columns
-    total = graph.add("ReduceSum", [squares, graph.constant("context/axes", np.array([1, 2, 3]))], f"{name}/total")
-    share = graph.constant(f"{name}/share", np.array(1 / (columns * layer.context), np.float32))
-    epsilon = graph.constant("context/epsilon", np.array(EPSILON))
-    mean = graph.add("Add", [graph.add("Mul", [total, share], f"{name}/mean"), epsilon], f"{name}/norm")
-    return graph.add("Div", [means, mean], name)
+    x = graph.add("Transpose", [x if real else f"{layer.name}/quantized"], f"{name}/last", perm=[0, 2, 3, 1])
+    x = x if real else graph.add("Cast", [x], f"{name}/integers", to=TensorProto.FLOAT)
+    rows = graph.constant("context/rows", np.array([1]))
+    sums = graph.add("ReduceSum", [x, rows], f"{name}/sums", keepdims=0)
+    stride = width // columns
+    step = (1.0 if layer.output_scale is None else layer.output_scale) / (height * stride)
+    spread = np.repeat(np.eye(columns, dtype=np.float32), stride, axis=1) * np.float32(step)
+    window = graph.constant(f"{name}/window", np.pad(spread, ((0, 0), (0, width - columns * stride))))
+    return graph.add("MatMul", [window, sums], f"{name}/means")
+
+
+def _contexts(graph: _Graph, layers: list[Layer], means: list[str], columns: int) -> str:
+    """Columns' means over the mean of their squares, layer by layer: (N, columns, channels of all layers)."""
+    joined = graph.add("Concat", means, "context/means", axis=2)
+    squares = graph.add("Mul", [joined, joined], "context/squares")
+    axis = graph.constant("context/rows", np.array([1]))
+    totals = graph.add("ReduceSum", [squares, axis], "context/totals")
+    member = np.repeat(np.eye(len(layers), dtype=np.float32), [len(layer.weights) for layer in layers], axis=0)
+    shares = np.array([1 / (columns * layer.context) for layer in layers], np.float32)
+    squares = graph.add("MatMul", [totals, graph.constant("context/shares", member * shares)], "context/mean_squares")
+    norms = graph.add("Add", [squares, graph.constant("context/epsilon", np.array(EPSILON))], "context/norms")
+    factors = graph.add("Reciprocal", [norms], "context/factors")
+    each = graph.add("MatMul", [factors, graph.constant("context/members", member.T)], "context/each")
+    return graph.add("Mul", [joined, each], "context")
+
+
+def _sequence(graph: _Graph, x: str, name: str) -> str:
+    """(N, C, 1, T) to (N, T, C)."""
+    flat = graph.add("Squeeze", [x, graph.constant("classify/axes", np.array([2]))], f"{name}/flat")
+    return graph.add("Transpose", [flat], f"{name}/sequence", perm=[0, 2, 1])
 
 
 def _classify(graph: _Graph, classifier: Classifier, features: list[str]) -> None:
-    """Logits (N, T, C) from the outputs of wide and column and from the contexts, all real, by one 1x1 convolution.
+    """Logits (N, T, classes) from the outputs of wide and column and from the contexts (N, T, C), all real.
 
     In float: neither engine has an integer kernel that puts out float32, and this is under 1 % of the work. Integer
     weights of the classifier are only stored as such.
@@ -167,9 +188,7 @@ def _classify(graph: _Graph, classifier: Classifier, features: list[str]) -> Non
         "classify.context",
     ]
     weights = graph.add("Concat", parts, "classify/weights", axis=1)
-    axes = graph.constant("classify/kernel_axes", np.array([2, 3]))
-    kernel = graph.add("Unsqueeze", [weights, axes], "classify/kernel")
-    joined = graph.add("Concat", features, "classify/features", axis=1)
-    logits = graph.add("Conv", [joined, kernel, "classify.bias"], "classify/convolution", kernel_shape=[1, 1])
-    flat = graph.add("Squeeze", [logits, graph.constant("classify/axes", np.array([2]))], "classify/flat")
-    graph.add("Transpose", [flat], OUTPUT, perm=[0, 2, 1])
+    turned = graph.add("Transpose", [weights], "classify/turned", perm=[1, 0])
+    joined = graph.add("Concat", features, "classify/features", axis=2)
+    product = graph.add("MatMul", [joined, turned], PRODUCT)
+    graph.add("Add", [product, "classify.bias"], OUTPUT)

@@ -10,7 +10,6 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from model_builder.data import Crops, development_set, rendered_batches
 from model_builder.integer import TOP
 from model_builder.model import HEIGHT, WIDTH, LPRNet
 from model_builder.plates import ALPHABET
-from model_builder.simulate import Simulation
+from model_builder.simulate import CLASSIFY, Simulation
 from model_builder.train import BLANK, Checkpoint, Interrupted, Log, ctc_loss
 from service import plate
 from service.backends.onnxruntime import MODEL, open_session, options
@@ -329,9 +328,9 @@ def candidate(variant: str, network: integer.Network, *, seed: int, arguments: d
 
 
 def kernels(path: Path) -> dict[str, str]:
-    """What ONNX Runtime's own profile says of each convolution in a model.onnx: its kernel and what that multiplies.
+    """What ONNX Runtime's own profile says of each layer in a model.onnx: the kernel that ran, and what it multiplied.
 
-    Such as {"stem": "QLinearConv uint8 x int8", "classify": "Conv float x float"}; QLinearConv sums in integers.
+    Such as {"stem": "QLinearConv uint8 x int8", "classify": "MatMul float"}; QLinearConv sums in integers.
     """
     with tempfile.TemporaryDirectory() as folder:
         settings = options(threads=1)
@@ -340,18 +339,18 @@ def kernels(path: Path) -> dict[str, str]:
         session = open_session(path, settings)
         session.run(None, {onnx_export.INPUT: np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)})
         events = json.loads(Path(session.end_profiling()).read_text())
-    return {name: kernel for event in events for name, kernel in _convolution(event)}
+    ran = [event for event in events if event["name"].endswith("_kernel_time")]
+    found = {event["name"].split("/")[0]: event["args"] for event in ran if "Conv" in event["args"]["op_name"]}
+    (found[CLASSIFY],) = (event["args"] for event in ran if event["name"].startswith(onnx_export.PRODUCT))
+    return {name: _kernel(arguments) for name, arguments in found.items()}
 
 
-def _convolution(event: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Layer and kernel, if the profile's event is a convolution."""
-    arguments = event.get("args", {})
-    operator = arguments.get("op_name", "")
-    if event["name"].endswith("_kernel_time") and "Conv" in operator:
-        inputs = [next(iter(tensor)) for tensor in arguments["input_type_shape"]]
-        # QLinearConv's: x, its scale and zero point, the weights (missing if packed), their scales and zero points
-        weights = next(kind for kind in inputs[3:] if "int8" in kind) if operator == "QLinearConv" else inputs[1]
-        yield event["name"].split("/")[0], f"{operator} {inputs[0]} x {weights}"
+def _kernel(arguments: dict[str, Any]) -> str:
+    """The kernel of one event's arguments. Weights that it packed are no inputs, but QLinearConv's zero points are."""
+    kinds = [next(iter(tensor)) for tensor in arguments["input_type_shape"]]
+    if arguments["op_name"] == "QLinearConv":  # x, its scale and zero point, then the weights with theirs
+        return f"QLinearConv {kinds[0]} x {next(kind for kind in kinds[3:] if 'int8' in kind)}"
+    return f"{arguments['op_name']} {kinds[0]}"
 
 
 def dynamic(network: LPRNet) -> tuple[int, nn.Module]:
