@@ -53,7 +53,7 @@ $(VENV)/.pip: | $(BIN)/python
 	@touch $@
 
 $(VENV)/.serve: pyproject.toml | $(VENV)/.pip
-	$(PIP) --editable '.[torch]'
+	$(PIP) --editable '.[torch,onnxruntime]'
 	@touch $@
 
 $(VENV)/.build: pyproject.toml | $(VENV)/.pip

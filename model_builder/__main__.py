@@ -1,4 +1,4 @@
-"""`python -m model_builder train | prune | publish | evaluate | preview | bench`; each has its own --help."""
+"""`python -m model_builder COMMAND`; each command has its own --help."""
 
 import argparse
 import json
@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from model_builder import bench, evaluate, preview, prune, publish
-from model_builder.data import DataError, read_folder, selection_set, validation_set
+from model_builder.data import DataError, development_set, read_folder, validation_set
 from model_builder.model import LPRNet, SpatialTransformer
 from model_builder.plates import ALPHABET
 from model_builder.prune import PruneConfig
+from model_builder.quantize import QuantizeConfig, candidate, quantize
 from model_builder.train import Interrupted, TrainConfig, train
 from service import artifact as contract
 from service.backends import load
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_train(commands)
     _add_prune(commands)
     _add_publish(commands)
+    _add_quantize(commands)
     _add_evaluate(commands)
     _add_preview(commands)
     _add_bench(commands)
@@ -165,7 +167,7 @@ def _prune(options: argparse.Namespace) -> None:
         options.study.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {options.study}")
         return
-    pruned, cuts = prune.prune_network(folder, network, config, selection_set(config.plates))
+    pruned, cuts = prune.prune_network(folder, network, config, development_set(config.plates))
     arguments: dict[str, object] = {
         "source": {"variant": options.source, "version": source.manifest.version},
         "prune": asdict(config),
@@ -197,6 +199,42 @@ def _publish_run(options: argparse.Namespace, folder: Path, variant: str) -> Non
     candidate = publish.torch_candidate(variant, network, seed=saved["seed"], arguments=saved["arguments"])
     published = publish.publish(options.artifacts, candidate, evaluate.sets(options.real, options.rendered))
     _print_measured(published)
+
+
+def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "quantize",
+        help="make an int8 network of a published one, and publish it",
+        description="Fold batch normalization, calibrate on rendered plates, measure which layers stay in float, train "
+        "with simulated integers where calibration alone loses too much, and publish what reads as well as the "
+        "baseline. Interrupt it with Ctrl-C; the same command goes on.",
+    )
+    parser.add_argument("--source", default="baseline", help="artifact to quantize (default: %(default)s)")
+    parser.add_argument("--variant", default="quantized", help="name to publish as (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="choice, checkpoint and log (default: runs/VARIANT)")
+    _add_publishing(parser)
+    _add_gate(parser)
+    for field in fields(QuantizeConfig):
+        flag, reason = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        parser.add_argument(
+            flag, type=type(field.default), default=field.default, help=f"{reason} (default: %(default)s)"
+        )
+    parser.set_defaults(run=_quantize)
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    config = QuantizeConfig(**{field.name: getattr(options, field.name) for field in fields(QuantizeConfig)})
+    source = contract.find(options.artifacts, options.source)
+    gate = publish.Gate(contract.find(options.artifacts, "baseline"), options.max_loss)
+    _use_all_cores()
+    done = quantize(options.out or Path("runs") / options.variant, publish.load_network(source), config)
+    arguments: dict[str, object] = {
+        "source": options.source,
+        "version": source.manifest.version,
+        "quantization": done.record(),
+    }
+    made = candidate(options.variant, done.network, seed=config.seed, arguments=arguments)
+    _print_measured(publish.publish(options.artifacts, made, evaluate.sets(options.real, options.rendered), gate))
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

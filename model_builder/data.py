@@ -21,7 +21,7 @@ from service.plate import decode_image, prepare
 
 _INDEX = {character: index for index, character in enumerate(ALPHABET)}
 VALIDATION_SEED = 1 << 35  # training draws from seed << 36 upwards, and never that many
-SELECTION_SEED = VALIDATION_SEED + (1 << 34)
+DEVELOPMENT_SEED = 1 << 34
 MAX_CHARACTERS = 11  # repeats need a blank between them: 11 characters and their blanks fit into 23 steps
 _MAX_PIXELS = 50_000_000
 
@@ -117,9 +117,10 @@ def validation_set(count: int) -> Crops:
     return Crops(images, texts)
 
 
-def selection_set(count: int) -> Crops:
-    """Rendered plates to choose by (widths, ranges, layers): neither trained nor validated on."""
-    images, texts = batch(Renderer(), SELECTION_SEED, count)
+def development_set(count: int) -> Crops:
+    """The first `count` rendered plates of the development seeds, which neither training nor validation draws: to
+    calibrate and to choose on, so that the validation set stays unseen."""
+    images, texts = batch(Renderer(), DEVELOPMENT_SEED, count)
     return Crops(images, texts)
 
 

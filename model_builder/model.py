@@ -151,12 +151,12 @@ class LPRNet(nn.Module):
         column = self.column(block3)
         wide = self.wide(self.dropout(column))
         stages = zip((stem, block1, block2, block3), self.context_channels, strict=True)
-        context = [_context(features, wide.shape[3], channels) for features, channels in stages]
+        context = [global_context(features, wide.shape[3], channels) for features, channels in stages]
         logits: Tensor = self.classify(torch.cat([wide, column, *context], 1))
         return logits.float().squeeze(2).transpose(1, 2)
 
 
-def _context(x: Tensor, columns: int, channels: int) -> Tensor:
+def global_context(x: Tensor, columns: int, channels: int) -> Tensor:
     """Global context: (N, C, H, W) -> (N, C, 1, columns), column means over the mean of their squares per sample.
 
     The division is in float32: a mean of squares loses too much in bfloat16.

@@ -86,9 +86,9 @@ def train(
     optimizers = _optimizers(model, config)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
     identity = asdict(config) | {"crops": own.digest() if own else ""}
-    state = _Checkpoint(folder / "checkpoint.pt", identity, model, averaged, *optimizers, *schedules)
+    state = Checkpoint(folder / "checkpoint.pt", identity, model, averaged, *optimizers, *schedules)
     first = state.restore(device)
-    log = _Log(folder / "log.csv", first)
+    log = Log(folder / "log.csv", first)
     validation = validation_set(config.validation)
     batches = _batches(config, first, own)
     progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
@@ -234,7 +234,7 @@ def flush_denormals(model: nn.Module) -> None:
                 tensor[tensor.abs() < torch.finfo(torch.float32).tiny] = 0
 
 
-class _Checkpoint:
+class Checkpoint:
     """All that a training needs to go on exactly."""
 
     def __init__(self, path: Path, identity: dict[str, Any], *parts: Any) -> None:
@@ -269,7 +269,7 @@ class _Checkpoint:
         return int(state["step"])
 
 
-class _Log:
+class Log:
     """A line of loss and accuracy each `log_every` steps, as CSV."""
 
     columns = ("step", "loss", "rendered_accuracy", "learning_rate", "seconds")

@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use."""
+"""How many CPUs this process may really use, and what they can do."""
 
 import math
 import os
@@ -6,12 +6,22 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def available() -> int:
     """CPUs of the affinity mask, or fewer where a cgroup limits them; at least 1. `os.cpu_count` knows neither."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min(affinity, cgroup_limit())))
+
+
+def flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """Instruction sets of the CPU as Linux names them, such as "avx512_vnni"; none where Linux does not tell."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), ()))
 
 
 def cgroup_limit(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:

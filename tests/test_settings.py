@@ -71,3 +71,9 @@ def test_without_cgroups_there_is_no_limit(tmp_path):
 def test_a_share_of_one_cpu_still_gives_a_thread(monkeypatch):
     monkeypatch.setattr(cpu, "cgroup_limit", lambda: 0.5)
     assert cpu.available() == 1
+
+
+def test_the_cpu_tells_its_instruction_sets(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\nflags\t\t: fpu\n")
+    assert cpu.flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "avx512_vnni"}
+    assert cpu.flags(tmp_path / "none") == frozenset()
