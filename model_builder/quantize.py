@@ -2,7 +2,8 @@
 
 `integer.py` is what the artifact has to compute, `simulate.py` is the same in torch. The engine is ONNX Runtime. Beside
 OpenVINO on the same file it was as fast, began in a fraction of the time and with half of the memory, and its integers
-are exactly those of `integer.py`, where OpenVINO rounds some to a neighbour; torch's own integer kernels were slower.
+are exactly those of `integer.py`. OpenVINO rounds some to a neighbour, and without VNNI its sums of two products
+saturate at 16 bits: logits are then off by up to 7, unless weights have 7 bits. torch's integer kernels were slower.
 """
 
 import copy
