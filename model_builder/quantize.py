@@ -52,7 +52,7 @@ class QuantizeConfig:
     calibration: int = _option(512, "rendered plates that activations' ranges are taken from")
     development: int = _option(2000, "rendered plates to choose on, none of which are in the validation set")
     bits: int = _option(8, "bits of a weight; 7 keep the sum of two products in 16 bits, for engines without VNNI")
-    floats: str = _option("classify", "layers to keep in float, comma-separated; no engine has integers for this one")
+    floats: str = _option("", "layers to keep in float in any case, comma-separated")
     layer_loss: float = _option(0.3, "points that a layer alone in integers may lose before it is kept in float")
     calibrated_loss: float = _option(0.1, "points that calibration may lose before the network is trained")
     steps: int = _option(1000, "steps of training with simulated integers; 0 for none")
@@ -360,7 +360,7 @@ def dynamic(network: LPRNet) -> tuple[int, nn.Module]:
     None: LPRNet has no linear layer, and Conv2d has no dynamic kernel. Often taken for a quantized LPRNet.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # that it is deprecated, in several ways
         changed = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             copy.deepcopy(network).eval(), {nn.Conv2d, nn.Linear}, dtype=torch.qint8
         )

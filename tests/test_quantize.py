@@ -70,7 +70,6 @@ def source(development: Crops) -> LPRNet:
 def simulation(source: LPRNet, development: Crops) -> Simulation:
     simulation = Simulation(source)
     simulation.set_ranges(calibrate(simulation, development.images)["max"])
-    simulation.floats = frozenset({"classify"})
     return simulation
 
 
@@ -113,10 +112,10 @@ def test_fidelity_counts_readings_and_measures_divergence(source, simulation, de
 def test_the_choice_is_by_measurement(source, development):
     choice = choose(Simulation(source), source, development, SHORT)
     assert choice.methods[choice.method].divergence == min(found.divergence for found in choice.methods.values())
-    assert choice.floats == ["classify"]
+    assert choice.floats == []
     names = Simulation(source).names
     assert list(choice.alone_integer) == list(choice.alone_float) == names
-    assert all(found.divergence > 0 for name, found in choice.alone_integer.items() if name != "classify")
+    assert all(found.divergence > 0 for found in choice.alone_integer.values())
     assert choice.calibrated == choice.methods[choice.method]
 
 
@@ -130,7 +129,7 @@ def test_a_layer_that_loses_too_much_alone_stays_in_float(source, development, m
 
     monkeypatch.setattr(quantization, "compare", harmful)
     choice = choose(simulation, source, development, replace(SHORT, layer_loss=0.0))
-    assert choice.floats == ["block2.0", "classify"]
+    assert choice.floats == ["block2.0"]
     assert not next(layer for layer in simulation.describe().layers if layer.name == "block2.0").integer
 
 
@@ -157,7 +156,6 @@ def test_training_goes_on_exactly_where_ctrl_c_stopped_it(source, development, t
     def fresh() -> Simulation:
         made = Simulation(source)
         made.set_ranges(calibrate(made, development.images)["max"])
-        made.floats = frozenset({"classify"})
         return made
 
     for name in ("at once", "in two"):
@@ -242,6 +240,7 @@ def test_weights_are_stored_and_multiplied_as_int8(simulation, tmp_path):
         assert stored[f"{name}.weights"] == onnx.TensorProto.INT8
         assert found[name] == "QLinearConv uint8 x int8"
     assert found["classify"] == "MatMul float"
+    assert stored["classify.wide.weights"] == stored["classify.column.weights"] == onnx.TensorProto.INT8
 
 
 def test_a_layer_in_float_is_computed_in_float(simulation, tmp_path):
@@ -296,7 +295,7 @@ def test_the_command_publishes_an_integer_network(artifacts, capsys):
     contract.check_probe(load(published, threads=1), published)
     arguments = published.manifest.provenance.arguments
     assert arguments["source"] == "baseline"
-    assert arguments["quantization"]["choice"]["floats"] == ["classify"]
+    assert arguments["quantization"]["choice"]["floats"] == []
     assert set(arguments["quantization"]["choice"]["alone_integer"]) >= {"stem", "column", "classify"}
     baseline = contract.find(artifacts, "baseline").manifest.measured
     assert published.manifest.measured.multiply_adds == baseline.multiply_adds
@@ -315,6 +314,14 @@ def test_the_command_refuses_to_publish_what_loses_too_much(artifacts, capsys):
     assert call(artifacts, "--steps", 0, "--max-loss", -1) == 1
     assert "-1.00 allowed (--max-loss)" in capsys.readouterr().err
     assert contract.variants(artifacts) == ["baseline"]
+
+
+def test_the_command_keeps_layers_in_float(artifacts):
+    assert call(artifacts, "--steps", 0, "--floats", "stem,classify") == 0
+    published = contract.find(artifacts, "quantized")
+    assert published.manifest.provenance.arguments["quantization"]["choice"]["floats"] == ["stem", "classify"]
+    layers = onnx_export.read(published.file("model.onnx")).layers
+    assert [layer.integer for layer in layers] == [False, *[True] * (len(layers) - 1)]
 
 
 def test_the_command_names_layers_that_there_are(artifacts, capsys):
