@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -143,19 +144,10 @@ def _kept_choice(
     if path.exists():
         saved = json.loads(path.read_text())
         if saved["identity"] == identity:
-            return _choice(saved["choice"])
+            return TypeAdapter(Choice).validate_python(saved["choice"])
     choice = choose(simulation, source, development, config)
     path.write_text(json.dumps({"identity": identity, "choice": asdict(choice)}, indent=1))
     return choice
-
-
-def _choice(saved: dict[str, Any]) -> Choice:
-    def table(name: str) -> dict[str, Fidelity]:
-        return {key: Fidelity(**value) for key, value in saved[name].items()}
-
-    tables = {name: table(name) for name in ("methods", "alone_integer", "alone_float")}
-    single = {name: Fidelity(**saved[name]) for name in ("float32", "calibrated")}
-    return Choice(**{**saved, **tables, **single})
 
 
 def choose(simulation: Simulation, source: LPRNet, development: Crops, config: QuantizeConfig) -> Choice:
