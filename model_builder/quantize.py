@@ -32,6 +32,7 @@ from model_builder.plates import ALPHABET
 from model_builder.simulate import CLASSIFY, Simulation
 from model_builder.train import BLANK, Checkpoint, Interrupted, Log, ctc_loss
 from service import plate
+from service.artifact import Artifact
 from service.backends.onnxruntime import MODEL, open_session, options
 
 # Of a logit. ONNX Runtime's integers are those of `integer.py`, bit for bit; only the contexts and the classifier are
@@ -320,8 +321,8 @@ def candidate(variant: str, network: integer.Network, *, seed: int, arguments: d
     )
 
 
-def kernels(path: Path) -> dict[str, str]:
-    """What ONNX Runtime's own profile says of each layer in a model.onnx: the kernel that ran, and what it multiplied.
+def kernels(artifact: Artifact) -> dict[str, str]:
+    """What ONNX Runtime's own profile says of each layer of an artifact: the kernel that ran, and what it multiplied.
 
     Such as {"stem": "QLinearConv uint8 x int8", "classify": "MatMul float"}; QLinearConv sums in integers.
     """
@@ -329,7 +330,7 @@ def kernels(path: Path) -> dict[str, str]:
         settings = options(threads=1)
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
-        session = open_session(path, settings)
+        session = open_session(artifact.file(MODEL), settings)
         session.run(None, {onnx_export.INPUT: np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)})
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event for event in events if event["name"].endswith("_kernel_time")]

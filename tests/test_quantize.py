@@ -23,6 +23,7 @@ from model_builder.quantize import (
     Fidelity,
     QuantizeConfig,
     calibrate,
+    candidate,
     choose,
     compare,
     dynamic,
@@ -230,11 +231,14 @@ def test_another_onnx_file_is_refused(simulation, tmp_path):
         onnx_export.read(tmp_path / "model.onnx")
 
 
+def publish_network(root: Path, network: integer.Network) -> contract.Artifact:
+    return publish.publish(root, candidate("small", network, seed=0, arguments={}), {})
+
+
 def test_weights_are_stored_and_multiplied_as_int8(simulation, tmp_path):
-    path = tmp_path / "model.onnx"
-    onnx_export.write(simulation.describe(), path)
-    stored = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
-    found = kernels(path)
+    artifact = publish_network(tmp_path, simulation.describe())
+    stored = {t.name: t.data_type for t in onnx.load(artifact.file("model.onnx")).graph.initializer}
+    found = kernels(artifact)
     assert list(found) == simulation.names
     for name in simulation.names[:-1]:
         assert stored[f"{name}.weights"] == onnx.TensorProto.INT8
@@ -245,14 +249,12 @@ def test_weights_are_stored_and_multiplied_as_int8(simulation, tmp_path):
 
 def test_a_layer_in_float_is_computed_in_float(simulation, tmp_path):
     simulation.floats = frozenset({"block2.0", "classify"})
-    onnx_export.write(simulation.describe(), tmp_path / "model.onnx")
-    found = kernels(tmp_path / "model.onnx")
+    found = kernels(publish_network(tmp_path, simulation.describe()))
     assert [name for name, kernel in found.items() if "float" in kernel] == ["block2.0", "classify"]
 
 
 def test_the_folded_network_is_computed_in_float(source, tmp_path):
-    onnx_export.write(fold(source), tmp_path / "model.onnx")
-    found = kernels(tmp_path / "model.onnx")
+    found = kernels(publish_network(tmp_path, fold(source)))
     assert len(found) == 8
     assert not any("int8" in kernel for kernel in found.values())
 
@@ -290,7 +292,9 @@ def call(artifacts: Path, *options: object) -> int:
 
 def test_the_command_publishes_an_integer_network(artifacts, capsys):
     assert call(artifacts, "--steps", 0) == 0
-    assert "points lost" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "points lost" in out
+    assert "block1.0: QLinearConv uint8 x int8" in out
     published = contract.find(artifacts, "quantized")
     contract.check_probe(load(published, threads=1), published)
     arguments = published.manifest.provenance.arguments
@@ -299,7 +303,7 @@ def test_the_command_publishes_an_integer_network(artifacts, capsys):
     assert set(arguments["quantization"]["choice"]["alone_integer"]) >= {"stem", "column", "classify"}
     baseline = contract.find(artifacts, "baseline").manifest.measured
     assert published.manifest.measured.multiply_adds == baseline.multiply_adds
-    assert set(kernels(published.file("model.onnx")).values()) == {"QLinearConv uint8 x int8", "MatMul float"}
+    assert set(kernels(published).values()) == {"QLinearConv uint8 x int8", "MatMul float"}
 
 
 def test_the_command_composes(artifacts):
