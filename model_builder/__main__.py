@@ -15,7 +15,7 @@ from model_builder.data import DataError, development_set, read_folder, validati
 from model_builder.model import LPRNet, SpatialTransformer
 from model_builder.plates import ALPHABET
 from model_builder.prune import PruneConfig
-from model_builder.quantize import QuantizeConfig, candidate, quantize
+from model_builder.quantize import QuantizeConfig, candidate, kernels, quantize
 from model_builder.train import Interrupted, TrainConfig, train
 from service import artifact as contract
 from service.backends import load
@@ -234,7 +234,10 @@ def _quantize(options: argparse.Namespace) -> None:
         "quantization": done.record(),
     }
     made = candidate(options.variant, done.network, seed=config.seed, arguments=arguments)
-    _print_measured(publish.publish(options.artifacts, made, evaluate.sets(options.real, options.rendered), gate))
+    published = publish.publish(options.artifacts, made, evaluate.sets(options.real, options.rendered), gate)
+    _print_measured(published)
+    for layer, kernel in kernels(published).items():
+        print(f"{layer}: {kernel}")
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from model_builder import integer
-from model_builder.integer import EPSILON, MIDDLE, SPREAD, Classifier, Layer, Linear, Network
+from model_builder.integer import EPSILON, MIDDLE, SPREAD, Classifier, Layer, Network
 from model_builder.model import HEIGHT, WIDTH
 
 INPUT, OUTPUT, PRODUCT = "crops", "logits", "classify/product"
@@ -68,8 +68,9 @@ def _model(network: Network) -> Any:
         x = outputs[layer.name] = _layer(graph, layer, x)
     columns = shapes[network.layers[-1].name][2]
     staged = [layer for layer in network.layers if layer.context]
-    means = [_means(graph, layer, outputs[layer.name], shapes[layer.name], columns) for layer in staged]
-    contexts = _contexts(graph, staged, means, columns)
+    sums = [_sums(graph, layer, outputs[layer.name], shapes[layer.name][2], columns) for layer in staged]
+    cells = [shapes[layer.name][1] * (shapes[layer.name][2] // columns) for layer in staged]
+    contexts = _contexts(graph, staged, sums, cells, columns)
     heads = [_sequence(graph, outputs[layer.name], layer.name) for layer in network.layers[:-3:-1]]
     _classify(graph, network.classifier, [*heads, contexts])
     classes = len(network.classifier.bias)
@@ -110,7 +111,7 @@ def _layer(graph: _Graph, layer: Layer, x: str) -> str:
     name = layer.name
     if layer.pool != (1, 1):
         x = graph.add("MaxPool", [x], f"{name}/pool", kernel_shape=layer.pool, strides=layer.pool)
-    inputs = [x, _weights(graph, name, layer), _bias(graph, layer)]
+    inputs = [x, _weights(graph, layer), _bias(graph, layer)]
     pads = [0] * 4 if layer.fill else [*layer.padding, *layer.padding]
     kernel = layer.weights.shape[2:]
     y = graph.add("Conv", inputs, f"{name}/convolution", kernel_shape=kernel, strides=layer.stride, pads=pads)
@@ -122,11 +123,11 @@ def _layer(graph: _Graph, layer: Layer, x: str) -> str:
     return graph.add("DequantizeLinear", [quantized, scale, zero], f"{name}/dequantized")
 
 
-def _weights(graph: _Graph, name: str, part: Linear) -> str:
-    stored = f"{name}.weights"
-    if not part.integer:
+def _weights(graph: _Graph, layer: Layer) -> str:
+    stored = f"{layer.name}.weights"
+    if not layer.integer:
         return stored
-    return graph.add("DequantizeLinear", [stored, f"{name}.weight_scales"], f"{name}/weights", axis=0)
+    return graph.add("DequantizeLinear", [stored, f"{layer.name}.weight_scales"], f"{layer.name}/weights", axis=0)
 
 
 def _bias(graph: _Graph, layer: Layer) -> str:
@@ -137,37 +138,39 @@ def _bias(graph: _Graph, layer: Layer) -> str:
     return graph.add("DequantizeLinear", [stored, scales], f"{layer.name}/bias", axis=0)
 
 
-def _means(graph: _Graph, layer: Layer, x: str, shape: tuple[int, ...], columns: int) -> str:
-    """(N, C, H, W) to (N, columns, C): columns' means, in float.
+def _sums(graph: _Graph, layer: Layer, x: str, width: int, columns: int) -> str:
+    """(N, C, H, W) to (N, columns, C): columns' sums, in float.
 
-    They are summed from the integers themselves: OpenVINO rounds the average of a dequantized tensor to uint8.
+    They are of the integers themselves: OpenVINO rounds the average of a dequantized tensor to uint8.
     """
-    name, (_, height, width, _) = f"{layer.name}/context", shape
-    real = layer.output_scale is None
+    name, real = f"{layer.name}/context", layer.output_scale is None
     x = graph.add("Transpose", [x if real else f"{layer.name}/quantized"], f"{name}/last", perm=[0, 2, 3, 1])
     x = x if real else graph.add("Cast", [x], f"{name}/integers", to=TensorProto.FLOAT)
-    rows = graph.constant("context/rows", np.array([1]))
-    sums = graph.add("ReduceSum", [x, rows], f"{name}/sums", keepdims=0)
+    rows = graph.add("ReduceSum", [x, graph.constant("context/axis", np.array([1]))], f"{name}/rows", keepdims=0)
     stride = width // columns
-    step = (1.0 if layer.output_scale is None else layer.output_scale) / (height * stride)
-    spread = np.repeat(np.eye(columns, dtype=np.float32), stride, axis=1) * np.float32(step)
-    window = graph.constant(f"{name}/window", np.pad(spread, ((0, 0), (0, width - columns * stride))))
-    return graph.add("MatMul", [window, sums], f"{name}/means")
+    windows = np.repeat(np.eye(columns, dtype=np.float32), stride, axis=1)
+    windows = np.pad(windows, ((0, 0), (0, width - columns * stride)))
+    return graph.add("MatMul", [graph.constant(f"context/windows{width}", windows), rows], f"{name}/sums")
 
 
-def _contexts(graph: _Graph, layers: list[Layer], means: list[str], columns: int) -> str:
-    """Columns' means over the mean of their squares, layer by layer: (N, columns, channels of all layers)."""
-    joined = graph.add("Concat", means, "context/means", axis=2)
+def _contexts(graph: _Graph, layers: list[Layer], sums: list[str], cells: list[int], columns: int) -> str:
+    """Columns' means over the mean of their squares, layer by layer: (N, columns, channels of all layers).
+
+    A column's sum is over so many `cells`. Sums become means together with what else they are multiplied by.
+    """
+    scales = [1.0 if layer.output_scale is None else layer.output_scale for layer in layers]
+    steps = np.array([scale / count for scale, count in zip(scales, cells, strict=True)])
+    shares = np.array([1 / (columns * layer.context) for layer in layers])
+    member = np.repeat(np.eye(len(layers)), [len(layer.weights) for layer in layers], axis=0)
+    into = graph.constant("context/into", (member * shares * steps**2).astype(np.float32))
+    out = graph.constant("context/out", (member * steps).T.astype(np.float32))
+    joined = graph.add("Concat", sums, "context/sums", axis=2)
     squares = graph.add("Mul", [joined, joined], "context/squares")
-    axis = graph.constant("context/rows", np.array([1]))
-    totals = graph.add("ReduceSum", [squares, axis], "context/totals")
-    member = np.repeat(np.eye(len(layers), dtype=np.float32), [len(layer.weights) for layer in layers], axis=0)
-    shares = np.array([1 / (columns * layer.context) for layer in layers], np.float32)
-    squares = graph.add("MatMul", [totals, graph.constant("context/shares", member * shares)], "context/mean_squares")
+    totals = graph.add("ReduceSum", [squares, graph.constant("context/axis", np.array([1]))], "context/totals")
+    squares = graph.add("MatMul", [totals, into], "context/mean_squares")
     norms = graph.add("Add", [squares, graph.constant("context/epsilon", np.array(EPSILON))], "context/norms")
-    factors = graph.add("Reciprocal", [norms], "context/factors")
-    each = graph.add("MatMul", [factors, graph.constant("context/members", member.T)], "context/each")
-    return graph.add("Mul", [joined, each], "context")
+    factors = graph.add("MatMul", [graph.add("Reciprocal", [norms], "context/inverse"), out], "context/factors")
+    return graph.add("Mul", [joined, factors], "context")
 
 
 def _sequence(graph: _Graph, x: str, name: str) -> str:
@@ -179,15 +182,18 @@ def _sequence(graph: _Graph, x: str, name: str) -> str:
 def _classify(graph: _Graph, classifier: Classifier, features: list[str]) -> None:
     """Logits (N, T, classes) from the outputs of wide and column and from the contexts (N, T, C), all real.
 
-    In float: neither engine has an integer kernel that puts out float32, and this is under 1 % of the work. Integer
-    weights of the classifier are only stored as such.
+    Integer weights are only stored as such: ONNX Runtime has no integer kernel that puts out float32, and this is under
+    1 % of the work. By Cast and Mul, which it folds when it loads; DequantizeLinear it would compute each time.
     """
-    parts = [
-        _weights(graph, "classify.wide", classifier.wide),
-        _weights(graph, "classify.column", classifier.column),
-        "classify.context",
-    ]
-    weights = graph.add("Concat", parts, "classify/weights", axis=1)
+    parts = []
+    for name, part in (("classify.wide", classifier.wide), ("classify.column", classifier.column)):
+        weights = f"{name}.weights"
+        if part.integer:
+            scales = graph.constant(f"{name}/scales", part.weight_scales[:, None])
+            real = graph.add("Cast", [weights], f"{name}/whole", to=TensorProto.FLOAT)
+            weights = graph.add("Mul", [real, scales], f"{name}/weights")
+        parts.append(weights)
+    weights = graph.add("Concat", [*parts, "classify.context"], "classify/weights", axis=1)
     turned = graph.add("Transpose", [weights], "classify/turned", perm=[1, 0])
     joined = graph.add("Concat", features, "classify/features", axis=2)
     product = graph.add("MatMul", [joined, turned], PRODUCT)

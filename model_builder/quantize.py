@@ -2,7 +2,8 @@
 
 `integer.py` is what the artifact has to compute, `simulate.py` is the same in torch. The engine is ONNX Runtime. Beside
 OpenVINO on the same file it was as fast, began in a fraction of the time and with half of the memory, and its integers
-are exactly those of `integer.py`, where OpenVINO rounds some to a neighbour; torch's own integer kernels were slower.
+are exactly those of `integer.py`. OpenVINO rounds some to a neighbour, and without VNNI its sums of two products
+saturate at 16 bits: logits are then off by up to 7, unless weights have 7 bits. torch's integer kernels were slower.
 """
 
 import copy
@@ -18,6 +19,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -30,6 +32,7 @@ from model_builder.plates import ALPHABET
 from model_builder.simulate import CLASSIFY, Simulation
 from model_builder.train import BLANK, Checkpoint, Interrupted, Log, ctc_loss
 from service import plate
+from service.artifact import Artifact
 from service.backends.onnxruntime import MODEL, open_session, options
 
 # Of a logit. ONNX Runtime's integers are those of `integer.py`, bit for bit; only the contexts and the classifier are
@@ -51,7 +54,7 @@ class QuantizeConfig:
     calibration: int = _option(512, "rendered plates that activations' ranges are taken from")
     development: int = _option(2000, "rendered plates to choose on, none of which are in the validation set")
     bits: int = _option(8, "bits of a weight; 7 keep the sum of two products in 16 bits, for engines without VNNI")
-    floats: str = _option("classify", "layers to keep in float, comma-separated; no engine has integers for this one")
+    floats: str = _option("", "layers to keep in float in any case, comma-separated")
     layer_loss: float = _option(0.3, "points that a layer alone in integers may lose before it is kept in float")
     calibrated_loss: float = _option(0.1, "points that calibration may lose before the network is trained")
     steps: int = _option(1000, "steps of training with simulated integers; 0 for none")
@@ -142,19 +145,10 @@ def _kept_choice(
     if path.exists():
         saved = json.loads(path.read_text())
         if saved["identity"] == identity:
-            return _choice(saved["choice"])
+            return TypeAdapter(Choice).validate_python(saved["choice"])
     choice = choose(simulation, source, development, config)
     path.write_text(json.dumps({"identity": identity, "choice": asdict(choice)}, indent=1))
     return choice
-
-
-def _choice(saved: dict[str, Any]) -> Choice:
-    def table(name: str) -> dict[str, Fidelity]:
-        return {key: Fidelity(**value) for key, value in saved[name].items()}
-
-    tables = {name: table(name) for name in ("methods", "alone_integer", "alone_float")}
-    single = {name: Fidelity(**saved[name]) for name in ("float32", "calibrated")}
-    return Choice(**{**saved, **tables, **single})
 
 
 def choose(simulation: Simulation, source: LPRNet, development: Crops, config: QuantizeConfig) -> Choice:
@@ -327,8 +321,8 @@ def candidate(variant: str, network: integer.Network, *, seed: int, arguments: d
     )
 
 
-def kernels(path: Path) -> dict[str, str]:
-    """What ONNX Runtime's own profile says of each layer in a model.onnx: the kernel that ran, and what it multiplied.
+def kernels(artifact: Artifact) -> dict[str, str]:
+    """What ONNX Runtime's own profile says of each layer of an artifact: the kernel that ran, and what it multiplied.
 
     Such as {"stem": "QLinearConv uint8 x int8", "classify": "MatMul float"}; QLinearConv sums in integers.
     """
@@ -336,7 +330,7 @@ def kernels(path: Path) -> dict[str, str]:
         settings = options(threads=1)
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
-        session = open_session(path, settings)
+        session = open_session(artifact.file(MODEL), settings)
         session.run(None, {onnx_export.INPUT: np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)})
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event for event in events if event["name"].endswith("_kernel_time")]
@@ -359,7 +353,7 @@ def dynamic(network: LPRNet) -> tuple[int, nn.Module]:
     None: LPRNet has no linear layer, and Conv2d has no dynamic kernel. Often taken for a quantized LPRNet.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # that it is deprecated, in several ways
         changed = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             copy.deepcopy(network).eval(), {nn.Conv2d, nn.Linear}, dtype=torch.qint8
         )

@@ -76,11 +76,19 @@ class Simulation(nn.Module):
 
     @torch.no_grad()
     def fit_weight_scales(self) -> None:
-        """Set the weights' scales so that each output's largest weight is just held."""
+        """Set the weights' scales so that each output's largest weight is just held.
+
+        A dead channel's are a thousandth of the layer's largest, else its bias would need more than 32 bits.
+        """
         for unit in self._units():
-            unit.weight_scale.copy_((unit.weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / self.limit).log())
+            unit.weight_scale.copy_(self._held(unit.weight.abs().amax((1, 2, 3))))
         for scale, part in zip(self.classify_scales, self._parts(), strict=True):
-            scale.copy_((part.abs().amax(1).clamp_min(1e-12) / self.limit).log())
+            scale.copy_(self._held(part.abs().amax(1)))
+
+    def _held(self, largest: Tensor) -> Tensor:
+        """Logarithm of the scales that hold each output's largest weight."""
+        held: Tensor = largest.clamp_min(float(largest.max()) / 1000) / self.limit
+        return held.log()
 
     @torch.no_grad()
     def set_ranges(self, ranges: dict[str, float]) -> None:

@@ -1,5 +1,6 @@
 """The integer network: exact arithmetic, the same as its simulation in torch, near the float network it is made of."""
 
+import copy
 import itertools
 from dataclasses import replace
 from fractions import Fraction
@@ -118,6 +119,21 @@ def test_a_network_of_whole_numbers_is_told_from_its_limits(source, crops):
         assert np.abs(layer.weights.astype(int)).max() == 127
     for layer in seven.layers:
         assert 2 * 255 * np.abs(layer.weights.astype(int)).max() < 1 << 15  # vpmaddubsw's sums of two
+
+
+@torch.inference_mode()
+def test_a_dead_channel_keeps_its_bias(source, crops):
+    dead = copy.deepcopy(source)
+    dead.block1[0][1].weight[3], dead.block1[0][1].bias[3] = 0, 2.5
+    simulation = simulated(dead, crops)
+    described = simulation.describe()
+    layer = described.layers[1]
+    assert not layer.weights[3].any()
+    assert layer.bias[3] * layer.scales[3] == pytest.approx(2.5, rel=1e-5)
+    outputs, _ = simulation.outputs(torch.from_numpy(crops))
+    found = integer.trace(described, crops).outputs[layer.name]
+    np.testing.assert_array_equal(found, outputs[layer.name].permute(0, 2, 3, 1).numpy())
+    assert (found[..., 3] == round(2.5 / layer.output_scale)).all()
 
 
 def layer_of(rng: np.random.Generator, **changes: object) -> Layer:

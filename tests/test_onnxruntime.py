@@ -37,7 +37,6 @@ def network(crops: np.ndarray) -> integer.Network:
     torch.manual_seed(0)
     simulation = Simulation(LPRNet(len(ALPHABET) + 1, SMALL).eval())
     simulation.set_ranges(calibrate(simulation, crops)["max"])
-    simulation.floats = frozenset({"classify"})
     return simulation.describe()
 
 

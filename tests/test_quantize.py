@@ -23,6 +23,7 @@ from model_builder.quantize import (
     Fidelity,
     QuantizeConfig,
     calibrate,
+    candidate,
     choose,
     compare,
     dynamic,
@@ -70,7 +71,6 @@ def source(development: Crops) -> LPRNet:
 def simulation(source: LPRNet, development: Crops) -> Simulation:
     simulation = Simulation(source)
     simulation.set_ranges(calibrate(simulation, development.images)["max"])
-    simulation.floats = frozenset({"classify"})
     return simulation
 
 
@@ -113,10 +113,10 @@ def test_fidelity_counts_readings_and_measures_divergence(source, simulation, de
 def test_the_choice_is_by_measurement(source, development):
     choice = choose(Simulation(source), source, development, SHORT)
     assert choice.methods[choice.method].divergence == min(found.divergence for found in choice.methods.values())
-    assert choice.floats == ["classify"]
+    assert choice.floats == []
     names = Simulation(source).names
     assert list(choice.alone_integer) == list(choice.alone_float) == names
-    assert all(found.divergence > 0 for name, found in choice.alone_integer.items() if name != "classify")
+    assert all(found.divergence > 0 for found in choice.alone_integer.values())
     assert choice.calibrated == choice.methods[choice.method]
 
 
@@ -130,7 +130,7 @@ def test_a_layer_that_loses_too_much_alone_stays_in_float(source, development, m
 
     monkeypatch.setattr(quantization, "compare", harmful)
     choice = choose(simulation, source, development, replace(SHORT, layer_loss=0.0))
-    assert choice.floats == ["block2.0", "classify"]
+    assert choice.floats == ["block2.0"]
     assert not next(layer for layer in simulation.describe().layers if layer.name == "block2.0").integer
 
 
@@ -157,7 +157,6 @@ def test_training_goes_on_exactly_where_ctrl_c_stopped_it(source, development, t
     def fresh() -> Simulation:
         made = Simulation(source)
         made.set_ranges(calibrate(made, development.images)["max"])
-        made.floats = frozenset({"classify"})
         return made
 
     for name in ("at once", "in two"):
@@ -232,28 +231,30 @@ def test_another_onnx_file_is_refused(simulation, tmp_path):
         onnx_export.read(tmp_path / "model.onnx")
 
 
+def publish_network(root: Path, network: integer.Network) -> contract.Artifact:
+    return publish.publish(root, candidate("small", network, seed=0, arguments={}), {})
+
+
 def test_weights_are_stored_and_multiplied_as_int8(simulation, tmp_path):
-    path = tmp_path / "model.onnx"
-    onnx_export.write(simulation.describe(), path)
-    stored = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
-    found = kernels(path)
+    artifact = publish_network(tmp_path, simulation.describe())
+    stored = {t.name: t.data_type for t in onnx.load(artifact.file("model.onnx")).graph.initializer}
+    found = kernels(artifact)
     assert list(found) == simulation.names
     for name in simulation.names[:-1]:
         assert stored[f"{name}.weights"] == onnx.TensorProto.INT8
         assert found[name] == "QLinearConv uint8 x int8"
     assert found["classify"] == "MatMul float"
+    assert stored["classify.wide.weights"] == stored["classify.column.weights"] == onnx.TensorProto.INT8
 
 
 def test_a_layer_in_float_is_computed_in_float(simulation, tmp_path):
     simulation.floats = frozenset({"block2.0", "classify"})
-    onnx_export.write(simulation.describe(), tmp_path / "model.onnx")
-    found = kernels(tmp_path / "model.onnx")
+    found = kernels(publish_network(tmp_path, simulation.describe()))
     assert [name for name, kernel in found.items() if "float" in kernel] == ["block2.0", "classify"]
 
 
 def test_the_folded_network_is_computed_in_float(source, tmp_path):
-    onnx_export.write(fold(source), tmp_path / "model.onnx")
-    found = kernels(tmp_path / "model.onnx")
+    found = kernels(publish_network(tmp_path, fold(source)))
     assert len(found) == 8
     assert not any("int8" in kernel for kernel in found.values())
 
@@ -291,16 +292,18 @@ def call(artifacts: Path, *options: object) -> int:
 
 def test_the_command_publishes_an_integer_network(artifacts, capsys):
     assert call(artifacts, "--steps", 0) == 0
-    assert "points lost" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "points lost" in out
+    assert "block1.0: QLinearConv uint8 x int8" in out
     published = contract.find(artifacts, "quantized")
     contract.check_probe(load(published, threads=1), published)
     arguments = published.manifest.provenance.arguments
     assert arguments["source"] == "baseline"
-    assert arguments["quantization"]["choice"]["floats"] == ["classify"]
+    assert arguments["quantization"]["choice"]["floats"] == []
     assert set(arguments["quantization"]["choice"]["alone_integer"]) >= {"stem", "column", "classify"}
     baseline = contract.find(artifacts, "baseline").manifest.measured
     assert published.manifest.measured.multiply_adds == baseline.multiply_adds
-    assert set(kernels(published.file("model.onnx")).values()) == {"QLinearConv uint8 x int8", "MatMul float"}
+    assert set(kernels(published).values()) == {"QLinearConv uint8 x int8", "MatMul float"}
 
 
 def test_the_command_composes(artifacts):
@@ -315,6 +318,14 @@ def test_the_command_refuses_to_publish_what_loses_too_much(artifacts, capsys):
     assert call(artifacts, "--steps", 0, "--max-loss", -1) == 1
     assert "-1.00 allowed (--max-loss)" in capsys.readouterr().err
     assert contract.variants(artifacts) == ["baseline"]
+
+
+def test_the_command_keeps_layers_in_float(artifacts):
+    assert call(artifacts, "--steps", 0, "--floats", "stem,classify") == 0
+    published = contract.find(artifacts, "quantized")
+    assert published.manifest.provenance.arguments["quantization"]["choice"]["floats"] == ["stem", "classify"]
+    layers = onnx_export.read(published.file("model.onnx")).layers
+    assert [layer.integer for layer in layers] == [False, *[True] * (len(layers) - 1)]
 
 
 def test_the_command_names_layers_that_there_are(artifacts, capsys):
