@@ -22,6 +22,10 @@ def load(artifact: Artifact, threads: int) -> Backend:
                 from service.backends.torch import TorchBackend
 
                 return TorchBackend(artifact, threads)
+            case "tvm":
+                from service.backends.tvm import TvmBackend
+
+                return TvmBackend(artifact, threads)
             case _:
                 assert_never(name)
     except ImportError as error:
