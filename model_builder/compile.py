@@ -190,7 +190,9 @@ def scheduled(
                 and _worth_tuning(tvm.IRModule({"main": function}))
             ]
         if passes.prepacked:
-            module = tvm.transform.Sequential([SplitLayoutRewritePreproc(), FoldConstant()])(module)
+            module = tvm.transform.Sequential([SplitLayoutRewritePreproc(), FoldConstant(), DeadCodeElimination()])(
+                module
+            )
     return module, tuple(sorted(untuned))
 
 
