@@ -158,9 +158,9 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--trials",
         type=int,
-        default=128,
-        help="schedules to measure for each kernel, so that the last kernel gets as many as the first (default: "
-        "%(default)s: a first round of 64, and one that has learned from it)",
+        default=256,
+        help="schedules to measure for each convolution, so that the last gets as many as the first (default: "
+        "%(default)s: a first round of 64, and three that learn from those before)",
     )
     parser.add_argument(
         "--stage",

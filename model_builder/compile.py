@@ -54,7 +54,7 @@ RECORDS: Final = Path(__file__).parent / "tuning"
 WORK: Final = Path("runs") / "tuning"
 
 _TOLERANCE = 1e-3  # of a logit, as for every engine that computes in float32
-_WORTH_TUNING = 5_000  # operations; the few kernels below it (sums of 128 numbers) take a microsecond as they are
+_WORTH_TUNING = 100_000  # operations: convolutions; LLVM alone makes the rest fast (the largest, a pool, takes 3 us)
 _TRIALS_A_ROUND = 64  # MetaSchedule's own: so many are compiled and measured before its cost model learns
 _SPACE = "llvm"  # MetaSchedule's rules for plain vector code; others add integer instructions that float has no use for
 _FAILED = 1e9  # seconds, less than MetaSchedule's 1e10 for a schedule that did not run
@@ -206,9 +206,9 @@ def export(module: tvm.IRModule, level: Level, path: Path) -> None:
 def tune(
     network: LPRNet, level: Level, trials: int, passes: Passes | None = None, records: Path = RECORDS, work: Path = WORK
 ) -> None:
-    """Measure `trials` schedules of every kernel worth it, and keep the best of each in `records`/<level>.json.
+    """Measure `trials` schedules of every kernel worth it, the largest first, and keep the best in `records`.
 
-    Needs a quiet machine. What was measured is kept in `work`/<level> at once, so that the same call goes on where an
+    Needs a quiet machine. All that was measured is kept in `work`/<level>, so that the same call goes on where an
     earlier one was stopped. Raises ValueError where no schedule of a kernel ran.
     """
     passes = passes or Passes()
@@ -220,14 +220,14 @@ def tune(
     initialize()
     kernels = extract_tasks(lowered(network, level, passes), level.target)
     kernels = [kernel for kernel in kernels if _worth_tuning(kernel.dispatched[0])]
-    search = {
+    kernels.sort(key=lambda kernel: -kernel.weight * estimate_tir_flops(kernel.dispatched[0]))
+    search: dict[str, Any] = {
         "work_dir": str(folder),
         "builder": ms.builder.LocalBuilder(max_workers=cores, timeout_sec=_WORKER_TIMEOUT, initializer=initialize),
         "runner": ms.runner.LocalRunner(timeout_sec=_WORKER_TIMEOUT, initializer=initialize),
         "database": ms.database.JSONDatabase(work_dir=str(folder)),
         "cost_model": ms.cost_model.XGBModel(num_tuning_cores=cores),
     }
-    best = {}
     for kernel in (progress := tqdm(kernels, unit="kernel", desc=level.name)):
         progress.set_postfix_str(kernel.task_name)
         key = _key(kernel.dispatched[0])
@@ -242,9 +242,9 @@ def tune(
         fastest = min(tried, key=_seconds, default=None)
         if fastest is None or _seconds(fastest) >= _FAILED:
             raise ValueError(f"none of {len(tried)} schedules of {kernel.task_name} ran; see {folder / 'logs'}")
-        best[key] = {"name": kernel.task_name, "trial": fastest}
         progress.write(f"{kernel.task_name}: {1e6 * _seconds(fastest):.1f} us, the best of {len(tried)} schedules")
-    _keep(records / f"{level.name}.json", best, trials)
+        record = {"kernel": kernel.task_name, "cpu": evaluate.machine(), "trials": len(tried), "trial": fastest}
+        _keep(_file(records, level), key, record)
 
 
 def candidate(
@@ -265,7 +265,7 @@ def candidate(
             "source": f"{source.manifest.variant} {source.manifest.version}",
             "passes": asdict(passes),
             "apache-tvm": version("apache-tvm"),
-            "tuned": {level.name: _about(records / f"{level.name}.json") for level in levels},
+            "tuned on": {level.name: _tuned_on(_file(records, level)) for level in levels},
         },
     )
 
@@ -274,20 +274,24 @@ def candidate(
             module, untuned = scheduled(network, level, passes, records)
             if untuned:
                 print(f"{level.name}: no tuning record for {', '.join(untuned)}; --tune makes them")
-            export(module, level, folder / _file(level))
-            _check(folder / _file(level), level, plain)
+            export(module, level, folder / _library(level))
+            _check(folder / _library(level), level, plain)
 
     return replace(
         plain,
         backend="tvm",
         write=write,
         tolerance=_TOLERANCE,
-        libraries=tuple(Library(file=_file(level), level=level.name, needs=level.needs) for level in levels),
+        libraries=tuple(Library(file=_library(level), level=level.name, needs=level.needs) for level in levels),
     )
 
 
-def _file(level: Level) -> str:
+def _library(level: Level) -> str:
     return f"{level.name}.so"
+
+
+def _file(records: Path, level: Level) -> Path:
+    return records / f"{level.name}.json"
 
 
 def _check(library: Path, level: Level, plain: publish.Candidate) -> None:
@@ -326,7 +330,7 @@ def _database(kernels: list[ms.ExtractedTask], level: Level, records: Path) -> m
     """The best known schedule of each kernel: the level's own record, else that of another level."""
     known: dict[str, Any] = {}
     for path in sorted(records.glob("*.json"), key=lambda path: path.stem == level.name):
-        known |= json.loads(path.read_text(encoding="utf-8"))["kernels"]
+        known |= _read(path)
     database = ms.database.MemoryDatabase()
     for kernel in kernels:
         if record := known.get(_key(kernel.dispatched[0])):
@@ -356,16 +360,20 @@ def _seconds(trial: Any) -> float:
     return float(np.mean([float(seconds) for seconds in trial[1]]))
 
 
-def _keep(path: Path, best: dict[str, dict[str, Any]], trials: int) -> None:
-    """Add the best trials to a level's records, and tell where they were measured."""
-    older = json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else {}
-    about = {"cpu": evaluate.machine(), "apache-tvm": version("apache-tvm"), "trials": trials}
+def _read(path: Path) -> dict[str, Any]:
+    """A level's records by the hash of their kernel: its name, the trial, and the CPU that it was measured on."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _keep(path: Path, key: str, record: dict[str, Any]) -> None:
+    """Put a record beside those of other kernels, and in the place of a slower one of its own kernel and CPU."""
+    records = _read(path)
+    older = records.get(key)
+    if older and older["cpu"] == record["cpu"] and _seconds(older["trial"]) <= _seconds(record["trial"]):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**about, "kernels": {**older, **best}}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**records, key: record}, indent=1) + "\n", encoding="utf-8")
 
 
-def _about(path: Path) -> Any:
-    """Where and how a level was tuned; None where it was not."""
-    if not path.exists():
-        return None
-    return {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key != "kernels"}
+def _tuned_on(path: Path) -> list[str]:
+    return sorted({record["cpu"] for record in _read(path).values()})
