@@ -149,7 +149,9 @@ def folded(network: LPRNet) -> LPRNet:
 
 
 def lowered(network: LPRNet, level: Level, passes: Passes) -> tvm.IRModule:
-    """The network as kernels in TVM's loop language, before any schedule."""
+    """The network as kernels in TVM's loop language, before any schedule; ValueError if TVM cannot import it."""
+    if network.transformer is not None:
+        raise ValueError("TVM's importer fails on the spatial transformer's sampling grid: give a network without one")
     network = folded(network) if passes.fold else network.eval()
     example = torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8)
     with torch.no_grad():
@@ -372,7 +374,8 @@ def _keep(path: Path, key: str, record: dict[str, Any]) -> None:
     if older and older["cpu"] == record["cpu"] and _seconds(older["trial"]) <= _seconds(record["trial"]):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**records, key: record}, indent=1) + "\n", encoding="utf-8")
+    lines = (f"{json.dumps(key)}: {json.dumps(record)}" for key, record in {**records, key: record}.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def _tuned_on(path: Path) -> list[str]:

@@ -110,6 +110,11 @@ def test_passes_that_are_switched_off_leave_no_trace(network, lowered):
     assert (weights_to_pack(lowered), weights_to_pack(plain)) == (7, 0)
 
 
+def test_the_spatial_transformer_is_refused():
+    with pytest.raises(ValueError, match="a network without one"):
+        compile.lowered(LPRNet(len(ALPHABET) + 1, SMALL, transformer=True), LEVEL, compile.Passes())
+
+
 def weights_to_pack(module: compile.tvm.IRModule) -> int:
     functions = (function for variable, function in module.functions.items() if "conv2d" in variable.name_hint)
     return sum("layout_free_buffers" in function.attrs for function in functions)
