@@ -152,9 +152,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="x86-64-v4 (AVX-512), x86-64-v3 (AVX2) or native (this machine's CPU, with all it can do); may be "
         "repeated, the fastest first (default: x86-64-v4 and x86-64-v3, which together run on any CPU with AVX2)",
     )
-    parser.add_argument(
-        "--tune", action="store_true", help="search for the kernels' best schedules (half an hour each)"
-    )
+    parser.add_argument("--tune", action="store_true", help="first search for the convolutions' best schedules")
     parser.add_argument(
         "--trials",
         type=int,
