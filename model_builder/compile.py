@@ -94,7 +94,7 @@ _CPUINFO = {
 
 @dataclass(frozen=True)
 class Passes:
-    """What is done to a network, in this order; each pass builds on those before it."""
+    """What is done to a network, in the order of an ablation's rows; each pass counts on those before it."""
 
     fold: bool = True  # batch normalization into the weights of the convolution before it
     layout: bool = True  # channels last (NHWC, HWIO), so that vectors run along channels

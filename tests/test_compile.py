@@ -251,6 +251,12 @@ def test_an_artifact_without_a_library_is_refused(artifact):
         load(with_libraries(artifact), threads=1)
 
 
+def test_without_tvm_the_extra_to_install_is_named(published, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ArtifactError, match=r"needs the tvm engine: pip install 'lpr\[tvm\]'"):
+        load(published, threads=1)
+
+
 @pytest.mark.parametrize("content", [b"not a library", b""])
 def test_a_damaged_library_is_refused(artifact, content):
     path = artifact.folder / "x86-64-v3.so"
