@@ -45,7 +45,9 @@ class TvmBackend:
         )
         try:
             self._network = Network(path, input_shape, output_shape, threads)
-        except (AttributeError, OSError, RuntimeError) as error:
+        except ImportError:  # TVM itself is missing, which `load` tells
+            raise
+        except Exception as error:  # TVM gives its errors whatever type their C++ names
             raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {error}") from error
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -63,10 +65,7 @@ class Network:
     def __init__(
         self, library: Path, input_shape: tuple[int, ...], output_shape: tuple[int, ...], threads: int
     ) -> None:
-        """Load what computes float32 (1, *output_shape) from uint8 (1, *input_shape).
-
-        Raises OSError, RuntimeError or AttributeError where `library` is nothing of the kind.
-        """
+        """Load what computes float32 (1, *output_shape) from uint8 (1, *input_shape), or raise what TVM raises."""
         # Read when the calling thread first starts its pool. Left alone, TVM binds it to cores that it may not have.
         os.environ.update(TVM_NUM_THREADS=str(threads), TVM_BIND_THREADS="0")
         _load_runtime()
