@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_prune(commands)
     _add_publish(commands)
     _add_quantize(commands)
+    _add_compile(commands)
     _add_evaluate(commands)
     _add_preview(commands)
     _add_bench(commands)
@@ -238,6 +239,69 @@ def _quantize(options: argparse.Namespace) -> None:
     _print_measured(published)
     for layer, kernel in kernels(published).items():
         print(f"{layer}: {kernel}")
+
+
+def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "compile",
+        help="compile an artifact with TVM and publish it",
+        description="Compile the network of a torch artifact into one library per CPU level, with the tuning records "
+        "in model_builder/tuning, and publish it where its logits equal torch's. The server takes the best library "
+        "that its CPU can run. With --tune, make the records first: let nothing else run meanwhile. Interrupt it with "
+        "Ctrl-C; the same command goes on.",
+    )
+    parser.add_argument(
+        "source", nargs="?", default="baseline", help="torch artifact to compile (default: %(default)s)"
+    )
+    parser.add_argument("--variant", help="name to publish as (default: tvm, or tvm-SOURCE if not the baseline)")
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="LEVEL",
+        help="x86-64-v4 (AVX-512), x86-64-v3 (AVX2) or native (this machine's CPU, with all it can do); may be "
+        "repeated, the fastest first (default: x86-64-v4 and x86-64-v3, which together run on any CPU with AVX2)",
+    )
+    parser.add_argument("--tune", action="store_true", help="first search for the convolutions' best schedules")
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=256,
+        help="schedules to measure for each convolution, so that the last gets as many as the first (default: "
+        "%(default)s: a first round of 64, and three that learn from those before)",
+    )
+    parser.add_argument(
+        "--stage",
+        default="prepacked",
+        help="last pass to run: untuned, fold, layout, fuse, cse, tuned or prepacked, each with those before it "
+        "(default: %(default)s, all; less is for showing what a pass brings)",
+    )
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        default=publish.Gate.max_loss,
+        help="points of rendered accuracy that it may lie below its source (default: %(default)s)",
+    )
+    _add_publishing(parser)
+    parser.set_defaults(run=_compile)
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from model_builder import compile  # TVM takes seconds to import, which no other command needs to wait for
+
+    levels = tuple(compile.level(name) for name in options.target or [level.name for level in compile.LEVELS])
+    passes = compile.stage(options.stage)
+    source = contract.find(options.artifacts, options.source)
+    if options.tune:
+        try:
+            for level in levels:
+                compile.tune(publish.load_network(source), level, options.trials, passes)
+        except KeyboardInterrupt as error:
+            raise Interrupted("stopped; the same command goes on with the trials that are left") from error
+    variant = options.variant or ("tvm" if options.source == "baseline" else f"tvm-{options.source}")
+    candidate = compile.candidate(source, variant, levels, passes)
+    gate = publish.Gate(source, options.max_loss)
+    published = publish.publish(options.artifacts, candidate, evaluate.sets(options.real, options.rendered), gate)
+    _print_measured(published)
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -26,6 +26,10 @@ def load(artifact: Artifact, threads: int) -> Backend:
                 from service.backends.onnxruntime import OnnxRuntimeBackend
 
                 return OnnxRuntimeBackend(artifact, threads)
+            case "tvm":
+                from service.backends.tvm import TvmBackend
+
+                return TvmBackend(artifact, threads)
             case _:
                 assert_never(name)
     except ImportError as error:

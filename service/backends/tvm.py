@@ -1,0 +1,138 @@
+"""Runs a network that TVM compiled, with TVM's runtime alone. The only file of the service that touches TVM.
+
+`import tvm` loads the compiler (260 MB) and its frontends, and `import tvm_ffi` loads torch where it is installed.
+Serving needs neither: the runtime is a library of 3 MB, and its virtual machine is called through `tvm_ffi`.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import Artifact, Library
+from service.errors import ArtifactError
+
+_hidden = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # `import torch` raises ImportError on it
+try:
+    import tvm_ffi
+finally:
+    if _hidden is None:
+        del sys.modules["torch"]
+
+CPUINFO = Path("/proc/cpuinfo")
+
+_CPU = 1  # DLPack's kDLCPU
+_POOLED = 2  # the virtual machine's allocator that reuses what it freed
+_ALIGNMENT = 64  # of every buffer that compiled code reads, in bytes (tvm::runtime::kAllocAlignment)
+_FLUSH = 0x8040  # MXCSR: flush to zero (bit 15), denormals are zero (bit 6)
+_MXCSR = 7  # where x86-64's fenv_t holds it, in words of 32 bits
+
+
+class TvmBackend:
+    """A network compiled for batches of one; a longer batch is a loop over its rows."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        library = choose(artifact, cpu_flags())
+        self.engine = f"tvm {importlib.metadata.version('apache-tvm')} {library.level}"
+        path = artifact.file(library.file)
+        input_shape, output_shape = (
+            _row(tensor.shape) for tensor in (artifact.manifest.input, artifact.manifest.output)
+        )
+        try:
+            self._network = Network(path, input_shape, output_shape, threads)
+        except ImportError:  # TVM itself is missing, which `load` tells
+            raise
+        except Exception as error:  # TVM gives its errors whatever type their C++ names
+            raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {error}") from error
+
+    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Crops uint8 (N, H, W, 3) to logits float32 (N, T, C), one row after the other."""
+        return self._network(batch)
+
+    def close(self) -> None:
+        """Drop the virtual machine with its constants and buffers; the code itself stays mapped."""
+        del self._network
+
+
+class Network:
+    """A compiled library whose function `main` takes one row; it belongs to the thread that loads it."""
+
+    def __init__(
+        self, library: Path, input_shape: tuple[int, ...], output_shape: tuple[int, ...], threads: int
+    ) -> None:
+        """Load what computes float32 (1, *output_shape) from uint8 (1, *input_shape), or raise what TVM raises."""
+        # Read when the calling thread first starts its pool. Left alone, TVM binds it to cores that it may not have.
+        os.environ.update(TVM_NUM_THREADS=str(threads), TVM_BIND_THREADS="0")
+        _load_runtime()
+        flush_denormals()
+        machine = tvm_ffi.load_module(library).get_function("vm_load_executable")()
+        machine.get_function("vm_initialization")(_CPU, 0, _POOLED)
+        self._main = machine.get_function("main")
+        self._output_shape = output_shape
+        # One row, aligned as compiled code expects it, which a row inside a caller's batch is not.
+        size = int(np.prod(input_shape))
+        memory = np.empty(size + _ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % _ALIGNMENT
+        self._row = memory[start : start + size].reshape(1, *input_shape)
+        self._input = tvm_ffi.from_dlpack(self._row)
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Rows uint8 (N, *input_shape) to float32 (N, *output_shape), in memory of the caller's own."""
+        outputs = np.empty((len(batch), *self._output_shape), np.float32)
+        for row, output in zip(batch, outputs, strict=True):
+            self._row[0] = row
+            output[...] = np.from_dlpack(self._main(self._input))[0]
+        return outputs
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """What the CPU can do, as the kernel names it; empty where the kernel does not say."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+def choose(artifact: Artifact, flags: frozenset[str]) -> Library:
+    """The first, and so fastest, library that a CPU with `flags` can run; ArtifactError tells what each one misses."""
+    libraries = artifact.manifest.libraries
+    if fitting := next((library for library in libraries if flags.issuperset(library.needs)), None):
+        return fitting
+    lacking = "; ".join(
+        f"{library.level} needs {', '.join(flag for flag in library.needs if flag not in flags)}"
+        for library in libraries
+    )
+    raise ArtifactError(
+        f"{artifact.folder} holds no library that this CPU can run ({lacking or 'it lists none'}). Compile one here "
+        "with `python -m model_builder compile --target native`, or name another variant in LPR_BACKEND."
+    )
+
+
+def flush_denormals() -> None:
+    """Let the calling thread, and those it starts, take denormals for zero: they cost a factor of ten on x86.
+
+    Without a compiler: the C library's fesetenv loads MXCSR from the environment that it is given.
+    """
+    library = ctypes.CDLL(None)
+    environment = (ctypes.c_uint32 * 8)()
+    library.fegetenv(environment)
+    environment[_MXCSR] |= _FLUSH
+    library.fesetenv(environment)
+
+
+def _load_runtime() -> None:
+    spec = importlib.util.find_spec("tvm")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        raise ImportError("No module named 'tvm'")
+    ctypes.CDLL(str(Path(folders[0]) / "lib" / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+
+
+def _row(shape: tuple[int | str, ...]) -> tuple[int, ...]:
+    return tuple(int(size) for size in shape[1:])
