@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,14 +51,17 @@ def collate(crops: NDArray[np.uint8], texts: list[str]) -> Batch:
     return Batch(torch.from_numpy(crops), targets, torch.tensor([len(text) for text in texts], dtype=torch.long))
 
 
-class RenderedPlates(IterableDataset[Batch]):
+Drawn = tuple[NDArray[np.uint8], list[str]]  # crops (n, 24, 94, 3) and their texts
+
+
+class RenderedPlates(IterableDataset[Drawn]):
     """Endless batches of rendered plates. Batch number i is the same whatever worker draws it, so that a training that
     resumes at step i sees what it would have seen."""
 
     def __init__(self, seed: int, batch_size: int, first_batch: int = 0, drill: float = 0.0) -> None:
         self.seed, self.batch_size, self.first_batch, self.drill = seed, batch_size, first_batch, drill
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Drawn]:
         cv2.setNumThreads(1)
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -65,28 +69,34 @@ class RenderedPlates(IterableDataset[Batch]):
         number = self.first_batch + offset
         while True:
             first = (self.seed << 36) + number * self.batch_size
-            crops, texts = batch(renderer, first, self.batch_size, drill=self.drill)
-            yield collate(crops, texts)
+            yield batch(renderer, first, self.batch_size, drill=self.drill)
             number += stride
 
 
 def rendered_batches(seed: int, batch_size: int, first_batch: int, workers: int, drill: float = 0.0) -> Iterator[Batch]:
     """Batches `first_batch`, `first_batch` + 1, ... of the rendered plates of `seed`, drawn by `workers` processes."""
     dataset = RenderedPlates(seed, batch_size, first_batch, drill)
-    if workers == 0:
-        return iter(dataset)
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=6,
-            # a forked child would inherit the locks of OpenCV's and OpenMP's threads and hang
-            multiprocessing_context="spawn",
-            # its own: drawn from the global generator, the workers' seed would shift dropout in a resumed training
-            generator=torch.Generator(),
-        )
+    drawn = iter(dataset) if workers == 0 else iter(_loader(dataset, workers))
+    return (collate(crops, texts) for crops, texts in drawn)
+
+
+def _loader(dataset: RenderedPlates, workers: int) -> DataLoader[Drawn]:
+    """Workers send arrays: one that stops while its thread is sending a tensor may abort, and its parent with it."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        collate_fn=_as_drawn,
+        num_workers=workers,
+        prefetch_factor=6,
+        # a forked child would inherit the locks of OpenCV's and OpenMP's threads and hang
+        multiprocessing_context="spawn",
+        # its own: drawn from the global generator, the workers' seed would shift dropout in a resumed training
+        generator=torch.Generator(),
     )
+
+
+def _as_drawn(drawn: Any) -> Any:
+    return drawn
 
 
 @dataclass(frozen=True)
