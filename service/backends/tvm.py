@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from service import cpu
 from service.artifact import Artifact, Library
 from service.errors import ArtifactError
 
@@ -24,7 +25,7 @@ finally:
     if _hidden is None:
         del sys.modules["torch"]
 
-CPUINFO = Path("/proc/cpuinfo")
+cpu_flags = cpu.flags  # by this name also for the builder, which imports nothing else of the service
 
 _CPU = 1  # DLPack's kDLCPU
 _POOLED = 2  # the virtual machine's allocator that reuses what it freed
@@ -88,15 +89,6 @@ class Network:
             self._row[0] = row
             output[...] = np.from_dlpack(self._main(self._input))[0]
         return outputs
-
-
-def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
-    """What the CPU can do, as the kernel names it; empty where the kernel does not say."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 def choose(artifact: Artifact, flags: frozenset[str]) -> Library:
