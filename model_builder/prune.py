@@ -241,7 +241,7 @@ class PruneConfig:
     steps: int = 600  # of training after each round but the last
     last_steps: int = 5000  # of training after the last round
     learning_rate: float = 3e-3  # half of the baseline's: it starts from what the baseline learned
-    plates: int = 2000  # rendered plates that the search measures its loss on
+    plates: int = 600  # rendered plates that the search measures its loss on; its time is in proportion
 
 
 def prune_network(
