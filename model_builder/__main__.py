@@ -265,9 +265,9 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--trials",
         type=int,
-        default=64,
+        default=32,
         help="schedules to measure for each convolution, so that the last gets as many as the first (default: "
-        "%(default)s: a first round of 32, and one that learns from it; most kernels have 30 to 160 to choose from)",
+        "%(default)s: a first round of 16, and one that learns from it; most kernels have 30 to 160 to choose from)",
     )
     parser.add_argument(
         "--stage",

@@ -55,7 +55,7 @@ WORK: Final = Path("runs") / "tuning"
 
 _TOLERANCE = 1e-3  # of a logit, as for every engine that computes in float32
 _WORTH_TUNING = 100_000  # operations: convolutions; LLVM alone makes the rest fast (the largest, a pool, takes 3 us)
-_TRIALS_A_ROUND = 32  # so many are compiled and measured before the cost model learns
+_TRIALS_A_ROUND = 16  # so many are compiled and measured before the cost model learns
 _VECTOR = 16  # classes that fill a vector of AVX-512, and two of AVX2
 _FAILED = 1e9  # seconds, less than MetaSchedule's 1e10 for a schedule that did not run
 _WORKER_TIMEOUT = 60  # seconds; each round starts workers anew, which import TVM (and torch with it) first
@@ -110,7 +110,7 @@ class Passes:
     fuse: bool = True  # bias, ReLU and other element-wise work into the kernel before it
     cse: bool = True  # common subexpressions computed once
     tuned: bool = True  # the best schedules that MetaSchedule found
-    prepacked: bool = True  # weights laid out as the tuned kernels read them
+    prepacked: bool = True  # weights laid out ahead of time as the tuned kernels read them, not by each call
 
 
 def stages() -> dict[str, Passes]:
@@ -197,8 +197,8 @@ def lowered(network: LPRNet, level: Level, passes: Passes) -> tvm.IRModule:
     ]
     if passes.fuse:
         sequence += [FuseOps(), FuseTIR()]
-    if passes.prepacked:
-        sequence.append(AttachAttrLayoutFreeBuffers())
+    if passes.tuned:
+        sequence.append(AttachAttrLayoutFreeBuffers())  # a schedule may read the weights in an order of its own
     with level.target:
         module = tvm.transform.Sequential(sequence)(module)
     for variable, function in module.functions.items():
@@ -270,7 +270,11 @@ def tune(
         if (left := trials - len(_trials(folder).get(key, []))) > 0:
             logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.WARNING)  # all of it goes to `folder`/logs
             contexts, weights = extracted_tasks_to_tune_contexts(
-                [kernel], str(folder), space=space.generator(level.lanes), num_threads=cores
+                [kernel],
+                str(folder),
+                space=space.generator(level.lanes),
+                strategy=space.search(),
+                num_threads=cores,
             )
             per_round = min(left, _TRIALS_A_ROUND)
             ms.tune_tasks(
