@@ -162,6 +162,9 @@ def publish(
 def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict[str, object]) -> Candidate:
     """`network` as a `torch.export` program."""
     network = network.cpu().eval()
+    for tensor in (*network.parameters(), *network.buffers()):
+        # Training leaves them with channels last. The file is to depend on the weights alone, not on their strides.
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
 
     def logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
