@@ -138,7 +138,7 @@ def _add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_publishing(parser)
     _add_gate(parser)
-    _add_fields(parser, PruneConfig())
+    _add_fields(parser, PruneConfig)
     parser.set_defaults(run=_prune)
 
 
@@ -151,10 +151,13 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_fields(parser: argparse.ArgumentParser, config: PruneConfig) -> None:
+def _add_fields(parser: argparse.ArgumentParser, config: type[PruneConfig] | type[QuantizeConfig]) -> None:
     """An option for each field of a configuration."""
-    for name, value in asdict(config).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"default: {value}")
+    for field in fields(config):
+        flag, reason = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        parser.add_argument(
+            flag, type=type(field.default), default=field.default, help=f"{reason} (default: %(default)s)"
+        )
 
 
 def _prune(options: argparse.Namespace) -> None:
@@ -218,11 +221,7 @@ def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--out", type=Path, help="choice, checkpoint and log (default: runs/VARIANT)")
     _add_publishing(parser)
     _add_gate(parser)
-    for field in fields(QuantizeConfig):
-        flag, reason = "--" + field.name.replace("_", "-"), field.metadata["help"]
-        parser.add_argument(
-            flag, type=type(field.default), default=field.default, help=f"{reason} (default: %(default)s)"
-        )
+    _add_fields(parser, QuantizeConfig)
     parser.set_defaults(run=_quantize)
 
 
