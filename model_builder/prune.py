@@ -239,7 +239,7 @@ class PruneConfig:
     parameters: float = option(0.45, "share of weights that is left; the file, graph included, is then less than half")
     rounds: int = option(3, "rounds of cutting and training; one alone loses more than training brings back")
     steps: int = option(600, "steps of training after each round but the last")
-    last_steps: int = option(5000, "steps of training after the last round")
+    last_steps: int = option(10000, "steps of training after the last round, nearly as many as the baseline had")
     learning_rate: float = option(3e-3, "Muon's; half of the baseline's: it starts from what the baseline learned")
     plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
 
