@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train build extras preview bench clean
+.PHONY: help serve test check format train extras preview bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,6 +38,7 @@ TRAINING := LD_PRELOAD="$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so
 train: $(VENV)/.build ## train the baseline on rendered plates; ARGS="--help" shows the options
 	$(TRAINING) $(BIN)/python -m model_builder train $(ARGS)
 
+.PHONY: build
 build: $(VENV)/.build ## make all variants of the baseline; ARGS="--help" shows the options
 	$(if $(findstring --retrain,$(ARGS)),$(TRAINING)) $(BIN)/python -m model_builder build $(ARGS)
 
