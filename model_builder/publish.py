@@ -150,13 +150,15 @@ def publish(
             machine=evaluate.machine(),
         )
         written = contract.write(aside, description.model_copy(update={"measured": measured}))
-        if older is not None and _unchanged(older, written):
-            contract.check_probe(backend, older)
-            return older
-        _replace(aside, root / candidate.variant)
+        kept = older if older is not None and _unchanged(older, written) else None
+        if kept is not None:
+            contract.check_probe(backend, kept)
+        backend.close()
+        if kept is None:
+            _replace(aside, root / candidate.variant)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return contract.read(root / candidate.variant)
+    return kept or contract.read(root / candidate.variant)
 
 
 def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict[str, object]) -> Candidate:
