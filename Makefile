@@ -11,7 +11,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-serve: $(VENV)/.serve ## serve on 127.0.0.1:8000; LPR_BACKEND, LPR_PORT, ... choose otherwise
+# The engine is that of the variant's manifest, and no other is installed.
+VARIANT := $(or $(LPR_BACKEND),baseline)
+MANIFEST := $(or $(LPR_ARTIFACTS),artifacts)/$(VARIANT)/manifest.json
+ENGINE := $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' '$(MANIFEST)' 2>/dev/null)
+
+serve: $(VENV)/.serve$(ENGINE:%=-%) ## serve on 127.0.0.1:8000; LPR_BACKEND, LPR_PORT, ... choose otherwise
 	exec $(BIN)/python -m service
 
 test: $(VENV)/.dev ## run the tests
@@ -28,9 +33,14 @@ format: $(VENV)/.dev ## format, and fix what lint can fix
 
 # tcmalloc, where it is installed, doubles the speed of training on a CPU; a passive wait leaves a core that is done to
 # the process that renders.
+TRAINING := LD_PRELOAD="$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4))" OMP_WAIT_POLICY=passive
+
 train: $(VENV)/.build ## train the baseline on rendered plates; ARGS="--help" shows the options
-	LD_PRELOAD="$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4))" OMP_WAIT_POLICY=passive \
-		$(BIN)/python -m model_builder train $(ARGS)
+	$(TRAINING) $(BIN)/python -m model_builder train $(ARGS)
+
+.PHONY: build
+build: $(VENV)/.build ## make all variants of the baseline; ARGS="--help" shows the options
+	$(if $(findstring --retrain,$(ARGS)),$(TRAINING)) $(BIN)/python -m model_builder build $(ARGS)
 
 extras: ## install from Debian what helps training and is not needed: typefaces for variety, tcmalloc for speed
 	apt-get install --yes --no-install-recommends fonts-noto-cjk fonts-wqy-zenhei fonts-wqy-microhei \
@@ -53,7 +63,11 @@ $(VENV)/.pip: | $(BIN)/python
 	@touch $@
 
 $(VENV)/.serve: pyproject.toml | $(VENV)/.pip
-	$(PIP) --editable '.[torch,onnxruntime]'
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.serve-%: pyproject.toml | $(VENV)/.pip
+	$(PIP) --editable '.[$*]'
 	@touch $@
 
 $(VENV)/.build: pyproject.toml | $(VENV)/.pip

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 
-from model_builder import bench, evaluate, preview, prune, publish
-from model_builder.data import DataError, development_set, read_folder, validation_set
+from model_builder import bench, build, evaluate, preview, prune, publish
+from model_builder.data import DataError, read_folder, validation_set
 from model_builder.model import LPRNet, SpatialTransformer
 from model_builder.plates import ALPHABET
 from model_builder.prune import PruneConfig
-from model_builder.quantize import QuantizeConfig, candidate, kernels, quantize
+from model_builder.quantize import QuantizeConfig
 from model_builder.train import Interrupted, TrainConfig, train
 from service import artifact as contract
+from service.artifact import Artifact
 from service.backends import load
 from service.errors import LprError
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_publish(commands)
     _add_quantize(commands)
     _add_compile(commands)
+    _add_build(commands)
     _add_evaluate(commands)
     _add_preview(commands)
     _add_bench(commands)
@@ -136,7 +138,7 @@ def _add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_publishing(parser)
     _add_gate(parser)
-    _add_fields(parser, PruneConfig())
+    _add_fields(parser, PruneConfig)
     parser.set_defaults(run=_prune)
 
 
@@ -149,40 +151,45 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_fields(parser: argparse.ArgumentParser, config: PruneConfig) -> None:
+def _add_fields(parser: argparse.ArgumentParser, config: type[PruneConfig] | type[QuantizeConfig]) -> None:
     """An option for each field of a configuration."""
-    for name, value in asdict(config).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"default: {value}")
+    for field in fields(config):
+        flag, reason = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        parser.add_argument(
+            flag, type=type(field.default), default=field.default, help=f"{reason} (default: %(default)s)"
+        )
 
 
 def _prune(options: argparse.Namespace) -> None:
     _use_all_cores()
     source = contract.find(options.artifacts, options.source)
-    network = publish.load_network(source)
     folder = options.out or Path("runs") / options.variant
     config = PruneConfig(**{field.name: getattr(options, field.name) for field in fields(PruneConfig)})
     if options.study:
+        network = publish.load_network(source)
         found = prune.study(folder / "study", network, validation_set(options.rendered), config.steps)
         found |= {"source": source.manifest.version, "machine": evaluate.machine()}
         options.study.parent.mkdir(parents=True, exist_ok=True)
         options.study.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {options.study}")
         return
-    pruned, cuts = prune.prune_network(folder, network, config, development_set(config.plates))
-    arguments: dict[str, object] = {
-        "source": {"variant": options.source, "version": source.manifest.version},
-        "prune": asdict(config),
-        "cuts": [asdict(cut) for cut in cuts],
-    }
-    candidate = publish.torch_candidate(options.variant, pruned, seed=10, arguments=arguments)
-    gate = publish.Gate(contract.find(options.artifacts, "baseline"), options.max_loss)
-    _print_measured(publish.publish(options.artifacts, candidate, evaluate.sets(options.real, options.rendered), gate))
+    reference = contract.find(options.artifacts, build.BASELINE)
+    _publish(options, build.pruned(source, options.variant, folder, config=config), reference)
 
 
 def _use_all_cores() -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    build.use_all_cores()
     for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background ignores Ctrl-C's signal unless told
         signal.signal(number, signal.default_int_handler)
+
+
+def _publish(options: argparse.Namespace, candidate: publish.Candidate, reference: Artifact | None = None) -> None:
+    """Publish and print what was measured; refuse what loses more than allowed against `reference`."""
+    sets = evaluate.sets(options.real, options.rendered)
+    gate = publish.Gate(reference, sets["rendered"], options.max_loss) if reference else None
+    published = publish.publish(options.artifacts, candidate, sets, gate)
+    print(f"published {published.folder} {published.manifest.version}")
+    build.print_figures(published)
 
 
 def _add_publish(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -198,8 +205,7 @@ def _publish_run(options: argparse.Namespace, folder: Path, variant: str) -> Non
     network = LPRNet.configured(len(ALPHABET) + 1, saved["network"])
     network.load_state_dict(saved["weights"])
     candidate = publish.torch_candidate(variant, network, seed=saved["seed"], arguments=saved["arguments"])
-    published = publish.publish(options.artifacts, candidate, evaluate.sets(options.real, options.rendered))
-    _print_measured(published)
+    _publish(options, candidate)
 
 
 def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -215,30 +221,17 @@ def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--out", type=Path, help="choice, checkpoint and log (default: runs/VARIANT)")
     _add_publishing(parser)
     _add_gate(parser)
-    for field in fields(QuantizeConfig):
-        flag, reason = "--" + field.name.replace("_", "-"), field.metadata["help"]
-        parser.add_argument(
-            flag, type=type(field.default), default=field.default, help=f"{reason} (default: %(default)s)"
-        )
+    _add_fields(parser, QuantizeConfig)
     parser.set_defaults(run=_quantize)
 
 
 def _quantize(options: argparse.Namespace) -> None:
     config = QuantizeConfig(**{field.name: getattr(options, field.name) for field in fields(QuantizeConfig)})
     source = contract.find(options.artifacts, options.source)
-    gate = publish.Gate(contract.find(options.artifacts, "baseline"), options.max_loss)
+    reference = contract.find(options.artifacts, build.BASELINE)
     _use_all_cores()
-    done = quantize(options.out or Path("runs") / options.variant, publish.load_network(source), config)
-    arguments: dict[str, object] = {
-        "source": options.source,
-        "version": source.manifest.version,
-        "quantization": done.record(),
-    }
-    made = candidate(options.variant, done.network, seed=config.seed, arguments=arguments)
-    published = publish.publish(options.artifacts, made, evaluate.sets(options.real, options.rendered), gate)
-    _print_measured(published)
-    for layer, kernel in kernels(published).items():
-        print(f"{layer}: {kernel}")
+    folder = options.out or Path("runs") / options.variant
+    _publish(options, build.quantized(source, options.variant, folder, config=config), reference)
 
 
 def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -298,10 +291,38 @@ def _compile(options: argparse.Namespace) -> None:
         except KeyboardInterrupt as error:
             raise Interrupted("stopped; the same command goes on with the trials that are left") from error
     variant = options.variant or ("tvm" if options.source == "baseline" else f"tvm-{options.source}")
-    candidate = compile.candidate(source, variant, levels, passes)
-    gate = publish.Gate(source, options.max_loss)
-    published = publish.publish(options.artifacts, candidate, evaluate.sets(options.real, options.rendered), gate)
-    _print_measured(published)
+    candidate = build.compiled(source, variant, Path(), levels=options.target or (), passes=options.stage)
+    _publish(options, candidate, source)
+
+
+def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    names = ", ".join(stage.variant for stage in build.STAGES)
+    parser = commands.add_parser(
+        "build",
+        help="make all variants of the baseline, and publish those that read as well",
+        description=f"Make {names}, in this order. Each takes the weights of the variant that is published, where that "
+        "was made of the same source with the same settings, and tuning records from model_builder/tuning; it is "
+        "exported, checked against its source, measured and published anew, or left as it is where nothing changed. "
+        "Otherwise it is trained: that takes hours. A variant that loses too much is not published; the others are, "
+        "and the exit status is 1. Interrupt it with Ctrl-C; the same command goes on.",
+    )
+    parser.add_argument(
+        "--retrain",
+        action="store_true",
+        help="train and calibrate from scratch, whatever is published (tuning is `compile --tune`)",
+    )
+    _add_publishing(parser)
+    _add_gate(parser)
+    parser.set_defaults(run=_build)
+
+
+def _build(options: argparse.Namespace) -> None:
+    _use_all_cores()
+    sets = evaluate.sets(options.real, options.rendered)
+    folder = Path("runs") / "build"
+    refusals = build.build(build.STAGES, options.artifacts, folder, sets, options.max_loss, retrain=options.retrain)
+    if refusals:
+        raise publish.Refused(f"{len(refusals)} of {len(build.STAGES)} not published\n" + "\n".join(refusals))
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -321,28 +342,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     for name, crops in evaluate.sets(options.real, options.rendered).items():
         read = list(evaluate.readings(artifact, backend, crops))
         wrong = [(text, r.text) for r, text in zip(read, crops.texts, strict=True) if r.text != text]
-        _print_score(name, evaluate.wilson(len(read) - len(wrong), len(read)))
+        build.print_score(name, evaluate.wilson(len(read) - len(wrong), len(read)))
         if options.errors:
             print("\n".join(f"    {text} read as {reading}" for text, reading in wrong))
     times = evaluate.latency(backend, threads=options.threads)
     print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
-
-
-def _print_score(name: str, score: contract.Score) -> None:
-    share, low, high = (100 * value for value in (score.exact / score.total, score.low, score.high))
-    print(f"{name}: {score.exact} of {score.total} exact, {share:.1f} % ({low:.1f} to {high:.1f})")
-
-
-def _print_measured(published: contract.Artifact) -> None:
-    measured = published.manifest.measured
-    assert measured is not None
-    print(f"published {published.folder} {published.manifest.version}")
-    for name, score in measured.accuracy.items():
-        _print_score(name, score)
-    print(
-        f"{measured.parameters:,} parameters, {measured.multiply_adds / 1e6:.1f} million multiply-adds, "
-        f"{measured.size_bytes / 1e6:.2f} MB, {measured.latency_ms.median:.2f} ms on {measured.machine}"
-    )
 
 
 def _add_preview(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

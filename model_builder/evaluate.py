@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from model_builder.data import Crops, validation_set
 from service import plate
@@ -67,9 +68,10 @@ def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[pla
 
 def accuracy(artifact: Artifact, backend: Backend, crops: Crops) -> Score:
     """Exact match of the served readings."""
-    read = readings(artifact, backend, crops)
+    total, name = len(crops.texts), artifact.manifest.variant
+    read = tqdm(readings(artifact, backend, crops), name, total, unit="plate", leave=False, dynamic_ncols=True)
     exact = sum(reading.text == text for reading, text in zip(read, crops.texts, strict=True))
-    return wilson(exact, len(crops.texts))
+    return wilson(exact, total)
 
 
 def sets(real: Path | None, rendered: int) -> dict[str, Crops]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from model_builder.data import Crops, collate
 from model_builder.model import ConvUnit, LPRNet, Widths, multiply_adds
-from model_builder.train import TrainConfig, ctc_loss, exact_match, train
+from model_builder.train import TrainConfig, ctc_loss, exact_match, option, train
 
 RATIOS = tuple(tenth / 10 for tenth in range(1, 10))
 GRAIN = 16  # channels of a cut: what a vector of integers or floats holds
@@ -235,13 +235,13 @@ def _loss(network: LPRNet, crops: Crops) -> float:
 class PruneConfig:
     """Everything that decides a pruning, with the reason for each default."""
 
-    multiply_adds: float = 0.36  # share that is left; latency follows it, but not wholly
-    parameters: float = 0.45  # share that is left; so that the file, graph included, is less than half
-    rounds: int = 3  # cutting all at once loses more than training brings back
-    steps: int = 600  # of training after each round but the last
-    last_steps: int = 5000  # of training after the last round
-    learning_rate: float = 3e-3  # half of the baseline's: it starts from what the baseline learned
-    plates: int = 600  # rendered plates that the search measures its loss on; its time is in proportion
+    multiply_adds: float = option(0.36, "share of multiply-adds that is left; latency follows it, but not wholly")
+    parameters: float = option(0.45, "share of weights that is left; the file, graph included, is then less than half")
+    rounds: int = option(3, "rounds of cutting and training; one alone loses more than training brings back")
+    steps: int = option(600, "steps of training after each round but the last")
+    last_steps: int = option(10000, "steps of training after the last round, nearly as many as the baseline had")
+    learning_rate: float = option(3e-3, "Muon's; half of the baseline's: it starts from what the baseline learned")
+    plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
 
 
 def prune_network(

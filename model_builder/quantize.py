@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from model_builder.integer import TOP
 from model_builder.model import HEIGHT, WIDTH, LPRNet
 from model_builder.plates import ALPHABET
 from model_builder.simulate import CLASSIFY, Simulation
-from model_builder.train import BLANK, Checkpoint, Interrupted, Log, ctc_loss
+from model_builder.train import BLANK, Checkpoint, Interrupted, Log, ctc_loss, option
 from service import plate
 from service.artifact import Artifact
 from service.backends.onnxruntime import MODEL, open_session, options
@@ -44,30 +44,25 @@ _SAMPLES = 1 << 15  # activations that a layer's range is chosen from, a batch
 _METHODS = ("max", "99.999 %", "99.99 %", "99.9 %", "mse")
 
 
-def _option(default: Any, reason: str) -> Any:
-    """A field of QuantizeConfig; --help tells the reason."""
-    return field(default=default, metadata={"help": reason})
-
-
 @dataclass(frozen=True)
 class QuantizeConfig:
     """Everything that decides a quantization, with the reason for each default."""
 
-    calibration: int = _option(512, "rendered plates that activations' ranges are taken from")
-    development: int = _option(2000, "rendered plates to choose on, none of which are in the validation set")
-    bits: int = _option(8, "bits of a weight; 7 keep the sum of two products in 16 bits, for engines without VNNI")
-    floats: str = _option("", "layers to keep in float in any case, comma-separated")
-    layer_loss: float = _option(0.3, "points that a layer alone in integers may lose before it is kept in float")
-    calibrated_loss: float = _option(0.1, "points that calibration may lose before the network is trained")
-    steps: int = _option(1000, "steps of training with simulated integers; 0 for none")
-    batch_size: int = _option(128, "plates a step, as in training")
-    learning_rate: float = _option(1e-4, "AdamW's; small, because the weights are good")
-    warmup: int = _option(50, "steps in which the rate rises, while AdamW's moments settle")
-    distillation: float = _option(1.0, "weight of the divergence from the float network; CTC's is 1")
-    drill: float = _option(0.3, "share of plates with Chinese characters only, as in training")
-    seed: int = _option(3, "of the plates to train on; others than the network was trained on")
-    log_every: int = _option(250, "steps between accuracies and checkpoints")
-    workers: int = _option(1, "rendering processes")
+    calibration: int = option(512, "rendered plates that activations' ranges are taken from")
+    development: int = option(2000, "rendered plates to choose on, none of which are in the validation set")
+    bits: int = option(8, "bits of a weight; 7 keep the sum of two products in 16 bits, for engines without VNNI")
+    floats: str = option("", "layers to keep in float in any case, comma-separated")
+    layer_loss: float = option(0.3, "points that a layer alone in integers may lose before it is kept in float")
+    calibrated_loss: float = option(0.1, "points that calibration may lose before the network is trained")
+    steps: int = option(1000, "steps of training with simulated integers; 0 for none")
+    batch_size: int = option(128, "plates a step, as in training")
+    learning_rate: float = option(1e-4, "AdamW's; small, because the weights are good")
+    warmup: int = option(50, "steps in which the rate rises, while AdamW's moments settle")
+    distillation: float = option(1.0, "weight of the divergence from the float network; CTC's is 1")
+    drill: float = option(0.3, "share of plates with Chinese characters only, as in training")
+    seed: int = option(3, "of the plates to train on; others than the network was trained on")
+    log_every: int = option(250, "steps between accuracies and checkpoints")
+    workers: int = option(1, "rendering processes")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import csv
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ class TrainConfig:
     validation: int = 2000  # rendered plates that accuracy is logged on
     log_every: int = 500  # steps between accuracies and checkpoints
     workers: int = 1  # rendering processes
+
+
+def option(default: Any, reason: str) -> Any:
+    """A field of a configuration; --help tells the reason."""
+    return field(default=default, metadata={"help": reason})
 
 
 class Interrupted(Exception):

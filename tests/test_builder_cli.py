@@ -25,7 +25,7 @@ from service.backends import load
 from service.settings import REPOSITORY
 
 WIDTHS = Widths(4, (6,), (8, 8), (10,), 10, 8)
-COMMANDS = ("train", "prune", "publish", "quantize", "compile", "evaluate", "preview", "bench")
+COMMANDS = ("train", "prune", "publish", "quantize", "compile", "build", "evaluate", "preview", "bench")
 SHORT = ("--steps", "3", "--batch-size", "4", "--validation", "8", "--workers", "0", "--rendered", "5")
 
 

@@ -194,7 +194,7 @@ def test_a_variant_that_loses_too_much_is_refused_with_the_figures(root, crops, 
         return publish.evaluate.wilson(readings[artifact.manifest.variant], 9)
 
     monkeypatch.setattr(publish.evaluate, "accuracy", accuracy)
-    gate = publish.Gate(contract.find(root, "small"), max_loss=11)
+    gate = publish.Gate(contract.find(root, "small"), crops, max_loss=11)
     candidate = replace(small_candidate(small(2)), variant="worse")
     with pytest.raises(publish.Refused, match=r"reads 8 of 9 .* small 9: 11\.11 points lost, 11\.00 allowed"):
         publish.publish(root, candidate, {"rendered": crops}, gate)

@@ -32,8 +32,8 @@ def environment(artifacts: Path, **settings: str) -> dict[str, str]:
 class Process:
     """A server process and what it says on stderr."""
 
-    def __init__(self, env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(COMMAND, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, text=True)
+    def __init__(self, env: dict[str, str], command: list[str] = COMMAND, folder: Path = REPOSITORY) -> None:
+        self.process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
         self.said: list[str] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:

@@ -1,0 +1,260 @@
+"""From one artifact to others: each variant's stage, and all of them in order.
+
+A stage takes the weights of the variant that is already published, where that was made of the same source with the same
+settings; it is then exported, checked and measured anew, but not trained again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from model_builder import onnx_export, prune, publish, quantize
+from model_builder.data import Crops, development_set
+from model_builder.prune import PruneConfig
+from model_builder.quantize import QuantizeConfig
+from model_builder.train import Interrupted
+from service import artifact as contract
+from service.artifact import Artifact, Score
+from service.backends.onnxruntime import MODEL
+from service.errors import ArtifactError
+
+BASELINE: Final = "baseline"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How `variant` is made of the artifact `source`.
+
+    `make` takes the source, the variant's name, a folder to train in, and the published artifact whose weights may be
+    taken instead, or None.
+    """
+
+    variant: str
+    source: str
+    make: Callable[[Artifact, str, Path, Artifact | None], publish.Candidate]
+
+
+def pruned(
+    source: Artifact,
+    variant: str,
+    folder: Path,
+    published: Artifact | None = None,
+    *,
+    config: PruneConfig,
+    **training: Any,
+) -> publish.Candidate:
+    """`source` with fewer channels; `training` are more fields of TrainConfig."""
+    made_with = asdict(config)
+    match _arguments(published):
+        case {"source": {"version": str(version)}, "prune": settings, "cuts": cuts} if (
+            _same_weights(version, source) and settings == made_with
+        ):
+            network = publish.load_network(_taken(published))
+        case _:
+            crops = development_set(config.plates)
+            network, made = prune.prune_network(folder, publish.load_network(source), config, crops, **training)
+            cuts = [asdict(cut) for cut in made]
+    arguments = {
+        "source": {"variant": source.manifest.variant, "version": source.manifest.version},
+        "prune": made_with,
+        "cuts": cuts,
+    }
+    return publish.torch_candidate(variant, network, seed=10, arguments=arguments)
+
+
+def quantized(
+    source: Artifact, variant: str, folder: Path, published: Artifact | None = None, *, config: QuantizeConfig
+) -> publish.Candidate:
+    """`source` in integers."""
+    match _arguments(published):
+        case {"version": str(version), "quantization": {"configuration": settings} as record} if _same_weights(
+            version, source
+        ) and settings == asdict(config):
+            network = onnx_export.read(_taken(published).file(MODEL))
+        case _:
+            done = quantize.quantize(folder, publish.load_network(source), config)
+            network, record = done.network, done.record()
+    arguments = {
+        "source": source.manifest.variant,
+        "version": source.manifest.version,
+        "quantization": record,
+    }
+    return quantize.candidate(variant, network, seed=config.seed, arguments=arguments)
+
+
+def compiled(
+    source: Artifact,
+    variant: str,
+    _folder: Path,
+    _published: Artifact | None = None,
+    *,
+    levels: Sequence[str] = (),
+    passes: str = "prepacked",
+) -> publish.Candidate:
+    """`source` compiled by TVM for CPUs of `levels` (default: all that are published), with the tuning records."""
+    from model_builder import compile  # TVM takes seconds to import, which no other command needs to wait for
+
+    return compile.candidate(
+        source, variant, tuple(map(compile.level, levels)) or compile.LEVELS, compile.stage(passes)
+    )
+
+
+STAGES: Final = (
+    Stage("pruned", BASELINE, partial(pruned, config=PruneConfig())),
+    Stage("quantized", BASELINE, partial(quantized, config=QuantizeConfig())),
+    Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig())),
+    Stage("tvm", BASELINE, compiled),
+    Stage("tvm-pruned", "pruned", compiled),
+)
+
+
+def build(
+    stages: Sequence[Stage],
+    root: Path,
+    folder: Path,
+    sets: dict[str, Crops],
+    max_loss: float,
+    *,
+    retrain: bool = False,
+) -> list[str]:
+    """Make `stages` and publish them below `root`; returns why each of those that were not published was not.
+
+    A model that is already published, byte by byte, and reads what it read then is left as it is. `retrain` takes no
+    weights from what is published. A build that was interrupted, in training too, goes on where it was: `folder`, which
+    belongs to builds alone, holds the trainings and, until a build has reached its end, which stages are done.
+    """
+    baseline = contract.find(root, BASELINE)
+    gate = publish.Gate(baseline, sets["rendered"], max_loss)
+    identity = {
+        "baseline": _state_of(baseline),
+        "artifacts": str(root.resolve()),
+        "sets": {name: crops.digest() for name, crops in sets.items()},
+        "max_loss": max_loss,
+        "retrain": retrain,
+    }
+    done = _Done(folder / "done.json", identity)
+    if retrain and not done.resumed:
+        shutil.rmtree(folder, ignore_errors=True)
+    done.save()
+    refusals = []
+    for number, stage in enumerate(stages, start=1):
+        title, started = f"[{number}/{len(stages)}] {stage.variant}", time.monotonic()
+        try:
+            if done.holds(root, stage):
+                print(f"{title}: done before the interruption", flush=True)
+                continue
+            source, known = _inputs(root, stage, retrain)
+            print(f"{title}: of {stage.source} {source.manifest.version}", flush=True)
+            use_all_cores()
+            # Weights in the name: a training of another source is not gone on with.
+            place = folder / f"{stage.variant}-{_weights(source.manifest.version)}"
+            candidate = stage.make(source, stage.variant, place, known)
+            published = publish.publish(root, candidate, sets, gate, known)
+            print_figures(published)
+            done.add(root, stage)
+            what = "unchanged" if published is known else "published"
+            print(f"{title}: {what}, after {time.monotonic() - started:.0f} s", flush=True)
+        except (publish.Refused, ArtifactError) as error:
+            refusals.append(f"{stage.variant}: {error}")
+            print(f"{title}: not published: {error}", flush=True)
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"stopped in {stage.variant}; the same command goes on there") from error
+    done.path.unlink()
+    return refusals
+
+
+def _inputs(root: Path, stage: Stage, retrain: bool) -> tuple[Artifact, Artifact | None]:
+    """A stage's source, and what is published of the stage itself."""
+    variants = contract.variants(root)
+    if stage.source not in variants:
+        raise ArtifactError(f"there is no artifact of {stage.source}, which it is made of")
+    known = None if retrain or stage.variant not in variants else contract.find(root, stage.variant)
+    return contract.find(root, stage.source), known
+
+
+def use_all_cores() -> None:
+    """Let torch compute on every core; where an artifact was measured, that took a single thread."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+class _Done:
+    """The stages that an interrupted build has done, with the state of their source and of what they published."""
+
+    def __init__(self, path: Path, identity: dict[str, object]) -> None:
+        self.path, self.identity = path, identity
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.resumed = saved.get("identity") == identity
+        self.stages: dict[str, list[str]] = saved["stages"] if self.resumed else {}
+
+    def holds(self, root: Path, stage: Stage) -> bool:
+        """Whether the stage is done, and neither its source nor what it published has changed since."""
+        there = {stage.source, stage.variant} <= set(contract.variants(root))
+        return there and self.stages.get(stage.variant) == self._states(root, stage)
+
+    def add(self, root: Path, stage: Stage) -> None:
+        self.stages[stage.variant] = self._states(root, stage)
+        self.save()
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(".new")
+        aside.write_text(json.dumps({"identity": self.identity, "stages": self.stages}, indent=1), encoding="utf-8")
+        aside.replace(self.path)
+
+    @staticmethod
+    def _states(root: Path, stage: Stage) -> list[str]:
+        return [_state_of(contract.find(root, name)) for name in (stage.source, stage.variant)]
+
+
+def _state_of(artifact: Artifact) -> str:
+    """The manifest's sha256: as it names that of each file, no byte of the artifact can change without it."""
+    return hashlib.sha256((artifact.folder / contract.MANIFEST).read_bytes()).hexdigest()
+
+
+def _arguments(published: Artifact | None) -> dict[str, Any]:
+    return published.manifest.provenance.arguments if published else {}
+
+
+def _same_weights(version: str, source: Artifact) -> bool:
+    return _weights(version) == _weights(source.manifest.version)
+
+
+def _weights(version: str) -> str:
+    """Their digest in an artifact's version; what is before it is the package's version."""
+    return version.rpartition("+")[2]
+
+
+def _taken(published: Artifact | None) -> Artifact:
+    assert published is not None
+    print(f"its weights are those of {published.folder}, made of the same source with the same settings", flush=True)
+    return published
+
+
+def print_figures(published: Artifact) -> None:
+    """What was measured of an artifact when it was published and, for an integer network, the kernel of each layer."""
+    measured = published.manifest.measured
+    assert measured is not None
+    for name, score in measured.accuracy.items():
+        print_score(name, score)
+    print(
+        f"{measured.parameters:,} parameters, {measured.multiply_adds / 1e6:.1f} million multiply-adds, "
+        f"{measured.size_bytes / 1e6:.2f} MB, {measured.latency_ms.median:.2f} ms on {measured.machine}"
+    )
+    if published.manifest.backend == "onnxruntime":
+        for layer, kernel in quantize.kernels(published).items():
+            print(f"{layer}: {kernel}")
+
+
+def print_score(name: str, score: Score) -> None:
+    """One line of an accuracy."""
+    share, low, high = (100 * value for value in (score.exact / score.total, score.low, score.high))
+    print(f"{name}: {score.exact} of {score.total} exact, {share:.1f} % ({low:.1f} to {high:.1f})")

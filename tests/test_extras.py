@@ -1,0 +1,96 @@
+"""Each published variant is served by the packages of its own extra alone, and `make serve` installs just those."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import PUBLISHED
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from test_samples import FOLDER, SAMPLES
+from test_server import Process, environment
+
+from service.artifact import read, variants
+from service.settings import REPOSITORY, Settings
+
+
+def installed(extra: str) -> list[Distribution]:
+    """What `pip install 'lpr[extra]'` brings, but for lpr itself."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    found: dict[str, Distribution] = {}
+    while wanted:
+        requirement = Requirement(wanted.pop())
+        name = canonicalize_name(requirement.name)
+        if name not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            assert not requirement.extras  # none asks for another's, so far
+            found[name] = distribution(name)
+            wanted += found[name].requires or []
+    return list(found.values())
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """An empty folder of packages beside a folder that holds `service` alone."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "service").symlink_to(REPOSITORY / "service")
+    return tmp_path / "packages"
+
+
+def link(distributions: list[Distribution], packages: Path) -> None:
+    """Put into `packages` what the distributions have in site-packages."""
+    for found in distributions:
+        files = [file.parts for file in found.files or []]
+        for name in {first for first, *rest in files if rest or first.endswith((".py", ".so"))} - {"..", "__pycache__"}:
+            if not (packages / name).exists():
+                (packages / name).symlink_to(found.locate_file(name))
+
+
+@pytest.mark.parametrize("variant", variants(PUBLISHED))
+def test_a_variant_is_served_with_its_extra_alone(variant, packages):
+    engine = read(PUBLISHED / variant).manifest.backend
+    link(installed(engine), packages)
+    for name in {"torch", "tvm", "onnxruntime", "openvino", "httpx"} - {engine}:
+        assert not (packages / name).exists()
+    command = [sys.executable, "-S", "-m", "service"]  # without site-packages
+    env = environment(PUBLISHED, BACKEND=variant) | {"PYTHONPATH": str(packages)}
+    server = Process(env, command, packages.parent)
+    try:
+        file, text = SAMPLES[0]
+        assert hasattr(server, "url"), server.said
+        answer = httpx.post(f"{server.url}/recognize", files={"image": (file, (FOLDER / file).read_bytes())}).json()
+        assert answer["results"][0]["plates"][0]["text"] == text
+        assert answer["model"]["engine"].split()[0] == engine
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def make(**settings: str) -> list[str]:
+    """The extras that `make serve` would install into a new environment."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LPR_", "MAKE", "MFLAGS"))}
+    command = ["make", "--dry-run", "serve", "VENV=none"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=inherited | settings, capture_output=True, text=True, check=True)
+    (extras,) = re.findall(r"--editable '?\.(.*?)'?\n", done.stdout)
+    return extras
+
+
+@pytest.mark.parametrize("variant", variants(PUBLISHED))
+def test_make_serve_installs_the_engine_of_the_variant(variant):
+    assert make(LPR_BACKEND=variant) == f"[{read(PUBLISHED / variant).manifest.backend}]"
+
+
+def test_make_serve_knows_the_default_and_the_folder_of_artifacts(artifacts):
+    default = Settings.model_fields["backend"].default
+    assert make() == make(LPR_BACKEND=default) != ""
+    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[torch]"
+
+
+def test_make_serve_leaves_it_to_the_service_to_name_the_variants_there_are():
+    assert make(LPR_BACKEND="nonsense") == ""
