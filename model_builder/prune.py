@@ -6,9 +6,10 @@ is trained, distilled from the one it came from.
 """
 
 import copy
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,20 +161,42 @@ def _classifier_inputs(network: LPRNet, keep: Keep) -> Tensor:
 
 @dataclass(frozen=True)
 class Size:
-    """Multiply-adds a plate and weights, or shares of them."""
+    """Shares of the source's multiply-adds, weights and time a plate; as a target, the most that may be left."""
 
     multiply_adds: float
     parameters: float
+    time: float = 1.0
 
     @classmethod
-    def of(cls, network: LPRNet, crops: Crops) -> "Size":
-        """The size of `network`."""
-        weights = sum(parameter.numel() for parameter in network.parameters())
-        return cls(multiply_adds(network, torch.from_numpy(crops.images[:1])), weights)
+    def of(cls, network: LPRNet, source: LPRNet, crops: Crops) -> "Size":
+        """What is left of `source` in `network`; the time is measured, in turns, by torch on one thread."""
+        crop = torch.from_numpy(crops.images[:1])
+        operations = multiply_adds(network, crop) / multiply_adds(source, crop)
+        weights = [sum(parameter.numel() for parameter in n.parameters()) for n in (network, source)]
+        times = [[_seconds(n, crop) for n in (network, source)] for _ in range(_TURNS)]
+        shares = sorted(own / whole for own, whole in times)
+        return cls(operations, weights[0] / weights[1], shares[_TURNS // 2])
 
-    def over(self, other: "Size") -> "Size":
-        """As shares of another size."""
-        return Size(self.multiply_adds / other.multiply_adds, self.parameters / other.parameters)
+    def within(self, target: "Size") -> bool:
+        """Whether no more is left than `target` allows."""
+        return all(left <= most for left, most in zip(astuple(self), astuple(target), strict=True))
+
+
+_TURNS = 9  # of both networks
+
+
+@torch.inference_mode()
+def _seconds(network: LPRNet, crop: Tensor) -> float:
+    """The shortest of a few runs on one thread, as networks are served; torch takes other kernels on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        network.eval()(crop)
+        times.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return min(times)
 
 
 @dataclass(frozen=True)
@@ -186,15 +209,15 @@ class Cut:
     loss: float
 
 
-def adapt(network: LPRNet, crops: Crops, full: Size, target: Size) -> Iterator[tuple[Cut, LPRNet]]:
-    """Cut channels, GRAIN at a time, until the network's share of `full` is at most `target` in both respects.
+def adapt(network: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator[tuple[Cut, LPRNet]]:
+    """Cut channels, GRAIN at a time, until no more of `source` is left than `target` allows.
 
     Yields each cut with the network after it. The loss is CTC's on `crops`, which are rendered and neither trained nor
     validated on. Raises ValueError when there is nothing left to cut.
     """
-    size, loss = Size.of(network, crops).over(full), _loss(network, crops)
-    while size.multiply_adds > target.multiply_adds or size.parameters > target.parameters:
-        candidates = [_cut(network, name, crops, full) for name in units(network)]
+    size, loss = Size.of(network, source, crops), _loss(network, crops)
+    while not size.within(target):
+        candidates = [_cut(network, name, crops, source) for name in units(network)]
         possible = [candidate for candidate in candidates if candidate is not None]
         if not possible:
             raise ValueError(f"nothing is left to cut at {size}, and {target} was asked for")
@@ -203,22 +226,19 @@ def adapt(network: LPRNet, crops: Crops, full: Size, target: Size) -> Iterator[t
         yield cut, network
 
 
-def _cut(network: LPRNet, name: str, crops: Crops, full: Size) -> tuple[Cut, LPRNet] | None:
+def _cut(network: LPRNet, name: str, crops: Crops, source: LPRNet) -> tuple[Cut, LPRNet] | None:
     channels = len(importance(units(network)[name])) - GRAIN
     if channels < GRAIN:
         return None
     result = slim(network, strongest(network, {name: channels}))
-    return Cut(name, channels, Size.of(result, crops).over(full), _loss(result, crops)), result
+    return Cut(name, channels, Size.of(result, source, crops), _loss(result, crops)), result
 
 
 def _saving(before: Size, after: Size, target: Size) -> float:
-    """What a cut saves of that which is still too much."""
-    saving = 1e-6  # a cut may save nothing that is asked for
-    if before.multiply_adds > target.multiply_adds:
-        saving += before.multiply_adds - after.multiply_adds
-    if before.parameters > target.parameters:
-        saving += before.parameters - after.parameters
-    return saving
+    """What a cut saves of that which is too much; 1e-3 where it saves nothing that is asked for."""
+    shares = zip(astuple(before), astuple(after), astuple(target), strict=True)
+    saved: float = sum(max(0.0, left - max(rest, most)) for left, rest, most in shares)
+    return max(1e-3, saved)
 
 
 @torch.inference_mode()
@@ -235,12 +255,13 @@ def _loss(network: LPRNet, crops: Crops) -> float:
 class PruneConfig:
     """Everything that decides a pruning, with the reason for each default."""
 
-    multiply_adds: float = option(0.36, "share of multiply-adds that is left; latency follows it, but not wholly")
+    multiply_adds: float = option(0.39, "share of multiply-adds that is left")
     parameters: float = option(0.45, "share of weights that is left; the file, graph included, is then less than half")
-    rounds: int = option(3, "rounds of cutting and training; one alone loses more than training brings back")
+    time: float = option(0.45, "share of torch's time on one thread that is left; its kernels differ with the widths")
+    rounds: int = option(2, "rounds of cutting and training; one alone loses more than training brings back")
     steps: int = option(600, "steps of training after each round but the last")
-    last_steps: int = option(10000, "steps of training after the last round, nearly as many as the baseline had")
-    learning_rate: float = option(3e-3, "Muon's; half of the baseline's: it starts from what the baseline learned")
+    last_steps: int = option(12000, "steps of training after the last round, as many as the baseline had")
+    learning_rate: float = option(6e-3, "Muon's, the baseline's own: half of it was slower")
     plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
 
 
@@ -252,13 +273,12 @@ def prune_network(
     `training` are more fields of TrainConfig. Writes `folder`/round-N/cut.pt (the network as cut) beside the training's
     own files. Raises ValueError when the folder holds a pruning of another configuration.
     """
-    full = Size.of(source, crops)
     network, cuts = source, []
     for number in range(1, config.rounds + 1):
         place = folder / f"round-{number}"
         share = number / config.rounds
-        target = Size(config.multiply_adds**share, config.parameters**share)
-        made = _cut_round(place / "cut.pt", network, crops, full, target)
+        target = Size(config.multiply_adds**share, config.parameters**share, config.time**share)
+        made = _cut_round(place / "cut.pt", network, crops, source, target)
         cuts += made[1]
         steps = config.last_steps if number == config.rounds else config.steps
         settings = TrainConfig(steps=steps, learning_rate=config.learning_rate, warmup=100, decay=0.5, seed=10 + number)
@@ -266,7 +286,7 @@ def prune_network(
     return network, cuts
 
 
-def _cut_round(path: Path, network: LPRNet, crops: Crops, full: Size, target: Size) -> tuple[LPRNet, list[Cut]]:
+def _cut_round(path: Path, network: LPRNet, crops: Crops, source: LPRNet, target: Size) -> tuple[LPRNet, list[Cut]]:
     """Cut down to `target`; what an earlier run left at `path` is taken if it had the same target."""
     if path.exists():
         saved: dict[str, Any] = torch.load(path, weights_only=True)
@@ -276,11 +296,11 @@ def _cut_round(path: Path, network: LPRNet, crops: Crops, full: Size, target: Si
         network.load_state_dict(saved["weights"])
         return network, [Cut(**{**cut, "size": Size(**cut["size"])}) for cut in saved["cuts"]]
     cuts = []
-    progress = tqdm(adapt(network, crops, full, target), desc=f"cut to {target.multiply_adds:.0%}", unit="cut")
+    progress = tqdm(adapt(network, crops, source, target), desc=f"cut to {target.multiply_adds:.0%}", unit="cut")
     for cut, smaller in progress:
         network = smaller
         cuts.append(cut)
-        progress.set_postfix_str(f"{cut.unit} {cut.channels}, {cut.size.multiply_adds:.2f} left, loss {cut.loss:.3f}")
+        progress.set_postfix_str(f"{cut.unit} {cut.channels}, loss {cut.loss:.3f}")
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
         {
