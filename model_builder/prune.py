@@ -6,7 +6,6 @@ is trained, distilled from the one it came from.
 """
 
 import copy
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
@@ -161,42 +160,21 @@ def _classifier_inputs(network: LPRNet, keep: Keep) -> Tensor:
 
 @dataclass(frozen=True)
 class Size:
-    """Shares of the source's multiply-adds, weights and time a plate; as a target, the most that may be left."""
+    """Shares of the source's multiply-adds and weights; as a target, the most that may be left."""
 
     multiply_adds: float
     parameters: float
-    time: float = 1.0
 
     @classmethod
     def of(cls, network: LPRNet, source: LPRNet, crops: Crops) -> "Size":
-        """What is left of `source` in `network`; the time is measured, in turns, by torch on one thread."""
+        """What is left of `source` in `network`."""
         crop = torch.from_numpy(crops.images[:1])
-        operations = multiply_adds(network, crop) / multiply_adds(source, crop)
         weights = [sum(parameter.numel() for parameter in n.parameters()) for n in (network, source)]
-        times = [[_seconds(n, crop) for n in (network, source)] for _ in range(_TURNS)]
-        shares = sorted(own / whole for own, whole in times)
-        return cls(operations, weights[0] / weights[1], shares[_TURNS // 2])
+        return cls(multiply_adds(network, crop) / multiply_adds(source, crop), weights[0] / weights[1])
 
     def within(self, target: "Size") -> bool:
         """Whether no more is left than `target` allows."""
-        return all(left <= most for left, most in zip(astuple(self), astuple(target), strict=True))
-
-
-_TURNS = 9  # of both networks
-
-
-@torch.inference_mode()
-def _seconds(network: LPRNet, crop: Tensor) -> float:
-    """The shortest of a few runs on one thread, as networks are served; torch takes other kernels on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        network.eval()(crop)
-        times.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    return min(times)
+        return self.multiply_adds <= target.multiply_adds and self.parameters <= target.parameters
 
 
 @dataclass(frozen=True)
@@ -255,9 +233,10 @@ def _loss(network: LPRNet, crops: Crops) -> float:
 class PruneConfig:
     """Everything that decides a pruning, with the reason for each default."""
 
-    multiply_adds: float = option(0.39, "share of multiply-adds that is left")
+    multiply_adds: float = option(
+        0.39, "share of multiply-adds that is left; torch then takes less than half of the time"
+    )
     parameters: float = option(0.45, "share of weights that is left; the file, graph included, is then less than half")
-    time: float = option(0.45, "share of torch's time on one thread that is left; its kernels differ with the widths")
     rounds: int = option(2, "rounds of cutting and training; one alone loses more than training brings back")
     steps: int = option(600, "steps of training after each round but the last")
     last_steps: int = option(12000, "steps of training after the last round, as many as the baseline had")
@@ -277,7 +256,7 @@ def prune_network(
     for number in range(1, config.rounds + 1):
         place = folder / f"round-{number}"
         share = number / config.rounds
-        target = Size(config.multiply_adds**share, config.parameters**share, config.time**share)
+        target = Size(config.multiply_adds**share, config.parameters**share)
         made = _cut_round(place / "cut.pt", network, crops, source, target)
         cuts += made[1]
         steps = config.last_steps if number == config.rounds else config.steps
