@@ -15,15 +15,21 @@ _STAGES = ("decode_ms", "preprocess_ms", "queue_ms", "inference_ms", "postproces
 _SETTINGS: Any = {"svg.hashsalt": "lpr", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def pareto(path: Path, points: Mapping[str, tuple[float, float, float]], machine: str, accuracy: str) -> None:
-    """Accuracy (%) against latency (ms), area by size (bytes), and the front of those that none beats in both."""
+Points = Mapping[str, tuple[float, float, float]]  # name -> milliseconds, % exact, bytes
+
+
+def pareto(path: Path, variants: Points, peers: Points, machine: str, accuracy: str) -> None:
+    """Accuracy against latency, area by size, and the front of those that none beats in both; peers as empty rings."""
     with _axes(path, (7, 4)) as axes:
-        for name, (latency, exact, size) in points.items():
-            axes.scatter(latency, exact, s=40 + size / 6e3, alpha=0.5)
-            axes.annotate(name, (latency, exact), textcoords="offset points", xytext=(6, 5))
-        front = _front([(latency, exact) for latency, exact, _ in points.values()])
+        for name, (latency, exact, size) in (*variants.items(), *peers.items()):
+            look: Any = {"facecolors": "none", "edgecolors": "gray"} if name in peers else {"alpha": 0.5}
+            axes.scatter(latency, exact, s=size / 6e3, **look)
+            color = "gray" if name in peers else "black"
+            axes.annotate(name, (latency, exact), textcoords="offset points", xytext=(6, 5), color=color, fontsize=8)
+        front = _front([(latency, exact) for latency, exact, _ in (*variants.values(), *peers.values())])
         axes.step([x for x, _ in front], [y for _, y in front], where="post", linewidth=0.8, color="gray")
-        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}", ylabel=f"{accuracy}, % exact")
+        axes.margins(0.12)
+        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}", ylabel=accuracy)
 
 
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -45,7 +51,7 @@ def sensitivity(path: Path, study: Mapping[str, Any]) -> None:
         axes.set(xlabel="weights of that layer set to 0 (L1), %", ylabel="rendered plates read, % exact")
 
 
-def stages(path: Path, variants: Mapping[str, Mapping[str, Any]]) -> None:
+def stages(path: Path, variants: Mapping[str, Mapping[str, Any]], machine: str) -> None:
     """Where a request's time goes in the server, per variant."""
     with _axes(path, (7, 0.6 + 0.4 * len(variants))) as axes:
         names = [*variants]
@@ -55,16 +61,16 @@ def stages(path: Path, variants: Mapping[str, Mapping[str, Any]]) -> None:
             axes.barh(names, times, left=start, label=stage.removesuffix("_ms"))
             start = [a + b for a, b in zip(start, times, strict=True)]
         axes.legend(fontsize=7)
-        axes.set(xlabel="milliseconds in the server, median")
+        axes.set(xlabel=f"milliseconds in the server, median, one thread, {machine}")
 
 
-def ablation(path: Path, rows: Mapping[str, float]) -> None:
+def ablation(path: Path, rows: Mapping[str, float], machine: str) -> None:
     """Milliseconds a plate after each pass of the compiler."""
     with _axes(path, (7, 0.8 + 0.3 * len(rows))) as axes:
         bars = axes.barh([*rows], [*rows.values()])
         axes.bar_label(bars, fmt=" %.2f")
         axes.invert_yaxis()
-        axes.set(xscale="log", xlabel="milliseconds a plate, one thread")
+        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}")
 
 
 @contextmanager
