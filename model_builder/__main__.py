@@ -446,7 +446,7 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         type=Path,
         metavar="FOLDER",
         default=real,
-        help="folder of real sets (default: ../shared/data, if it is)",
+        help="folder of real sets (default: ../shared/data where it exists)",
     )
     parser.add_argument("--out", type=Path, default=out, help="folder to write (default: report)")
     parser.add_argument("--readme", type=Path, default=readme, help="file that shows the table (default: README.md)")

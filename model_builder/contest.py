@@ -7,6 +7,7 @@ that a machine that slows down slows all of them. Denormals are flushed in every
 import multiprocessing
 import signal
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,9 @@ class _Player:
         self._process = context.Process(target=_compete, args=(contestant, threads, theirs), daemon=True)
         self._process.start()
         theirs.close()
+
+    def load(self) -> None:
+        """Wait until it is ready."""
         self.engine = self._answer() or ""
 
     def play(self, batch: int, calls: int) -> None:
@@ -117,8 +121,10 @@ class _Player:
 def _players(contestants: Sequence[Contestant], threads: int) -> Iterator[list[_Player]]:
     players: list[_Player] = []
     try:
-        for contestant in tqdm(contestants, desc=f"{threads} thread(s), loading", unit="engine", dynamic_ncols=True):
-            players.append(_Player(contestant, threads))  # one after the other, so that none starves
+        for contestant in contestants:
+            players.append(_Player(contestant, threads))
+        for player in tqdm(players, desc=f"{threads} thread(s), loading", unit="engine", dynamic_ncols=True):
+            player.load()
         yield players
     finally:
         for player in players:
@@ -128,6 +134,7 @@ def _players(contestants: Sequence[Contestant], threads: int) -> Iterator[list[_
 def _compete(contestant: Contestant, threads: int, pipe: Connection) -> None:
     """A child's life: load, then compute bursts as asked until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe when it is interrupted
+    warnings.simplefilter("ignore")  # of deprecations inside the engines, in the middle of progress bars
     crops = np.random.default_rng(0).integers(0, 256, (256, HEIGHT, WIDTH, 3), np.uint8)
     try:
         backend = engine(contestant, threads)

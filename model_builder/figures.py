@@ -20,16 +20,21 @@ Points = Mapping[str, tuple[float, float, float]]  # name -> milliseconds, % exa
 
 def pareto(path: Path, variants: Points, peers: Points, machine: str, accuracy: str) -> None:
     """Accuracy against latency, area by size, and the front of those that none beats in both; peers as empty rings."""
-    with _axes(path, (7, 4)) as axes:
+    with _axes(path, (8, 4.5)) as axes:
         for name, (latency, exact, size) in (*variants.items(), *peers.items()):
             look: Any = {"facecolors": "none", "edgecolors": "gray"} if name in peers else {"alpha": 0.5}
-            axes.scatter(latency, exact, s=size / 6e3, **look)
+            axes.scatter(latency, exact, s=size / 1e4, **look)
             color = "gray" if name in peers else "black"
-            axes.annotate(name, (latency, exact), textcoords="offset points", xytext=(6, 5), color=color, fontsize=8)
+            axes.annotate(
+                name, (latency, exact), xytext=(2, 8), textcoords="offset points", color=color, fontsize=8, rotation=40
+            )  # slanted, because many lie side by side
         front = _front([(latency, exact) for latency, exact, _ in (*variants.values(), *peers.values())])
         axes.step([x for x, _ in front], [y for _, y in front], where="post", linewidth=0.8, color="gray")
-        axes.margins(0.12)
-        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}", ylabel=accuracy)
+        axes.margins(0.1, 0.25)
+        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}; area: size of the file")
+        axes.set(ylabel=accuracy)
+        for kind in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            kind("{x:g}")
 
 
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -53,14 +58,15 @@ def sensitivity(path: Path, study: Mapping[str, Any]) -> None:
 
 def stages(path: Path, variants: Mapping[str, Mapping[str, Any]], machine: str) -> None:
     """Where a request's time goes in the server, per variant."""
-    with _axes(path, (7, 0.6 + 0.4 * len(variants))) as axes:
+    with _axes(path, (7, 1.2 + 0.3 * len(variants))) as axes:
         names = [*variants]
         start = [0.0] * len(names)
         for stage in _STAGES:
             times = [variants[name]["serving"][stage] for name in names]
             axes.barh(names, times, left=start, label=stage.removesuffix("_ms"))
             start = [a + b for a, b in zip(start, times, strict=True)]
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, ncols=len(_STAGES), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+        axes.invert_yaxis()
         axes.set(xlabel=f"milliseconds in the server, median, one thread, {machine}")
 
 

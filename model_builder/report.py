@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Parts:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._here = {"machine": evaluate.machine(), "engines": {name: version(name) for name in _ENGINES}}
+        self._here = {"machine": evaluate.machine(), "engines": _engines()}
         self.measured: dict[str, str] = {}  # when each part was, UTC
 
     def get(self, name: str, subject: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
@@ -108,7 +108,7 @@ def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds:
     return {
         "machine": evaluate.machine(),
         "cores": cpu.available(),
-        "engines": {name: version(name) for name in _ENGINES},
+        "engines": _engines(),
         "sets": {name: len(crops.texts) for name, crops in sets.items()},
         **timed,
         "variants": those_of(peers.variants(artifacts), variant),
@@ -120,6 +120,11 @@ def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds:
         "notes": notes,
         "measured": parts.measured,
     }
+
+
+def _engines() -> dict[str, str]:
+    """Versions of those that are installed."""
+    return {name: version(name) for name in _ENGINES if any(distributions(name=name))}
 
 
 def _timed(parts: Parts, contestants: Sequence[Contestant], versions: dict[str, str], rounds: int) -> dict[str, Any]:
@@ -161,7 +166,7 @@ def accuracies(artifact: Artifact, contestant: Contestant, sets: Mapping[str, Cr
 
 def serving(variant: str, artifacts: Path) -> dict[str, float]:
     """Seconds from start to ready; resident bytes after 50 requests; median milliseconds of their stages."""
-    example = next((evaluate.SHIPPED / "images").glob("*.jpg")).read_bytes()
+    example = min((evaluate.SHIPPED / "images").iterdir()).read_bytes()
     starts = []
     for _ in range(_STARTS):
         with served(variant, artifacts, threads=1) as (url, process, seconds):
@@ -279,7 +284,12 @@ def _ablation(parts: Parts, baseline: Artifact, work: Path, notes: list[str]) ->
         notes.append(f"The compiler's ablation was not measured, for want of {lacks}.")
         return None
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in records)).hexdigest()
-    subject = {"version": baseline.manifest.version, "level": level.name, "records": digest}
+    subject = {
+        "version": baseline.manifest.version,
+        "level": level.name,
+        "records": digest,
+        "stages": [*compile.stages()],
+    }
     found: dict[str, Any] = parts.get("ablation", subject, lambda: ablation(baseline, level.name, work / "ablation"))
     return found
 

@@ -70,8 +70,9 @@ def _circumstances(report: Report) -> str:
     plates = ", ".join(f"{name} ({count})" for name, count in report["sets"].items())
     return (
         f"Measured by `make report` on {report['machine']} ({report['cores']} CPUs), {when}, with {engines}. "
-        f"Latencies are medians, of batch 1 on one thread where nothing else is said; all contestants took turns, with "
-        f"denormals flushed. Plates: {plates}; {RENDERED} are rendered, the others photographs."
+        "Latencies are medians, of batch 1 on one thread where nothing else is said; all contestants took turns, with "
+        f"denormals flushed, and {_fastest_peer(report)} is the fastest peer. Plates: {plates}; {RENDERED} are "
+        "rendered, the others photographs."
     )
 
 
@@ -79,8 +80,11 @@ def comparison(report: Report) -> str:
     """A row per variant, then one per peer, the fastest first."""
     sets = [name for name in (POOLED, RENDERED) if name in _baseline(report)["accuracy"]]
     base, fastest = time_of(report, BASELINE)["median"], _fastest_peer(report)
+    many = max(batch for batch, _ in _settings(report))
+    settings = [(many, threads) for batch, threads in _settings(report) if batch == many]
     head = [
-        *("", *sets, "ms", "of baseline", f"of {fastest}", "ms at 32", "ms at 32, 2 threads"),
+        *("", *sets, "ms", "of baseline", f"of {fastest}"),
+        *(f"ms at {many}, {threads} thread{'s' * (threads > 1)}" for _, threads in settings),
         *("MB", "million MACs", "start s", "MB RAM"),
     ]
     peer = time_of(report, fastest)["median"]
@@ -90,7 +94,7 @@ def comparison(report: Report) -> str:
         cells = [
             *(label, *(_percent(facts["accuracy"][key]) for key in sets)),
             *(f"{one:.2f}", f"{one / base:.3f}", f"{one / peer:.2f}"),
-            *(f"{time_of(report, name, 32, threads)['median']:.2f}" for threads in (1, 2)),
+            *(f"{time_of(report, name, *setting)['median']:.2f}" for setting in settings),
             _megabytes(facts["bytes"]),
         ]
         if "serving" not in facts:  # a peer, which has no server
@@ -107,9 +111,8 @@ def comparison(report: Report) -> str:
 def speeds(times: Mapping[str, Sequence[Mapping[str, Any]]], peers: Iterable[str]) -> str:
     """The contest alone, the fastest first, with ratios to the baseline and to the fastest peer."""
     report, present = {"times": times}, [name for name in peers if name in times]
-    settings = [(t["batch"], t["threads"]) for t in next(iter(times.values()))]
     blocks = []
-    for batch, threads in settings:
+    for batch, threads in _settings(report):
         median = {name: time_of(report, name, batch, threads) for name in times}
         base = median[BASELINE]["median"] if BASELINE in median else None
         fastest = min((median[name]["median"] for name in present), default=None)
@@ -138,7 +141,7 @@ def _accuracy(report: Report) -> str:
 
 
 def _latency(report: Report) -> str:
-    settings = [(t["batch"], t["threads"]) for t in report["times"][BASELINE]]
+    settings = _settings(report)
     head = ["", *(f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch, threads in settings), "engine"]
     rows = []
     for name in _by_speed(report, report["times"]):
@@ -249,6 +252,11 @@ def _ablation(report: Report) -> list[str]:
 def _baseline(report: Report) -> Mapping[str, Any]:
     found: Mapping[str, Any] = report["variants"][BASELINE]
     return found
+
+
+def _settings(report: Report) -> list[tuple[int, int]]:
+    """Batch sizes and numbers of threads that were measured."""
+    return [(t["batch"], t["threads"]) for t in next(iter(report["times"].values()))]
 
 
 def _fastest_peer(report: Report) -> str:
