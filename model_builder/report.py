@@ -77,7 +77,7 @@ def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds:
     parts, notes = Parts(work), []
     baseline = contract.find(artifacts, BASELINE)
     variants = {name: contract.find(artifacts, name) for name in contract.variants(artifacts)}
-    versions = {name: artifact.manifest.version for name, artifact in variants.items()}
+    versions = {name: _identity(artifact) for name, artifact in variants.items()}
     engines, attempts = peers.peers(artifacts, work), peers.attempts(artifacts)
     photographs = evaluate.real_sets(real)
     if not photographs:
@@ -120,6 +120,11 @@ def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds:
         "notes": notes,
         "measured": parts.measured,
     }
+
+
+def _identity(artifact: Artifact) -> str:
+    """A name for exactly these files: a version names weights, not what they were compiled to."""
+    return hashlib.sha256(json.dumps(artifact.manifest.files, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _engines() -> dict[str, str]:
