@@ -43,7 +43,7 @@ from tvm.s_tir.meta_schedule.relax_integration import extract_tasks, extracted_t
 from tvm.support import cc
 from tvm.target import Target, codegen
 
-from model_builder import evaluate, publish
+from model_builder import evaluate, publish, space, winograd
 from model_builder.data import validation_set
 from model_builder.model import HEIGHT, WIDTH, ConvUnit, LPRNet
 from service.artifact import Artifact, Library
@@ -55,8 +55,8 @@ WORK: Final = Path("runs") / "tuning"
 
 _TOLERANCE = 1e-3  # of a logit, as for every engine that computes in float32
 _WORTH_TUNING = 100_000  # operations: convolutions; LLVM alone makes the rest fast (the largest, a pool, takes 3 us)
-_TRIALS_A_ROUND = 64  # MetaSchedule's own: so many are compiled and measured before its cost model learns
-_SPACE = "llvm"  # MetaSchedule's rules for plain vector code; others add integer instructions that float has no use for
+_TRIALS_A_ROUND = 16  # so many are compiled and measured before the cost model learns
+_VECTOR = 16  # classes that fill a vector of AVX-512, and two of AVX2
 _FAILED = 1e9  # seconds, less than MetaSchedule's 1e10 for a schedule that did not run
 _WORKER_TIMEOUT = 60  # seconds; each round starts workers anew, which import TVM (and torch with it) first
 
@@ -71,6 +71,11 @@ class Level:
     attributes: tuple[str, ...] = ()
 
     @property
+    def lanes(self) -> int:
+        """Floats of a vector."""
+        return 16 if "avx512f" in self.needs else 8
+
+    @property
     def target(self) -> Target:
         """TVM's target: one core, for the service computes each plate on one thread."""
         return Target({"kind": "llvm", "mcpu": self.mcpu, "mattr": list(self.attributes), "num-cores": 1})
@@ -82,7 +87,10 @@ _V3 = (
     *("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"),
 )
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
-LEVELS: Final = (Level("x86-64-v4", "x86-64-v4", _V4), Level("x86-64-v3", "x86-64-v3", _V3))  # the fastest first
+LEVELS: Final = (
+    Level("x86-64-v4", "x86-64-v4", _V4, ("-prefer-256-bit",)),
+    Level("x86-64-v3", "x86-64-v3", _V3),
+)  # the fastest first
 
 # Names of LLVM that the kernel spells otherwise (arch/x86/include/asm/cpufeatures.h).
 _CPUINFO = {
@@ -98,10 +106,11 @@ class Passes:
 
     fold: bool = True  # batch normalization into the weights of the convolution before it
     layout: bool = True  # channels last (NHWC, HWIO), so that vectors run along channels
+    winograd: bool = True  # 3x3 convolutions with fewer multiplications, and the schedules of their transforms
     fuse: bool = True  # bias, ReLU and other element-wise work into the kernel before it
     cse: bool = True  # common subexpressions computed once
     tuned: bool = True  # the best schedules that MetaSchedule found
-    prepacked: bool = True  # weights laid out as the tuned kernels read them
+    prepacked: bool = True  # weights laid out ahead of time as the tuned kernels read them, not by each call
 
 
 def stages() -> dict[str, Passes]:
@@ -148,11 +157,28 @@ def folded(network: LPRNet) -> LPRNet:
     return network
 
 
+class _WholeVectors(nn.Module):
+    """The classifier with outputs of 0 added, which are cut off again: its 74 classes fill no vectors, 80 do."""
+
+    def __init__(self, classify: nn.Conv2d) -> None:
+        super().__init__()
+        self.classes = classify.out_channels
+        self.padded = nn.Conv2d(classify.in_channels, self.classes + -self.classes % _VECTOR, 1)
+        with torch.no_grad():
+            for padded, own in zip(self.padded.parameters(), classify.parameters(), strict=True):
+                padded.zero_()[: self.classes] = own
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.padded(x)[:, : self.classes]  # type: ignore[no-any-return]
+
+
 def lowered(network: LPRNet, level: Level, passes: Passes) -> tvm.IRModule:
     """The network as kernels in TVM's loop language, before any schedule; ValueError if TVM cannot import it."""
     if network.transformer is not None:
         raise ValueError("TVM's importer fails on the spatial transformer's sampling grid: give a network without one")
-    network = folded(network) if passes.fold else network.eval()
+    network = folded(network) if passes.fold else copy.deepcopy(network).eval()
+    if passes.layout:
+        network.classify = _WholeVectors(network.classify)  # type: ignore[assignment]
     example = torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8)
     with torch.no_grad():
         module = from_exported_program(torch.export.export(network, (example,)), unwrap_unit_return_tuple=True)
@@ -162,13 +188,23 @@ def lowered(network: LPRNet, level: Level, passes: Passes) -> tvm.IRModule:
     sequence += [FoldConstant(), CanonicalizeBindings()]
     if passes.cse:
         sequence.append(EliminateCommonSubexpr())
-    sequence += [DeadCodeElimination(), LegalizeOps(), AnnotateTIROpPattern(), FoldConstant()]
+    convolutions = winograd.Legalizer()
+    sequence += [
+        DeadCodeElimination(),
+        LegalizeOps({"relax.nn.conv2d": convolutions} if passes.winograd else None),
+        AnnotateTIROpPattern(),
+        FoldConstant(),
+    ]
     if passes.fuse:
         sequence += [FuseOps(), FuseTIR()]
-    if passes.prepacked:
-        sequence.append(AttachAttrLayoutFreeBuffers())
+    if passes.tuned:
+        sequence.append(AttachAttrLayoutFreeBuffers())  # a schedule may read the weights in an order of its own
     with level.target:
-        return tvm.transform.Sequential(sequence)(module)
+        module = tvm.transform.Sequential(sequence)(module)
+    for variable, function in module.functions.items():
+        if isinstance(function, tvm.tirx.PrimFunc) and (made := winograd.scheduled(function, level.lanes)):
+            module[variable] = made
+    return convolutions.remember(module)
 
 
 def scheduled(
@@ -187,14 +223,12 @@ def scheduled(
             untuned = [
                 variable.name_hint
                 for variable, function in module.functions.items()
-                if isinstance(function, tvm.tirx.PrimFunc)
-                and not function.attrs.get("tirx.is_scheduled")
-                and _worth_tuning(tvm.IRModule({"main": function}))
+                if isinstance(function, tvm.tirx.PrimFunc) and _worth_tuning(function)
             ]
         if passes.prepacked:
-            module = tvm.transform.Sequential([SplitLayoutRewritePreproc(), FoldConstant(), DeadCodeElimination()])(
-                module
-            )
+            module = SplitLayoutRewritePreproc()(module)
+        module = winograd.deferred(module, level.lanes)
+        module = tvm.transform.Sequential([FoldConstant(), DeadCodeElimination()])(module)
     return module, tuple(sorted(untuned))
 
 
@@ -221,7 +255,7 @@ def tune(
     initialize = _without_intrinsics()
     initialize()
     kernels = extract_tasks(lowered(network, level, passes), level.target)
-    kernels = [kernel for kernel in kernels if _worth_tuning(kernel.dispatched[0])]
+    kernels = [kernel for kernel in kernels if _worth_tuning(kernel.dispatched[0]["main"])]
     kernels.sort(key=lambda kernel: -kernel.weight * estimate_tir_flops(kernel.dispatched[0]))
     search: dict[str, Any] = {
         "work_dir": str(folder),
@@ -235,7 +269,13 @@ def tune(
         key = _key(kernel.dispatched[0])
         if (left := trials - len(_trials(folder).get(key, []))) > 0:
             logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.WARNING)  # all of it goes to `folder`/logs
-            contexts, weights = extracted_tasks_to_tune_contexts([kernel], str(folder), space=_SPACE, num_threads=cores)
+            contexts, weights = extracted_tasks_to_tune_contexts(
+                [kernel],
+                str(folder),
+                space=space.generator(level.lanes),
+                strategy=space.search(),
+                num_threads=cores,
+            )
             per_round = min(left, _TRIALS_A_ROUND)
             ms.tune_tasks(
                 tasks=contexts, task_weights=weights, max_trials_global=left, num_trials_per_iter=per_round, **search
@@ -308,8 +348,9 @@ def _check(library: Path, level: Level, plain: publish.Candidate) -> None:
         raise ArtifactError(f"{library.name} is off by {difference:.3g}, more than the {_TOLERANCE:.3g} allowed")
 
 
-def _worth_tuning(module: tvm.IRModule) -> bool:
-    return bool(estimate_tir_flops(module) >= _WORTH_TUNING)
+def _worth_tuning(kernel: tvm.tirx.PrimFunc) -> bool:
+    scheduled = kernel.attrs and kernel.attrs.get("tirx.is_scheduled")
+    return not scheduled and bool(estimate_tir_flops(tvm.IRModule({"main": kernel})) >= _WORTH_TUNING)
 
 
 def _without_intrinsics() -> Callable[[], None]:

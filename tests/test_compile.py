@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch  # noqa: TID253 (that rule is for the service)
 
-from model_builder import compile, publish
+from model_builder import compile, publish, space
 from model_builder.__main__ import main
 from model_builder.data import validation_set
 from model_builder.model import LPRNet, Widths
@@ -97,16 +97,18 @@ def test_each_stage_adds_one_pass():
 
 def test_every_convolution_is_one_kernel_with_its_bias_and_relu(lowered):
     names = [variable.name_hint for variable in lowered.get_global_vars()]
-    convolutions = [name for name in names if "conv2d" in name]
+    convolutions = [name for name in names if "conv2d" in name or "winograd_output" in name]
     assert len(convolutions) == 7
     assert all("add" in name for name in convolutions)
     assert sum("relu" in name for name in convolutions) == 6  # all but the classifier
+    assert sum("winograd_output" in name for name in convolutions) == 3  # all of 3x3
     assert sum("transpose" in name for name in names) == 2  # of the crop, where two cancel out, and of the logits
 
 
 def test_passes_that_are_switched_off_leave_no_trace(network, lowered):
     plain = compile.lowered(network, LEVEL, compile.stage("layout"))
-    assert not any("fused" in variable.name_hint for variable in plain.get_global_vars())
+    names = [variable.name_hint for variable in plain.get_global_vars()]
+    assert not any("fused" in name or "winograd" in name for name in names)
     assert (weights_to_pack(lowered), weights_to_pack(plain)) == (7, 0)
 
 
@@ -116,19 +118,25 @@ def test_the_spatial_transformer_is_refused():
 
 
 def weights_to_pack(module: compile.tvm.IRModule) -> int:
-    functions = (function for variable, function in module.functions.items() if "conv2d" in variable.name_hint)
-    return sum("layout_free_buffers" in function.attrs for function in functions)
+    multiplying = ("conv2d", "winograd_products")
+    functions = module.functions.items()
+    return sum(
+        bool(function.attrs.get("layout_free_buffers"))
+        for variable, function in functions
+        if any(name in variable.name_hint for name in multiplying)
+    )
 
 
-def test_a_record_schedules_its_kernel_and_packs_its_weights(network, lowered, crops, tmp_path):
+@pytest.mark.parametrize("name", ["winograd_products", "fused_conv2d"])
+def test_a_record_schedules_its_kernel_and_packs_its_weights(network, lowered, crops, tmp_path, name):
     kernels = compile.extract_tasks(lowered, LEVEL.target)
-    kernel = max(kernels, key=lambda kernel: compile.estimate_tir_flops(kernel.dispatched[0]))
+    kernel = next(kernel for kernel in kernels if kernel.task_name.startswith(name))
     record(kernel, tmp_path / "x86-64-v4.json")  # of another level, for want of one's own
     module, untuned = compile.scheduled(network, LEVEL, records=tmp_path)
     assert kernel.task_name not in untuned
-    assert len(untuned) == 4  # the other convolutions, but for two that are too small to be worth it
+    assert untuned  # the others
     names = [variable.name_hint for variable in module.get_global_vars()]
-    assert not any(name.endswith("_weight_prepack") for name in names)  # they were packed ahead of time
+    assert "weight_prepack" not in module["main"].script()  # they were packed ahead of time
     assert f"{kernel.task_name}_prepacked" in names
     compile.export(module, LEVEL, tmp_path / "packed.so")
     packed = Network(tmp_path / "packed.so", crops.shape[1:], (23, 74), 1)
@@ -136,12 +144,9 @@ def test_a_record_schedules_its_kernel_and_packs_its_weights(network, lowered, c
 
 
 def record(kernel: compile.ms.ExtractedTask, path: Path) -> None:
-    """Write a tuning record by hand: output channels split in two, so that the weights are read in another order."""
-    schedule = compile.tvm.s_tir.Schedule(kernel.dispatched[0])
-    block = schedule.get_sblock("conv2d_nhwc")
-    *outer, channel, rows, columns, inputs = schedule.get_loops(block)
-    outside, inside = schedule.split(channel, [None, 4])
-    schedule.reorder(*outer, outside, rows, columns, inputs, inside)
+    """Write a tuning record of a schedule that reads the weights in another order."""
+    schedule = compile.tvm.s_tir.Schedule(kernel.dispatched[0], seed=1)
+    space.tiled(schedule, lanes=2)
     schedule.enter_postproc()
     assert compile.ms.postproc.RewriteLayout().apply(schedule)
     (path.parent / "work").mkdir()

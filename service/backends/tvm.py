@@ -61,7 +61,10 @@ class TvmBackend:
 
 
 class Network:
-    """A compiled library whose function `main` takes one row; it belongs to the thread that loads it."""
+    """A compiled library; it belongs to the thread that loads it.
+
+    Its function `prepare` makes tensors of the weights, once; `main` takes one row and these.
+    """
 
     def __init__(
         self, library: Path, input_shape: tuple[int, ...], output_shape: tuple[int, ...], threads: int
@@ -74,6 +77,7 @@ class Network:
         machine = tvm_ffi.load_module(library).get_function("vm_load_executable")()
         machine.get_function("vm_initialization")(_CPU, 0, _POOLED)
         self._main = machine.get_function("main")
+        self._prepared = tuple(machine.get_function("prepare")())
         self._output_shape = output_shape
         # One row, aligned as compiled code expects it, which a row inside a caller's batch is not.
         size = int(np.prod(input_shape))
@@ -87,7 +91,7 @@ class Network:
         outputs = np.empty((len(batch), *self._output_shape), np.float32)
         for row, output in zip(batch, outputs, strict=True):
             self._row[0] = row
-            output[...] = np.from_dlpack(self._main(self._input))[0]
+            output[...] = np.from_dlpack(self._main(self._input, *self._prepared))[0]
         return outputs
 
 
