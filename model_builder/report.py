@@ -6,17 +6,10 @@ Each part that is finished is kept in the folder `work`, so that a report that w
 import datetime
 import hashlib
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -24,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from model_builder import evaluate, figures, integer, onnx_export, peers, prune, publish, quantize, tables
+from model_builder import evaluate, figures, integer, onnx_export, peers, prune, publish, quantize, serving, tables
 from model_builder.contest import contest
 from model_builder.data import Crops
 from model_builder.peers import BASELINE, QUANTIZED, Contestant
@@ -40,8 +33,6 @@ THREADS = (1, 2)
 BEGIN, END = "<!-- report: written by `make report` -->", "<!-- report: end -->"
 
 _ENGINES = ("torch", "onnxruntime", "apache-tvm", "openvino")
-_STARTS = 3  # of a server; the median counts
-_READY_S = 120  # a server that takes longer has failed
 _ABLATION_ROUNDS = 5  # its first rows take a second a plate
 
 
@@ -72,48 +63,64 @@ class Parts:
         return saved["value"]
 
 
+@dataclass(frozen=True)
+class _Subjects:
+    """What is measured of each variant, and of the others, on which sets."""
+
+    artifacts: Path
+    sets: Mapping[str, Crops]
+    parts: Parts
+
+    def artifact(self, name: str) -> Artifact:
+        return contract.find(self.artifacts, name)
+
+    def identity(self, name: str) -> str | None:
+        """A name for exactly these files: a version names weights, not what they were compiled to."""
+        if name not in contract.variants(self.artifacts):
+            return None
+        files = json.dumps(self.artifact(name).manifest.files, sort_keys=True)
+        return hashlib.sha256(files.encode()).hexdigest()[:16]
+
+    def variant(self, contestant: Contestant) -> dict[str, Any]:
+        name, artifact = contestant.name, self.artifact(contestant.name)
+        subject = {"version": self.identity(name)}
+        served = self.parts.get(f"serving {name}", subject, partial(serving.measure, name, self.artifacts))
+        return {**_facts(artifact), "accuracy": self._accuracy(contestant, artifact, name), "serving": served}
+
+    def other(self, contestant: Contestant) -> dict[str, Any]:
+        size = contestant.model.stat().st_size if contestant.model.is_file() else None
+        baseline = self.artifact(BASELINE)
+        return {"accuracy": self._accuracy(contestant, baseline, BASELINE, QUANTIZED), "bytes": size}
+
+    def _accuracy(self, contestant: Contestant, artifact: Artifact, *made_from: str) -> Any:
+        digests = {name: crops.digest() for name, crops in self.sets.items()}
+        subject = {"sets": digests, "versions": [self.identity(name) for name in made_from]}
+        measure = partial(accuracies, artifact, contestant, self.sets)
+        return self.parts.get(f"accuracy of {contestant.name}", subject, measure)
+
+
 def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds: int) -> dict[str, Any]:
     """Every figure of the report. Takes a quarter of an hour; let nothing else run meanwhile."""
-    parts, notes = Parts(work), []
-    baseline = contract.find(artifacts, BASELINE)
-    variants = {name: contract.find(artifacts, name) for name in contract.variants(artifacts)}
-    versions = {name: _identity(artifact) for name, artifact in variants.items()}
-    engines, attempts = peers.peers(artifacts, work), peers.attempts(artifacts)
     photographs = evaluate.real_sets(real)
+    sets = {**photographs, RENDERED: evaluate.real_set(evaluate.SHIPPED)}
+    subjects = _Subjects(artifacts, sets, parts := Parts(work))
+    variants, engines, attempts = peers.variants(artifacts), peers.peers(artifacts, work), peers.attempts(artifacts)
+    versions = {variant.name: subjects.identity(variant.name) for variant in variants}
+    timed = _timed(parts, [*variants, *engines, *attempts], versions, rounds)
+    notes = [f"{name} was left out: {reason}" for name, reason in timed["left_out"].items()]
     if not photographs:
         notes.append("Photographs were not measured in this run: `--real FOLDER_OF_SETS` names them.")
-    sets = {**photographs, RENDERED: evaluate.real_set(evaluate.SHIPPED)}
-    digests = {name: crops.digest() for name, crops in sets.items()}
-    timed = _timed(parts, [*peers.variants(artifacts), *engines, *attempts], versions, rounds)
-    notes += [f"{name} was left out: {reason}" for name, reason in timed["left_out"].items()]
-
-    def read(contestant: Contestant, artifact: Artifact, *made_from: str) -> Any:
-        subject = {"sets": digests, "versions": [versions.get(name) for name in made_from]}
-        measure = partial(accuracies, artifact, contestant, sets)
-        return parts.get(f"accuracy of {contestant.name}", subject, measure)
-
-    def other(contestant: Contestant) -> Any:
-        model = contestant.model
-        size = model.stat().st_size if model.is_file() else None
-        return {"accuracy": read(contestant, baseline, BASELINE, QUANTIZED), "bytes": size}
-
-    def variant(contestant: Contestant) -> Any:
-        name, artifact = contestant.name, variants[contestant.name]
-        served = parts.get(f"serving {name}", {"version": versions[name]}, partial(serving, name, artifacts))
-        return {**_facts(artifact), "accuracy": read(contestant, artifact, name), "serving": served}
-
-    def those_of(contestants: Sequence[Contestant], facts: Callable[[Contestant], Any]) -> dict[str, Any]:
-        return {contestant.name: facts(contestant) for contestant in contestants if contestant.name in timed["times"]}
-
+    baseline = subjects.artifact(BASELINE)
+    ran = timed["times"]
     return {
         "machine": evaluate.machine(),
         "cores": cpu.available(),
         "engines": _engines(),
         "sets": {name: len(crops.texts) for name, crops in sets.items()},
         **timed,
-        "variants": those_of(peers.variants(artifacts), variant),
-        "peers": those_of(engines, other),
-        "attempts": those_of(attempts, other),
+        "variants": {variant.name: subjects.variant(variant) for variant in variants if variant.name in ran},
+        "peers": {peer.name: subjects.other(peer) for peer in engines if peer.name in ran},
+        "attempts": {attempt.name: subjects.other(attempt) for attempt in attempts if attempt.name in ran},
         "recipe": _recipe(study, baseline, notes),
         "dynamic": {"changed": quantize.dynamic(publish.load_network(baseline))[0]},
         "ablation": _ablation(parts, baseline, work, notes),
@@ -122,17 +129,14 @@ def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds:
     }
 
 
-def _identity(artifact: Artifact) -> str:
-    """A name for exactly these files: a version names weights, not what they were compiled to."""
-    return hashlib.sha256(json.dumps(artifact.manifest.files, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _engines() -> dict[str, str]:
     """Versions of those that are installed."""
     return {name: version(name) for name in _ENGINES if any(distributions(name=name))}
 
 
-def _timed(parts: Parts, contestants: Sequence[Contestant], versions: dict[str, str], rounds: int) -> dict[str, Any]:
+def _timed(
+    parts: Parts, contestants: Sequence[Contestant], versions: Mapping[str, str | None], rounds: int
+) -> dict[str, Any]:
     """Times and engines of those that ran with every number of threads, and why others did not."""
     names = [contestant.name for contestant in contestants]
     times: dict[str, list[Any]] = {name: [] for name in names}
@@ -167,63 +171,6 @@ def accuracies(artifact: Artifact, contestant: Contestant, sets: Mapping[str, Cr
     if real:
         scores[POOLED] = evaluate.wilson(sum(s.exact for s in real), sum(s.total for s in real))
     return {name: score.model_dump() for name, score in scores.items()}
-
-
-def serving(variant: str, artifacts: Path) -> dict[str, float]:
-    """Seconds from start to ready; resident bytes after 50 requests; median milliseconds of their stages."""
-    example = min((evaluate.SHIPPED / "images").iterdir()).read_bytes()
-    starts = []
-    for _ in range(_STARTS):
-        with served(variant, artifacts, threads=1) as (url, process, seconds):
-            starts.append(seconds)
-            timings = [_request(url, example) for _ in range(50)]
-            memory = resident(process.pid)
-    stages = {f"{stage}_ms": float(np.median([timing[stage] for timing in timings[20:]])) for stage in timings[0]}
-    return {"start_s": round(float(np.median(starts)), 2), "resident_bytes": memory, **stages}
-
-
-def _request(url: str, image: bytes) -> dict[str, float]:
-    request = urllib.request.Request(f"{url}/recognize", image, {"Content-Type": "image/jpeg"})
-    with urllib.request.urlopen(request) as response:
-        timing: dict[str, float] = json.load(response)["timing_ms"]
-    return timing
-
-
-@contextmanager
-def served(variant: str, artifacts: Path, threads: int) -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
-    """A server process of `variant`: its URL, the process, and the seconds until it was ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {"LPR_BACKEND": variant, "LPR_ARTIFACTS": str(artifacts), "LPR_PORT": str(port)}
-    settings |= {"LPR_THREADS": str(threads), "LPR_NOTICE_S": "0"}
-    url, started = f"http://127.0.0.1:{port}", time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "service"], env=os.environ | settings, stderr=subprocess.DEVNULL)
-    try:
-        while not _ready(url):
-            if process.poll() is not None or time.perf_counter() - started > _READY_S:
-                raise RuntimeError(f"the server of {variant} stopped: LPR_BACKEND={variant} python -m service says why")
-            time.sleep(0.01)
-        yield url, process, time.perf_counter() - started
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz") as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def resident(process: int) -> int:
-    """Bytes of memory that the process occupies."""
-    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    match = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert match
-    return int(match.group(1)) * 1024
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch  # noqa: TID253 (that rule is for the service)
 
-from model_builder import contest, evaluate, figures, peers, quantize, report, simulate, tables
+from model_builder import contest, evaluate, figures, peers, quantize, report, serving, simulate, tables
 from model_builder.__main__ import main
 from model_builder.data import Crops, validation_set, write_folder
 from model_builder.model import LPRNet, Widths
@@ -188,7 +188,7 @@ def test_accuracies_pool_the_photographs(tiny: Artifact):
 
 
 def test_a_server_that_does_not_start_is_told(tmp_path):
-    with pytest.raises(RuntimeError, match="server of missing stopped"), report.served("missing", tmp_path, 1):
+    with pytest.raises(RuntimeError, match="server of missing stopped"), serving.served("missing", tmp_path, 1):
         pass
 
 
@@ -222,8 +222,9 @@ def test_a_report_is_measured_written_and_kept(artifacts_of_two, tmp_path, monke
     readme = tmp_path / "README.md"
     readme.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
     monkeypatch.setattr(evaluate, "SHIPPED", tmp_path / "four")
-    for name, value in {"_STARTS": 1, "THREADS": (1,), "BATCHES": (1, 2)}.items():
-        monkeypatch.setattr(report, name, value)
+    monkeypatch.setattr(serving, "_STARTS", 1)
+    monkeypatch.setattr(report, "THREADS", (1,))
+    monkeypatch.setattr(report, "BATCHES", (1, 2))
     all_peers = peers.peers
     monkeypatch.setattr(peers, "peers", lambda *folders: all_peers(*folders)[:1])
     monkeypatch.setattr(peers, "attempts", lambda _: [Contestant(DYNAMIC, "artifact", tmp_path / "missing")])
