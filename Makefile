@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train extras preview bench clean
+.PHONY: help serve test check format train extras preview bench report clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -49,8 +49,11 @@ extras: ## install from Debian what helps training and is not needed: typefaces 
 preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--help" shows the options
 	$(BIN)/python -m model_builder preview $(ARGS)
 
-bench: $(VENV)/.build ## measure what the project promises; let nothing else run meanwhile
+bench: $(VENV)/.bench ## measure all variants beside other engines, and the renderer; let nothing else run meanwhile
 	$(BIN)/python -m model_builder bench $(ARGS)
+
+report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
+	$(BIN)/python -m model_builder report $(ARGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -72,6 +75,10 @@ $(VENV)/.serve-%: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.build: pyproject.toml | $(VENV)/.pip
 	$(PIP) --editable '.[build]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.pip
+	$(PIP) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 from dataclasses import MISSING, asdict, fields, replace
@@ -11,11 +12,12 @@ from pathlib import Path
 import torch
 
 from model_builder import bench, build, evaluate, preview, prune, publish
-from model_builder.data import DataError, read_folder, validation_set
+from model_builder.data import SHIPPED_SEED, Crops, DataError, read_folder, validation_set, write_folder
 from model_builder.model import LPRNet, SpatialTransformer
 from model_builder.plates import ALPHABET
 from model_builder.prune import PruneConfig
 from model_builder.quantize import QuantizeConfig
+from model_builder.render import Renderer, batch
 from model_builder.train import Interrupted, TrainConfig, train
 from service import artifact as contract
 from service.artifact import Artifact
@@ -39,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     _add_build(commands)
     _add_evaluate(commands)
     _add_preview(commands)
+    _add_render(commands)
     _add_bench(commands)
+    _add_report(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -365,16 +369,113 @@ def _preview(options: argparse.Namespace) -> None:
     print(f"wrote {options.out}")
 
 
+def _add_render(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "render",
+        help="write rendered plates as a labelled folder",
+        description="Write rendered plates as a set: labels.csv with file,text, and images/. The defaults are those "
+        f"that made {evaluate.SHIPPED.name}, which comes with the repository: seeds that neither training nor "
+        "validation nor any choice of the builder draws from. Typefaces that are installed join in.",
+    )
+    parser.add_argument("folder", type=Path, help="folder to write")
+    parser.add_argument("--count", type=int, default=500, help="plates (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SHIPPED_SEED, help="of the first plate (default: %(default)s)")
+    parser.set_defaults(run=_render)
+
+
+def _render(options: argparse.Namespace) -> None:
+    images, texts = batch(Renderer(), options.seed, options.count)
+    write_folder(options.folder, Crops(images, texts))
+    print(f"wrote {options.count} plates to {options.folder}")
+
+
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("bench", help="measure the renderer's speed; let nothing else run meanwhile")
+    parser = commands.add_parser(
+        "bench",
+        help="measure speeds: the renderer's, and all variants beside other engines; let nothing else run meanwhile",
+        description="Measure how fast plates are rendered, and how fast every variant and the engines that people "
+        "would otherwise use (ONNX Runtime, OpenVINO, torch.compile, on the baseline's weights) read them, in turns.",
+    )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--processes", type=int, default=cores, help="renderers side by side (default: %(default)s)")
+    _add_contest(parser)
     parser.set_defaults(run=_bench)
 
 
+def _add_contest(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--artifacts", type=Path, default=_ARTIFACTS, help="folder of artifacts (default: %(default)s)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=20,
+        help="turns of each at each batch size, 15 calls a turn (default: %(default)s)",
+    )
+
+
 def _bench(options: argparse.Namespace) -> None:
+    from model_builder import contest, peers, report, tables  # they bring matplotlib
+
     speed = bench.rendering(options.processes)
-    print(f"rendering: {speed:.0f} plates a second, {options.processes} process(es), {evaluate.machine()}")
+    print(f"rendering: {speed:.0f} plates a second, {options.processes} process(es), {evaluate.machine()}", flush=True)
+    others = peers.peers(options.artifacts, Path("runs") / "bench")
+    contestants = [*peers.variants(options.artifacts), *others]
+    for threads in report.THREADS:
+        outcome = contest.contest(contestants, threads, report.BATCHES, rounds=options.rounds)
+        times = {name: [asdict(result) for result in results] for name, results in outcome.times.items()}
+        print(f"milliseconds a plate, {evaluate.machine()}")
+        print(tables.speeds(times, [other.name for other in others]), flush=True)
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "report",
+        help="measure and compare all variants, and write report/ and README's table",
+        description="Measure accuracy, latency beside other engines, start, memory and size of every variant through "
+        "the serving code; write tables, JSON and figures, and README's table. Takes a quarter of an hour: let nothing "
+        "else run meanwhile. Interrupt it with Ctrl-C; the same command goes on with the parts that are left.",
+    )
+    _add_contest(parser)
+    repository = _ARTIFACTS.parent
+    real, out, readme = repository.parent / "shared" / "data", repository / "report", repository / "README.md"
+    parser.add_argument(
+        "--real",
+        type=Path,
+        metavar="FOLDER",
+        default=real,
+        help="folder of real sets (default: ../shared/data where it exists)",
+    )
+    parser.add_argument("--out", type=Path, default=out, help="folder to write (default: report)")
+    parser.add_argument("--readme", type=Path, default=readme, help="file that shows the table (default: README.md)")
+    parser.add_argument(
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="what `prune --study` wrote (default: study.json in the folder --out)",
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs") / "report", help="folder of finished parts (default: %(default)s)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from model_builder import report, tables
+
+    report.check_readme(options.readme)
+    if options.fresh:
+        shutil.rmtree(options.work, ignore_errors=True)
+    study = options.study or options.out / "study.json"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        measured = report.measure(options.artifacts, options.real, study, options.work, options.rounds)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped; the same command goes on with the parts that are not in {options.work}") from error
+    report.write(options.out, measured)
+    report.into_readme(options.readme, tables.readme(measured, options.out, options.readme.parent))
+    print(tables.comparison(measured))
+    print("\n".join(measured["notes"]))
+    print(f"wrote {options.out} and the table in {options.readme}")
 
 
 if __name__ == "__main__":

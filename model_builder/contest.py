@@ -1,39 +1,29 @@
-"""Latency of every variant and of the engines people would otherwise use, on the same weights, side by side.
+"""Latency of contestants side by side.
 
-Each contestant lives in a process of its own, so that no engine's idle threads disturb another. They take turns, a
-burst each, so that a machine that slows down slows all of them. Denormals are flushed in every one.
+Each lives in a process of its own, so that no engine's idle threads disturb another. They take turns, a burst each, so
+that a machine that slows down slows all of them. Denormals are flushed in every one.
 """
 
 import multiprocessing
-import os
+import signal
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model_builder.model import HEIGHT, WIDTH
-from service import artifact as contract
-from service.backends import Backend, load
-
-Kind = Literal["artifact", "onnxruntime", "openvino", "openvino bf16", "torch.compile"]
+from model_builder.peers import Contestant, engine
+from service.backends import Backend
 
 _WARM_UP = 10  # calls at the start of each burst: the others have used the caches meanwhile
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """What runs under `name`: an artifact's folder or an ONNX file, and the engine for it."""
-
-    name: str
-    kind: Kind
-    model: Path
+_WARM_UP_S, _BURST_S = 0.05, 0.25  # after which no further call is begun, for what takes long
 
 
 @dataclass(frozen=True)
@@ -48,21 +38,33 @@ class Times:
     calls: int
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Times per batch size, and the engine, of those that ran; the reason for each that could not."""
+
+    times: dict[str, list[Times]]
+    engines: dict[str, str]
+    left_out: dict[str, str]
+
+
 def contest(
     contestants: Sequence[Contestant], threads: int, batches: Sequence[int], *, rounds: int = 20, burst: int = 15
-) -> dict[str, list[Times]]:
-    """Let the contestants take turns; times per batch size for each name. Let nothing else run meanwhile."""
-    collected: dict[tuple[str, int], list[float]] = {(c.name, batch): [] for c in contestants for batch in batches}
-    with _processes(contestants, threads) as pipes:
+) -> Outcome:
+    """Let the contestants take turns. Let nothing else run meanwhile.
+
+    One that fails is left out, which a line on the console tells; the others go on.
+    """
+    with _players(contestants, threads) as players:
         for batch in batches:
-            for _ in tqdm(range(rounds), desc=f"{threads} thread(s), batch {batch}", unit="round"):
-                for contestant, pipe in zip(contestants, pipes, strict=True):
-                    pipe.send((batch, burst))
-                    collected[contestant.name, batch] += _received(pipe, contestant)
-    return {
-        contestant.name: [_times(collected[contestant.name, batch], batch, threads) for batch in batches]
-        for contestant in contestants
-    }
+            for _ in tqdm(range(rounds), desc=f"{threads} thread(s), batch {batch}", unit="round", dynamic_ncols=True):
+                for player in players:
+                    player.play(batch, burst)
+    ran = [player for player in players if not player.fault]
+    return Outcome(
+        {player.name: [_times(player.collected[batch], batch, threads) for batch in batches] for player in ran},
+        {player.name: player.engine for player in ran},
+        {player.name: player.fault for player in players if player.fault},
+    )
 
 
 def _times(milliseconds: list[float], batch: int, threads: int) -> Times:
@@ -70,133 +72,89 @@ def _times(milliseconds: list[float], batch: int, threads: int) -> Times:
     return Times(round(median, 4), round(p95, 4), round(p99, 4), batch, threads, len(milliseconds))
 
 
+@dataclass(frozen=True)
+class _Fault:
+    reason: str
+
+
+class _Player:
+    """A contestant's process and what it has answered; silent once it has failed."""
+
+    def __init__(self, contestant: Contestant, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name, self.engine, self.fault = contestant.name, "", ""
+        self.collected: dict[int, list[float]] = {}
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_compete, args=(contestant, threads, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def load(self) -> None:
+        """Wait until it is ready."""
+        self.engine = self._answer() or ""
+
+    def play(self, batch: int, calls: int) -> None:
+        """Have it compute a burst."""
+        if not self.fault:
+            self.collected.setdefault(batch, []).extend(self._answer(batch, calls) or ())
+
+    def _answer(self, *question: int) -> Any:
+        try:
+            if question:
+                self._pipe.send(question)
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            answer = _Fault("its process died")
+        if isinstance(answer, _Fault):
+            self.fault = answer.reason
+            tqdm.write(f"{self.name} is left out: {self.fault}")
+            return None
+        return answer
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.join(5)
+        self._process.kill()
+
+
 @contextmanager
-def _processes(contestants: Sequence[Contestant], threads: int) -> Iterator[list[Connection]]:
-    context = multiprocessing.get_context("spawn")
-    pipes, children = [], []
+def _players(contestants: Sequence[Contestant], threads: int) -> Iterator[list[_Player]]:
+    players: list[_Player] = []
     try:
         for contestant in contestants:
-            ours, theirs = context.Pipe()
-            child = context.Process(target=_compete, args=(contestant, threads, theirs), daemon=True)
-            child.start()
-            theirs.close()
-            pipes.append(ours)
-            children.append(child)
-            _received(ours, contestant)  # loaded; one after the other, so that none starves
-        yield pipes
+            players.append(_Player(contestant, threads))
+        for player in tqdm(players, desc=f"{threads} thread(s), loading", unit="engine", dynamic_ncols=True):
+            player.load()
+        yield players
     finally:
-        for pipe in pipes:
-            pipe.close()
-        for child in children:
-            child.join(5)
-            child.kill()
-
-
-def _received(pipe: Connection, contestant: Contestant) -> Any:
-    try:
-        answer = pipe.recv()
-    except EOFError as error:
-        raise RuntimeError(f"{contestant.name} stopped: its message stands above") from error
-    return answer
+        for player in players:
+            player.stop()
 
 
 def _compete(contestant: Contestant, threads: int, pipe: Connection) -> None:
     """A child's life: load, then compute bursts as asked until the pipe closes."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    backend = engine(contestant, threads)
-    pipe.send(None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe when it is interrupted
+    warnings.simplefilter("ignore")  # of deprecations inside the engines, in the middle of progress bars
     crops = np.random.default_rng(0).integers(0, 256, (256, HEIGHT, WIDTH, 3), np.uint8)
     try:
+        backend = engine(contestant, threads)
+        pipe.send(backend.engine)
         while True:
             batch, calls = pipe.recv()
-            for _ in range(_WARM_UP):
-                backend.infer(crops[:batch])
-            pipe.send([_milliseconds(backend, crops[:batch]) for _ in range(calls)])
-    except EOFError:
-        backend.close()
+            _burst(backend, crops[:batch], _WARM_UP, _WARM_UP_S)
+            pipe.send(_burst(backend, crops[:batch], calls, _BURST_S))
+    except (EOFError, ConnectionError):  # the contest is over
+        return
+    except Exception as error:  # whatever an engine raises
+        pipe.send(_Fault(f"{type(error).__name__}: {error}"))
 
 
-def _milliseconds(backend: Backend, crops: NDArray[np.uint8]) -> float:
-    start = time.perf_counter()
-    backend.infer(crops)
-    return (time.perf_counter() - start) * 1e3
-
-
-def engine(contestant: Contestant, threads: int) -> Backend:
-    """The contestant as the service would run it: a variant through the serving code, a peer like one."""
-    match contestant.kind:
-        case "artifact":
-            return load(contract.read(contestant.model), threads)
-        case "onnxruntime":
-            return _OnnxRuntime(contestant.model, threads)
-        case "openvino" | "openvino bf16":
-            return _OpenVino(contestant.model, threads, "bf16" if contestant.kind == "openvino bf16" else "f32")
-        case "torch.compile":
-            return _TorchCompile(contestant.model, threads)
-        case _:
-            assert_never(contestant.kind)
-
-
-class _OnnxRuntime:
-    def __init__(self, model: Path, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-        self.engine = f"ONNX Runtime {onnxruntime.__version__}"
-
-    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
-        return logits
-
-    def close(self) -> None:
-        del self._session
-
-
-class _OpenVino:
-    def __init__(self, model: Path, threads: int, precision: str) -> None:
-        import openvino
-
-        settings = {
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,
-            "CPU_DENORMALS_OPTIMIZATION": True,
-        }
-        self._request = openvino.Core().compile_model(str(model), "CPU", settings).create_infer_request()
-        self.engine = f"OpenVINO {openvino.__version__.split('-')[0]} {precision}"
-
-    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._request.infer([batch], share_inputs=True)[0]
-        return logits
-
-    def close(self) -> None:
-        del self._request
-
-
-class _TorchCompile:
-    """The baseline through Inductor's C++ code; needs a compiler on the machine."""
-
-    def __init__(self, artifact: Path, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        program = torch.export.load(contract.read(artifact).file("model.pt2")).module()
-        self._run = torch.compile(program, dynamic=False)
-        self.engine = f"torch.compile {torch.__version__}"
-
-    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import torch
-
-        torch.set_flush_denormal(True)
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = self._run(torch.from_numpy(batch)).numpy()
-        return logits
-
-    def close(self) -> None:
-        del self._run
+def _burst(backend: Backend, crops: NDArray[np.uint8], calls: int, seconds: float) -> list[float]:
+    """Milliseconds of so many calls, or of fewer where they take long; of one at least."""
+    times: list[float] = []
+    started = time.perf_counter()
+    while not times or (len(times) < calls and time.perf_counter() - started < seconds):
+        start = time.perf_counter()
+        backend.infer(crops)
+        times.append((time.perf_counter() - start) * 1e3)
+    return times

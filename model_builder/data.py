@@ -23,6 +23,7 @@ from service.plate import decode_image, prepare
 _INDEX = {character: index for index, character in enumerate(ALPHABET)}
 VALIDATION_SEED = 1 << 35  # training draws from seed << 36 upwards, and never that many
 DEVELOPMENT_SEED = 1 << 34
+SHIPPED_SEED = 1 << 33  # of model_builder/plates-500
 MAX_CHARACTERS = 11  # repeats need a blank between them: 11 characters and their blanks fit into 23 steps
 _MAX_PIXELS = 50_000_000
 
@@ -132,6 +133,22 @@ def development_set(count: int) -> Crops:
     calibrate and to choose on, so that the validation set stays unseen."""
     images, texts = batch(Renderer(), DEVELOPMENT_SEED, count)
     return Crops(images, texts)
+
+
+def write_folder(folder: Path, crops: Crops) -> None:
+    """Write crops as a labelled set: labels.csv with file,text, and images/ as JPEG of quality 95.
+
+    JPEG because that is what cameras and detectors send, and half the size of PNG. Raises DataError where the folder
+    already holds a set.
+    """
+    listing, images = folder / "labels.csv", folder / "images"
+    if listing.exists():
+        raise DataError(f"{listing} exists: give another folder, or remove this one first")
+    images.mkdir(parents=True, exist_ok=True)
+    rows = [("file", "text"), *((f"{number:04}.jpg", text) for number, text in enumerate(crops.texts))]
+    for image, (name, _) in zip(crops.images, rows[1:], strict=True):
+        (images / name).write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    listing.write_text("".join(f"{name},{text}\n" for name, text in rows), encoding="utf-8")
 
 
 def read_folder(folder: Path) -> Crops:

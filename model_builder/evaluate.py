@@ -19,6 +19,8 @@ from service.artifact import Artifact, Latency, Score
 from service.backends import Backend
 from service.errors import InputError
 
+SHIPPED = Path(__file__).parent / "plates-500"  # 500 rendered plates that come with the repository
+
 _MAX_PIXELS = 100_000_000
 
 
@@ -76,12 +78,14 @@ def accuracy(artifact: Artifact, backend: Backend, crops: Crops) -> Score:
 
 def sets(real: Path | None, rendered: int) -> dict[str, Crops]:
     """The rendered validation set and, where `real` is a folder of sets, each set in it."""
-    found = {"rendered": validation_set(rendered)}
-    if real is not None and real.is_dir():
-        found |= {
-            folder.name: real_set(folder) for folder in sorted(real.iterdir()) if (folder / "labels.csv").exists()
-        }
-    return found
+    return {"rendered": validation_set(rendered), **real_sets(real)}
+
+
+def real_sets(folder: Path | None) -> dict[str, Crops]:
+    """Each set in a folder of sets; none where there is no such folder."""
+    if folder is None or not folder.is_dir():
+        return {}
+    return {path.name: real_set(path) for path in sorted(folder.iterdir()) if (path / "labels.csv").exists()}
 
 
 def latency(backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300) -> Latency:

@@ -15,15 +15,26 @@ _STAGES = ("decode_ms", "preprocess_ms", "queue_ms", "inference_ms", "postproces
 _SETTINGS: Any = {"svg.hashsalt": "lpr", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def pareto(path: Path, points: Mapping[str, tuple[float, float, float]], machine: str, accuracy: str) -> None:
-    """Accuracy (%) against latency (ms), area by size (bytes), and the front of those that none beats in both."""
-    with _axes(path, (7, 4)) as axes:
-        for name, (latency, exact, size) in points.items():
-            axes.scatter(latency, exact, s=40 + size / 6e3, alpha=0.5)
-            axes.annotate(name, (latency, exact), textcoords="offset points", xytext=(6, 5))
-        front = _front([(latency, exact) for latency, exact, _ in points.values()])
+Points = Mapping[str, tuple[float, float, float]]  # name -> milliseconds, % exact, bytes
+
+
+def pareto(path: Path, variants: Points, peers: Points, machine: str, accuracy: str) -> None:
+    """Accuracy against latency, area by size, and the front of those that none beats in both; peers as empty rings."""
+    with _axes(path, (8, 4.5)) as axes:
+        for name, (latency, exact, size) in (*variants.items(), *peers.items()):
+            look: Any = {"facecolors": "none", "edgecolors": "gray"} if name in peers else {"alpha": 0.5}
+            axes.scatter(latency, exact, s=size / 1e4, **look)
+            color = "gray" if name in peers else "black"
+            axes.annotate(
+                name, (latency, exact), xytext=(2, 8), textcoords="offset points", color=color, fontsize=8, rotation=40
+            )  # slanted, because many lie side by side
+        front = _front([(latency, exact) for latency, exact, _ in (*variants.values(), *peers.values())])
         axes.step([x for x, _ in front], [y for _, y in front], where="post", linewidth=0.8, color="gray")
-        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}", ylabel=f"{accuracy}, % exact")
+        axes.margins(0.1, 0.25)
+        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}; area: size of the file")
+        axes.set(ylabel=accuracy)
+        for kind in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            kind("{x:g}")
 
 
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -45,26 +56,27 @@ def sensitivity(path: Path, study: Mapping[str, Any]) -> None:
         axes.set(xlabel="weights of that layer set to 0 (L1), %", ylabel="rendered plates read, % exact")
 
 
-def stages(path: Path, variants: Mapping[str, Mapping[str, Any]]) -> None:
+def stages(path: Path, variants: Mapping[str, Mapping[str, Any]], machine: str) -> None:
     """Where a request's time goes in the server, per variant."""
-    with _axes(path, (7, 0.6 + 0.4 * len(variants))) as axes:
+    with _axes(path, (7, 1.2 + 0.3 * len(variants))) as axes:
         names = [*variants]
         start = [0.0] * len(names)
         for stage in _STAGES:
             times = [variants[name]["serving"][stage] for name in names]
             axes.barh(names, times, left=start, label=stage.removesuffix("_ms"))
             start = [a + b for a, b in zip(start, times, strict=True)]
-        axes.legend(fontsize=7)
-        axes.set(xlabel="milliseconds in the server, median")
+        axes.legend(fontsize=7, ncols=len(_STAGES), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+        axes.invert_yaxis()
+        axes.set(xlabel=f"milliseconds in the server, median, one thread, {machine}")
 
 
-def ablation(path: Path, rows: Mapping[str, float]) -> None:
+def ablation(path: Path, rows: Mapping[str, float], machine: str) -> None:
     """Milliseconds a plate after each pass of the compiler."""
     with _axes(path, (7, 0.8 + 0.3 * len(rows))) as axes:
         bars = axes.barh([*rows], [*rows.values()])
         axes.bar_label(bars, fmt=" %.2f")
         axes.invert_yaxis()
-        axes.set(xscale="log", xlabel="milliseconds a plate, one thread")
+        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}")
 
 
 @contextmanager

@@ -319,8 +319,13 @@ def study(folder: Path, network: LPRNet, crops: Crops, steps: int, **training: A
     }
 
 
-def _row(network: LPRNet, scope: str, steps: int, crops: Crops) -> dict[str, Any]:
+def stored(network: LPRNet) -> dict[str, int]:
+    """Bytes of the network's weights in float32, as they are and compressed by zlib."""
     weights = torch.cat([tensor.flatten() for tensor in network.state_dict().values() if tensor.is_floating_point()])
+    return {"bytes": weights.numel() * 4, "compressed_bytes": len(zlib.compress(weights.numpy().tobytes(), 9))}
+
+
+def _row(network: LPRNet, scope: str, steps: int, crops: Crops) -> dict[str, Any]:
     return {
         "scope": scope,
         "ratio": RECIPE,
@@ -328,6 +333,5 @@ def _row(network: LPRNet, scope: str, steps: int, crops: Crops) -> dict[str, Any
         "accuracy": exact_match(network, crops),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "nonzero": sum(int((parameter != 0).sum()) for parameter in network.parameters()),
-        "bytes": weights.numel() * 4,
-        "compressed_bytes": len(zlib.compress(weights.numpy().tobytes(), 9)),
+        **stored(network),
     }

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from model_builder import evaluate
 from model_builder.data import Crops, validation_set
@@ -176,7 +176,7 @@ def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict
     return Candidate(
         variant=variant,
         backend="torch",
-        write=lambda folder: _export(network, folder / MODEL),
+        write=lambda folder: torch.export.save(exported(network), folder / MODEL),
         logits=logits,
         tolerance=_TOLERANCE,
         digest=digest({name: tensor.numpy() for name, tensor in network.state_dict().items()}),
@@ -199,10 +199,10 @@ def load_network(artifact: Artifact) -> LPRNet:
     return network
 
 
-def _export(network: nn.Module, path: Path) -> None:
+def exported(network: nn.Module) -> ExportedProgram:
+    """The network in evaluation mode as a program that takes up to MAX_BATCH crops."""
     example = torch.from_numpy(_noise(2))
-    program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1, max=MAX_BATCH)},))
-    torch.export.save(program, path)
+    return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1, max=MAX_BATCH)},))
 
 
 def _noise(count: int) -> NDArray[np.uint8]:

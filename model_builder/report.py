@@ -1,198 +1,322 @@
-"""The comparison of all variants: accuracy, latency beside the peers', size, memory; as JSON, Markdown and figures.
+"""The comparison of all variants, measured through the serving code: JSON, Markdown, figures, and README's table.
 
-Everything is measured through the serving code. `reports/report.json` holds the figures, and what is drawn and what
-README shows is made from it.
+Each part that is finished is kept in the folder `work`, so that a report that was stopped goes on where it was.
 """
 
+import datetime
+import hashlib
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-from model_builder import evaluate
-from model_builder.contest import Contestant, contest
+import numpy as np
+
+from model_builder import evaluate, figures, integer, onnx_export, peers, prune, publish, quantize, serving, tables
+from model_builder.contest import contest
 from model_builder.data import Crops
+from model_builder.peers import BASELINE, QUANTIZED, Contestant
+from model_builder.tables import POOLED, RENDERED
 from service import artifact as contract
-from service.artifact import Artifact, Score
-from service.backends import load
+from service import cpu
+from service.artifact import Artifact, Library
+from service.backends.onnxruntime import MODEL
+from service.errors import ArtifactError
 
 BATCHES = (1, 8, 32)
 THREADS = (1, 2)
-_BEGIN, _END = "<!-- report: written by `make report` -->", "<!-- report: end -->"
+BEGIN, END = "<!-- report: written by `make report` -->", "<!-- report: end -->"
+
+_ENGINES = ("torch", "onnxruntime", "apache-tvm", "openvino")
+_ABLATION_ROUNDS = 5  # its first rows take a second a plate
 
 
-def accuracies(artifact: Artifact, sets: Mapping[str, Crops]) -> dict[str, Score]:
-    """Exact match of a variant on each set, and on all real ones pooled."""
-    backend = load(artifact, threads=1)
-    scores = {name: evaluate.accuracy(artifact, backend, crops) for name, crops in sets.items()}
-    backend.close()
-    real = [score for name, score in scores.items() if name != "rendered"]
-    if real:
-        scores["real, pooled"] = evaluate.wilson(sum(s.exact for s in real), sum(s.total for s in real))
-    return scores
+class Parts:
+    """Finished parts, a file each. One is taken again where what it was measured on, and where, is the same."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._here = {"machine": evaluate.machine(), "engines": _engines()}
+        self.measured: dict[str, str] = {}  # when each part was, UTC
+
+    def get(self, name: str, subject: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
+        """The part as JSON gives it back, kept or measured now; `subject` is what else it depends on."""
+        path = self._folder / f"{re.sub(r'[^a-z0-9-]+', '-', name.lower())}.json"
+        key = json.loads(json.dumps({**self._here, **subject}))
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if saved and saved["key"] == key:
+            print(f"{name}: measured {saved['measured']}, kept in {path}", flush=True)
+        else:
+            print(f"{name}: measuring", flush=True)
+            value = json.loads(json.dumps(measure()))
+            saved = {"key": key, "measured": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}", "value": value}
+            aside = path.with_suffix(".new")
+            aside.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
+            aside.rename(path)
+        self.measured[name] = saved["measured"]
+        return saved["value"]
 
 
-@contextmanager
-def served(variant: str, artifacts: Path, threads: int) -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
-    """A server process of `variant`: its URL, the process, and the seconds until it was ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {"LPR_BACKEND": variant, "LPR_ARTIFACTS": str(artifacts), "LPR_PORT": str(port)}
-    settings |= {"LPR_THREADS": str(threads), "LPR_NOTICE_S": "0"}
-    url, started = f"http://127.0.0.1:{port}", time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "service"], env=os.environ | settings, stderr=subprocess.DEVNULL)
-    try:
-        while not _ready(url):
-            if process.poll() is not None:
-                raise RuntimeError(f"the server of {variant} stopped: LPR_BACKEND={variant} python -m service says why")
-            time.sleep(0.01)
-        yield url, process, time.perf_counter() - started
-    finally:
-        process.terminate()
-        process.wait()
+@dataclass(frozen=True)
+class _Subjects:
+    """What is measured of each variant, and of the others, on which sets."""
+
+    artifacts: Path
+    sets: Mapping[str, Crops]
+    parts: Parts
+
+    def artifact(self, name: str) -> Artifact:
+        return contract.find(self.artifacts, name)
+
+    def identity(self, name: str) -> str | None:
+        """A name for exactly these files: a version names weights, not what they were compiled to."""
+        if name not in contract.variants(self.artifacts):
+            return None
+        files = json.dumps(self.artifact(name).manifest.files, sort_keys=True)
+        return hashlib.sha256(files.encode()).hexdigest()[:16]
+
+    def variant(self, contestant: Contestant) -> dict[str, Any]:
+        name, artifact = contestant.name, self.artifact(contestant.name)
+        subject = {"version": self.identity(name)}
+        served = self.parts.get(f"serving {name}", subject, partial(serving.measure, name, self.artifacts))
+        return {**_facts(artifact), "accuracy": self._accuracy(contestant, artifact, name), "serving": served}
+
+    def other(self, contestant: Contestant) -> dict[str, Any]:
+        size = contestant.model.stat().st_size if contestant.model.is_file() else None
+        baseline = self.artifact(BASELINE)
+        return {"accuracy": self._accuracy(contestant, baseline, BASELINE, QUANTIZED), "bytes": size}
+
+    def _accuracy(self, contestant: Contestant, artifact: Artifact, *made_from: str) -> Any:
+        digests = {name: crops.digest() for name, crops in self.sets.items()}
+        subject = {"sets": digests, "versions": [self.identity(name) for name in made_from]}
+        measure = partial(accuracies, artifact, contestant, self.sets)
+        return self.parts.get(f"accuracy of {contestant.name}", subject, measure)
 
 
-def _ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz") as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def resident(process: int) -> int:
-    """Bytes of memory that the process occupies."""
-    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    match = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert match
-    return int(match.group(1)) * 1024
-
-
-def serving(variant: str, artifacts: Path, example: bytes) -> dict[str, float]:
-    """Seconds from start to ready, resident bytes after 20 requests, and the median seconds of each stage of them."""
-    with served(variant, artifacts, threads=1) as (url, process, seconds):
-        answers = []
-        for _ in range(50):
-            request = urllib.request.Request(f"{url}/recognize", example, {"Content-Type": "image/png"})
-            with urllib.request.urlopen(request) as response:
-                answers.append(json.load(response)["timing_ms"])
-        memory = resident(process.pid)
-    warm = answers[20:]
-    stages = {f"{stage}_ms": sorted(answer[stage] for answer in warm)[len(warm) // 2] for stage in warm[0]}
-    return {"start_s": round(seconds, 2), "resident_bytes": memory, **stages}
-
-
-def measure(
-    artifacts: Path, sets: Mapping[str, Crops], peers: Sequence[Contestant], example: bytes, rounds: int
-) -> dict[str, Any]:
-    """Every figure of the report. Takes minutes; let nothing else run meanwhile."""
-    variants = {name: contract.find(artifacts, name) for name in contract.variants(artifacts)}
-    contestants = [Contestant(name, "artifact", artifact.folder) for name, artifact in variants.items()]
-    times: dict[str, list[dict[str, Any]]] = {}
-    for threads in THREADS:
-        for name, results in contest([*contestants, *peers], threads, BATCHES, rounds=rounds).items():
-            times.setdefault(name, []).extend(asdict(result) for result in results)
+def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds: int) -> dict[str, Any]:
+    """Every figure of the report. Takes a quarter of an hour; let nothing else run meanwhile."""
+    photographs = evaluate.real_sets(real)
+    sets = {**photographs, RENDERED: evaluate.real_set(evaluate.SHIPPED)}
+    subjects = _Subjects(artifacts, sets, parts := Parts(work))
+    variants, engines, attempts = peers.variants(artifacts), peers.peers(artifacts, work), peers.attempts(artifacts)
+    versions = {variant.name: subjects.identity(variant.name) for variant in variants}
+    timed = _timed(parts, [*variants, *engines, *attempts], versions, rounds)
+    notes = [f"{name} was left out: {reason}" for name, reason in timed["left_out"].items()]
+    if not photographs:
+        notes.append("Photographs were not measured in this run: `--real FOLDER_OF_SETS` names them.")
+    baseline = subjects.artifact(BASELINE)
+    ran = timed["times"]
     return {
         "machine": evaluate.machine(),
-        "times": times,
-        "variants": {
-            name: {
-                "version": artifact.manifest.version,
-                "accuracy": {key: score.model_dump() for key, score in accuracies(artifact, sets).items()},
-                "serving": serving(name, artifacts, example),
-                **_sizes(artifact),
-            }
-            for name, artifact in variants.items()
-        },
-        "peers": {peer.name: {"bytes": peer.model.stat().st_size} for peer in peers if peer.model.is_file()},
+        "cores": cpu.available(),
+        "engines": _engines(),
+        "sets": {name: len(crops.texts) for name, crops in sets.items()},
+        **timed,
+        "variants": {variant.name: subjects.variant(variant) for variant in variants if variant.name in ran},
+        "peers": {peer.name: subjects.other(peer) for peer in engines if peer.name in ran},
+        "attempts": {attempt.name: subjects.other(attempt) for attempt in attempts if attempt.name in ran},
+        "recipe": _recipe(study, baseline, notes),
+        "dynamic": {"changed": quantize.dynamic(publish.load_network(baseline))[0]},
+        "ablation": _ablation(parts, baseline, work, notes),
+        "notes": notes,
+        "measured": parts.measured,
     }
 
 
-def _sizes(artifact: Artifact) -> dict[str, Any]:
-    measured = artifact.manifest.measured
-    assert measured is not None
-    files = [artifact.folder / name for name in artifact.manifest.files if name != contract.PROBE]
+def _engines() -> dict[str, str]:
+    """Versions of those that are installed."""
+    return {name: version(name) for name in _ENGINES if any(distributions(name=name))}
+
+
+def _timed(
+    parts: Parts, contestants: Sequence[Contestant], versions: Mapping[str, str | None], rounds: int
+) -> dict[str, Any]:
+    """Times and engines of those that ran with every number of threads, and why others did not."""
+    names = [contestant.name for contestant in contestants]
+    times: dict[str, list[Any]] = {name: [] for name in names}
+    engine: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for threads in THREADS:
+        outcome = parts.get(
+            f"contest, threads {threads}",
+            {"versions": versions, "contestants": names, "rounds": rounds},
+            partial(_contest, contestants, threads, BATCHES, rounds),
+        )
+        for name, results in outcome["times"].items():
+            times[name] += results
+        engine |= outcome["engines"]
+        left_out |= outcome["left_out"]
+    if BASELINE in left_out:
+        raise ArtifactError(f"the baseline, which all are compared with, did not run: {left_out[BASELINE]}")
+    ran = {name: results for name, results in times.items() if name not in left_out}
+    return {"times": ran, "engine": engine, "left_out": left_out}
+
+
+def _contest(contestants: Sequence[Contestant], threads: int, batches: Sequence[int], rounds: int) -> dict[str, Any]:
+    return asdict(contest(contestants, threads, batches, rounds=rounds))
+
+
+def accuracies(artifact: Artifact, contestant: Contestant, sets: Mapping[str, Crops]) -> dict[str, Any]:
+    """Exact match of a contestant on each set, and on all photographs pooled; `artifact` tells how to read logits."""
+    backend = peers.engine(contestant, threads=1)
+    scores = {name: evaluate.accuracy(artifact, backend, crops) for name, crops in sets.items()}
+    backend.close()
+    real = [score for name, score in scores.items() if name != RENDERED]
+    if real:
+        scores[POOLED] = evaluate.wilson(sum(s.exact for s in real), sum(s.total for s in real))
+    return {name: score.model_dump() for name, score in scores.items()}
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    """What needs no clock. `bytes` is what a server here loads, of several libraries the one for this CPU."""
+    manifest = artifact.manifest
+    assert manifest.measured is not None
+    files = [name for name in manifest.files if name != contract.PROBE]
+    if manifest.libraries:
+        files = [_library(manifest.libraries).file]
     return {
-        "bytes": sum(path.stat().st_size for path in files),
-        "parameters": measured.parameters,
-        "multiply_adds": measured.multiply_adds,
+        "version": manifest.version,
+        "bytes": sum((artifact.folder / name).stat().st_size for name in files),
+        "folder_bytes": sum(path.stat().st_size for path in artifact.folder.iterdir()),
+        "parameters": manifest.measured.parameters,
+        "nonzero": nonzero(artifact),
+        "multiply_adds": manifest.measured.multiply_adds,
     }
 
 
-def time_of(report: Mapping[str, Any], name: str, batch: int = 1, threads: int = 1) -> dict[str, Any]:
-    """Times of a variant or peer at a batch size and number of threads."""
-    return next(t for t in report["times"][name] if (t["batch"], t["threads"]) == (batch, threads))
+def _library(libraries: Sequence[Library]) -> Library:
+    return next(library for library in libraries if cpu.flags().issuperset(library.needs))
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """The comparison in Markdown: a row per variant, then one per peer."""
-    baseline = time_of(report, "baseline")["median"]
-    sets = [*next(iter(report["variants"].values()))["accuracy"]]
-    head = [
-        "variant",
-        *sets,
-        "ms",
-        "of baseline",
-        "p99 ms",
-        "ms at 32",
-        "ms at 32, 2 threads",
-        "MB",
-        "start s",
-        "MB RAM",
-    ]
-    rows = []
-    for name, variant in report["variants"].items():
-        scores = [_percent(variant["accuracy"][key]) for key in sets]
-        served = variant["serving"]
-        memory = [f"{served['start_s']:.1f}", f"{served['resident_bytes'] / 1e6:.0f}"]
-        size = f"{variant['bytes'] / 1e6:.2f}"
-        rows.append([f"`{name}`", *scores, *_speeds(report, name, baseline), size, *memory])
-    for name in report["times"]:
-        if name not in report["variants"]:
-            size = report["peers"].get(name, {}).get("bytes")
-            rows.append(
-                [
-                    name,
-                    *["" for _ in sets],
-                    *_speeds(report, name, baseline),
-                    f"{size / 1e6:.2f}" if size else "",
-                    "",
-                    "",
-                ]
-            )
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+def nonzero(artifact: Artifact) -> int | None:
+    """Parameters that are not 0; of a compiled artifact those of its source, or None where that is gone."""
+    match artifact.manifest.backend:
+        case "torch":
+            network = publish.load_network(artifact)
+            return sum(int(parameter.count_nonzero()) for parameter in network.parameters())
+        case "onnxruntime":
+            arrays = integer.arrays(onnx_export.read(artifact.file(MODEL)))
+            return sum(int(np.count_nonzero(a)) for name, a in arrays.items() if not name.endswith("scales"))
+        case "tvm":
+            name, _, made_from = str(artifact.manifest.provenance.arguments.get("source")).partition(" ")
+            if name not in contract.variants(artifact.folder.parent):
+                return None
+            source = contract.find(artifact.folder.parent, name)
+            return nonzero(source) if source.manifest.version == made_from else None
 
 
-def _percent(score: Mapping[str, Any]) -> str:
-    return f"{100 * score['exact'] / score['total']:.1f} % ({score['exact']}/{score['total']})"
+def _recipe(path: Path, baseline: Artifact, notes: list[str]) -> dict[str, Any] | None:
+    """What `prune --study` wrote, with the stored size of the network that it began with."""
+    if not path.exists():
+        notes.append(
+            f"The published pruning recipe and the layers' sensitivity are not here: `python -m model_builder prune "
+            f"--study {path.parent.name}/{path.name}` measures them."
+        )
+        return None
+    study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if study["source"] != baseline.manifest.version:
+        notes.append(f"{path.name} is of baseline {study['source']}, not of {baseline.manifest.version}.")
+    return {**study, "stored": prune.stored(publish.load_network(baseline))}
 
 
-def _speeds(report: Mapping[str, Any], name: str, baseline: float) -> list[str]:
-    one = time_of(report, name)
-    per_plate = [time_of(report, name, 32, threads)["median"] for threads in THREADS]
-    return [
-        f"{one['median']:.2f}",
-        f"{one['median'] / baseline:.3f}",
-        f"{one['p99']:.2f}",
-        *(f"{t:.2f}" for t in per_plate),
-    ]
+def _ablation(parts: Parts, baseline: Artifact, work: Path, notes: list[str]) -> dict[str, Any] | None:
+    """What each pass of the compiler brings, with the tuning records that there are."""
+    from model_builder import compile  # TVM takes seconds to import
+
+    level = next((level for level in compile.LEVELS if cpu.flags().issuperset(level.needs)), None)
+    records = sorted(compile.RECORDS.glob("*.json"))
+    if level is None or not records:
+        lacks = "tuning records: `python -m model_builder compile --tune` makes them" if level else "a CPU with AVX2"
+        notes.append(f"The compiler's ablation was not measured, for want of {lacks}.")
+        return None
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in records)).hexdigest()
+    subject = {
+        "version": baseline.manifest.version,
+        "level": level.name,
+        "records": digest,
+        "stages": [*compile.stages()],
+    }
+    found: dict[str, Any] = parts.get("ablation", subject, lambda: ablation(baseline, level.name, work / "ablation"))
+    return found
+
+
+def ablation(source: Artifact, level_name: str, work: Path, stages: Sequence[str] = ()) -> dict[str, Any]:
+    """Milliseconds a plate of `source` compiled with one pass more each time; all of compile's stages by default.
+
+    Nothing is tuned. A row names the kernels for which it had no tuning record: it would be faster with one.
+    """
+    from model_builder import compile
+
+    level, network = compile.level(level_name), publish.load_network(source).eval()
+    libraries = (Library(file=f"{level.name}.so", level=level.name, needs=level.needs),)
+    rows: dict[str, Any] = {}
+    for name in stages or compile.stages():
+        print(f"compiling: {name}", flush=True)
+        folder = work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        module, untuned = compile.scheduled(network, level, compile.stage(name))
+        compile.export(module, level, folder / libraries[0].file)
+        shutil.copy(source.file(contract.PROBE), folder)
+        update = {"variant": name, "backend": "tvm", "libraries": libraries}
+        contract.write(folder, source.manifest.model_copy(update=update))
+        rows[name] = {"untuned": untuned}
+    contestants = [Contestant(name, "artifact", work / name) for name in rows]
+    outcome = contest(contestants, 1, (1,), rounds=_ABLATION_ROUNDS)
+    if outcome.left_out:
+        raise ArtifactError("; ".join(f"{name}: {reason}" for name, reason in outcome.left_out.items()))
+    return {"level": level.name, "rows": {name: row | asdict(outcome.times[name][0]) for name, row in rows.items()}}
+
+
+def write(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json, report.md and the figures, of which one that lacks its data is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    for name in ("sensitivity.svg", "ablation.svg"):
+        (folder / name).unlink(missing_ok=True)
+    _pareto(folder / "pareto.svg", report)
+    figures.stages(folder / "stages.svg", report["variants"], report["machine"])
+    if report["recipe"]:
+        figures.sensitivity(folder / "sensitivity.svg", report["recipe"])
+    if report["ablation"]:
+        rows = report["ablation"]["rows"]
+        figures.ablation(
+            folder / "ablation.svg", {name: row["median"] for name, row in rows.items()}, report["machine"]
+        )
+    (folder / "report.md").write_text(tables.document(report), encoding="utf-8")
+
+
+def _pareto(path: Path, report: Mapping[str, Any]) -> None:
+    measured = next(iter(report["variants"].values()))["accuracy"]
+    name, label = (POOLED, "photographs") if POOLED in measured else (RENDERED, "rendered plates")
+
+    def point(entry: str, facts: Mapping[str, Any]) -> tuple[float, float, float]:
+        score = facts["accuracy"][name]
+        size = facts["bytes"] or report["variants"][BASELINE]["bytes"]
+        return tables.time_of(report, entry)["median"], 100 * score["exact"] / score["total"], size
+
+    variants, others = (
+        {entry: point(entry, facts) for entry, facts in report[kind].items()} for kind in ("variants", "peers")
+    )
+    figures.pareto(path, variants, others, report["machine"], f"{label} read, % exact")
+
+
+def check_readme(readme: Path) -> None:
+    """Raise ValueError where the report's markers are missing."""
+    content = readme.read_text(encoding="utf-8")
+    if content.count(BEGIN) != 1 or content.count(END) != 1:
+        raise ValueError(f"{readme} must hold the lines {BEGIN} and {END} once each")
 
 
 def into_readme(readme: Path, text: str) -> None:
     """Put `text` between the report's markers. Raises ValueError where they are missing."""
-    content = readme.read_text(encoding="utf-8")
-    if content.count(_BEGIN) != 1 or content.count(_END) != 1:
-        raise ValueError(f"{readme} must hold the lines {_BEGIN} and {_END} once each")
-    before, rest = content.split(_BEGIN)
-    after = rest.split(_END)[1]
-    readme.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
+    check_readme(readme)
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch  # noqa: TID253 (that rule is for the service)
 
+from model_builder import evaluate
 from model_builder.__main__ import main
-from model_builder.data import Batch, Crops
+from model_builder.data import Batch, Crops, read_folder
 from model_builder.model import LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.publish import load_network, publish, torch_candidate
@@ -25,7 +26,10 @@ from service.backends import load
 from service.settings import REPOSITORY
 
 WIDTHS = Widths(4, (6,), (8, 8), (10,), 10, 8)
-COMMANDS = ("train", "prune", "publish", "quantize", "compile", "build", "evaluate", "preview", "bench")
+COMMANDS = (
+    *("train", "prune", "publish", "quantize", "compile", "build"),
+    *("evaluate", "preview", "render", "bench", "report"),
+)
 SHORT = ("--steps", "3", "--batch-size", "4", "--validation", "8", "--workers", "0", "--rendered", "5")
 
 
@@ -249,6 +253,18 @@ def test_preview_writes_a_sheet_that_its_seed_decides(tmp_path, capsys):
     cell = sheets[0][: sheets[0].shape[0] // 3, : sheets[0].shape[1] // 3]
     assert cell[:48].std() > 5  # the plate
     assert cell[49:].min() < 100  # its text below
+
+
+def test_render_writes_a_folder_that_can_be_read_and_trained_on(tmp_path, capsys):
+    folder = tmp_path / "plates"
+    assert call("render", folder, "--count", 3, "--seed", 5) == 0
+    assert f"wrote 3 plates to {folder}" in capsys.readouterr().out
+    images, texts = batch(Renderer(), 5, 3)
+    crops = evaluate.real_set(folder)
+    assert crops.texts == read_folder(folder).texts == texts
+    assert np.abs(crops.images.astype(float) - images).mean() < 8  # JPEG
+    assert call("render", folder, "--count", 3) == 1
+    assert "labels.csv exists" in capsys.readouterr().err
 
 
 def test_preview_shows_real_crops_in_every_other_row(folder, tmp_path):

@@ -4,18 +4,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch  # noqa: TID253 (that rule is for the service)
 
-from model_builder import contest
-from model_builder.contest import Contestant
+from model_builder import contest, peers, quantize, simulate, tables
+from model_builder.model import LPRNet, Widths
+from model_builder.peers import BASELINE, QUANTIZED, Contestant
+from model_builder.plates import ALPHABET
+from model_builder.publish import publish, torch_candidate
+from service import artifact as contract
 from service.artifact import Artifact, read_probe
 
 
-def test_contestants_take_turns_and_are_timed_per_plate(tiny: Artifact):
-    same = [Contestant(name, "artifact", tiny.folder) for name in ("first", "second")]
-    results = contest.contest(same, 1, (1, 8), rounds=2, burst=3)
-    assert results.keys() == {"first", "second"}
-    for one, eight in results.values():
-        assert (one.batch, one.threads, one.calls, eight.batch) == (1, 1, 6, 8)
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network as `baseline` and, not quantized for once, as `quantized`."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("published")
+    network = LPRNet(len(ALPHABET) + 1, Widths(4, (6,), (8, 8), (10,), 10, 8)).eval()
+    publish(root, torch_candidate(BASELINE, network, seed=0, arguments={}), {})
+    publish(root, quantize.candidate(QUANTIZED, simulate.fold(network), seed=0, arguments={}), {})
+    return root
+
+
+def test_contestants_take_turns_and_one_that_fails_is_left_out(tiny: Artifact, tmp_path: Path):
+    folders = {"first": tiny.folder, "broken": tmp_path, "second": tiny.folder}
+    contestants = [Contestant(name, "artifact", folder) for name, folder in folders.items()]
+    outcome = contest.contest(contestants, 1, (1, 8), rounds=2, burst=3)
+    assert outcome.times.keys() == outcome.engines.keys() == {"first", "second"}
+    assert outcome.engines["first"].startswith("torch ")
+    assert "manifest.json cannot be read" in outcome.left_out["broken"]
+    for one, eight in outcome.times.values():
+        assert (one.batch, one.threads, eight.batch) == (1, 1, 8)
+        assert one.calls <= 6
         assert 0 < one.median <= one.p95 <= one.p99
 
 
@@ -26,13 +46,64 @@ def test_percentiles_are_of_one_plate():
     assert times.p99 > 2
 
 
-def test_a_contestant_that_cannot_load_is_named(tmp_path: Path):
-    with pytest.raises(RuntimeError, match="broken stopped"):
-        contest.contest([Contestant("broken", "artifact", tmp_path)], 1, (1,), rounds=1, burst=1)
+def test_a_burst_ends_after_its_time_but_not_before_a_call():
+    class Slow:
+        engine = "slow 1"
+        calls = 0
+
+        def infer(self, batch: np.ndarray) -> np.ndarray:
+            self.calls += 1
+            return batch
+
+        def close(self) -> None:
+            pass
+
+    slow = Slow()
+    assert len(contest._burst(slow, np.zeros(1), 5, seconds=0)) == slow.calls == 1
+    assert len(contest._burst(slow, np.zeros(1), 5, seconds=100)) == 5
+
+
+def test_speeds_are_compared_with_the_baseline_and_the_fastest_peer():
+    def times(median: float) -> list[dict[str, float]]:
+        return [{"median": median, "p95": median, "p99": median, "batch": 8, "threads": 2}]
+
+    text = tables.speeds(
+        {BASELINE: times(4), "peer": times(2), "slower": times(3), "tvm": times(1)}, ["peer", "slower"]
+    )
+    assert text.splitlines()[0].startswith("| 2 thread(s), batch 8 | ms |")
+    assert text.splitlines()[2] == "| tvm | 1.000 | 1.000 | 1.000 | 0.250 | 0.500 |"
 
 
 def test_torch_compile_computes_what_the_artifact_does(tiny: Artifact):
     images, logits = read_probe(tiny)
-    backend = contest.engine(Contestant("compiled", "torch.compile", tiny.folder), threads=1)
+    backend = peers.engine(Contestant("compiled", "torch.compile", tiny.folder), threads=1)
     np.testing.assert_allclose(backend.infer(images), logits, atol=1e-4)
     backend.close()
+
+
+def test_there_are_peers_for_integers_where_these_are_published(published, tmp_path):
+    assert {"ONNX Runtime int8", "OpenVINO int8"} < {found.name for found in peers.peers(published, tmp_path)}
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / BASELINE).symlink_to(published / BASELINE)
+    assert not any("int8" in found.name for found in peers.peers(alone, tmp_path))
+
+
+def test_peers_compute_what_the_baseline_does(published, tmp_path):
+    images, logits = read_probe(contract.find(published, BASELINE))
+    for contestant in peers.peers(published, tmp_path):
+        if contestant.kind == "openvino":
+            pytest.importorskip("openvino")
+        if contestant.kind in ("onnxruntime", "openvino"):
+            backend = peers.engine(contestant, threads=1)
+            for batch in (1, 3):
+                np.testing.assert_allclose(backend.infer(images[:batch]), logits[:batch], atol=1e-3, rtol=1e-3)
+            backend.close()
+
+
+def test_the_masked_network_has_zeros_and_dynamic_quantization_changes_nothing(published):
+    images, logits = read_probe(contract.find(published, BASELINE))
+    masked, dynamic = (peers.engine(contestant, threads=1) for contestant in peers.attempts(published))
+    np.testing.assert_allclose(dynamic.infer(images), logits, atol=1e-4)
+    assert masked.infer(images).shape == logits.shape
+    assert np.abs(masked.infer(images) - logits).max() > 1e-3

@@ -1,5 +1,6 @@
 """Measuring: intervals, sets of real photographs, and readings through the serving code."""
 
+import random
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,9 @@ import pytest
 from conftest import TINY_TEXT, encode, picture
 
 from model_builder import evaluate
-from model_builder.data import Crops
+from model_builder.data import VALIDATION_SEED, Crops, validation_set
+from model_builder.plates import GRAMMAR, PLATES
+from model_builder.render import draw_text
 from service.backends import load
 from service.plate import prepare
 
@@ -128,3 +131,19 @@ def test_latency_is_of_so_many_calls_on_so_many_plates(tiny):
 
 def test_the_machine_has_a_name():
     assert evaluate.machine().strip()
+
+
+def test_the_shipped_set_is_read_whole_and_is_not_the_validation_set(capsys):
+    crops = evaluate.real_set(evaluate.SHIPPED)
+    assert crops.images.shape == (500, 24, 94, 3)
+    assert capsys.readouterr().out == ""  # none was left out
+    assert all(GRAMMAR.format_of(text) for text in crops.texts)
+    validated = {text_of(VALIDATION_SEED + number) for number in range(2000)}
+    assert text_of(VALIDATION_SEED) == validation_set(1).texts[0]
+    assert not validated & set(crops.texts)
+
+
+def text_of(seed: int) -> str:
+    """What the renderer writes on the plate of a seed, without drawing it."""
+    rng = random.Random(seed)
+    return draw_text(rng, rng.choices(PLATES, [plate.share for plate in PLATES])[0])
