@@ -213,10 +213,14 @@ def _cut(network: LPRNet, name: str, crops: Crops, source: LPRNet) -> tuple[Cut,
 
 
 def _saving(before: Size, after: Size, target: Size) -> float:
-    """What a cut saves of that which is too much; 1e-3 where it saves nothing that is asked for."""
-    shares = zip(astuple(before), astuple(after), astuple(target), strict=True)
-    saved: float = sum(max(0.0, left - max(rest, most)) for left, rest, most in shares)
-    return max(1e-3, saved)
+    """The multiply-adds that a cut saves of those too many; once they are few enough, the weights.
+
+    1e-3 where it saves nothing that is asked for. Counting both at once starved the last layers, which have many
+    weights and few multiply-adds, long before the weights were what was too many.
+    """
+    if before.multiply_adds > target.multiply_adds:
+        return max(1e-3, before.multiply_adds - max(after.multiply_adds, target.multiply_adds))
+    return max(1e-3, before.parameters - max(after.parameters, target.parameters))
 
 
 @torch.inference_mode()

@@ -113,8 +113,9 @@ def test_the_search_reaches_its_target_and_tells_each_cut(network, crops):
 def test_a_saving_counts_only_what_is_too_much():
     before, target = Size(0.8, 0.7), Size(0.6, 0.65)
     assert prune._saving(before, Size(0.7, 0.7), target) == pytest.approx(0.1)
-    assert prune._saving(before, Size(0.5, 0.6), target) == pytest.approx(0.25)
-    assert prune._saving(before, Size(0.8, 0.7), target) == 1e-3
+    assert prune._saving(before, Size(0.5, 0.6), target) == pytest.approx(0.2)
+    assert prune._saving(before, Size(0.8, 0.6), target) == 1e-3
+    assert prune._saving(Size(0.6, 0.7), Size(0.5, 0.5), target) == pytest.approx(0.05)
 
 
 def test_a_search_that_cannot_reach_its_target_says_so(crops):
