@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from model_builder import onnx_export, publish, simulate
 from model_builder.model import HEIGHT, WIDTH
 from service import artifact as contract
-from service import cpu
 from service.backends import Backend, load
 from service.backends.onnxruntime import MODEL
 from service.backends.torch import MODEL as PROGRAM
+from service.backends.tvm import cpu_flags
 
 Kind = Literal["artifact", "onnxruntime", "openvino", "openvino bf16", "torch.compile", "masked", "dynamic"]
 
@@ -119,7 +119,7 @@ class _OpenVino:
         import openvino
         import torch
 
-        if precision == "bf16" and not cpu.flags() & {"avx512_bf16", "amx_bf16"}:
+        if precision == "bf16" and not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
             raise RuntimeError("this CPU has no bfloat16 instructions, and OpenVINO would compute in float32 unasked")
         self._settings = {
             "INFERENCE_NUM_THREADS": threads,

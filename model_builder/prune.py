@@ -8,7 +8,7 @@ is trained, distilled from the one it came from.
 import copy
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 

@@ -6,6 +6,7 @@ Each part that is finished is kept in the folder `work`, so that a report that w
 import datetime
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,9 @@ from model_builder.data import Crops
 from model_builder.peers import BASELINE, QUANTIZED, Contestant
 from model_builder.tables import POOLED, RENDERED
 from service import artifact as contract
-from service import cpu
 from service.artifact import Artifact, Library
 from service.backends.onnxruntime import MODEL
+from service.backends.tvm import cpu_flags
 from service.errors import ArtifactError
 
 BATCHES = (1, 8, 32)
@@ -114,7 +115,7 @@ def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds:
     ran = timed["times"]
     return {
         "machine": evaluate.machine(),
-        "cores": cpu.available(),
+        "cores": len(os.sched_getaffinity(0)),
         "engines": _engines(),
         "sets": {name: len(crops.texts) for name, crops in sets.items()},
         **timed,
@@ -191,7 +192,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def _library(libraries: Sequence[Library]) -> Library:
-    return next(library for library in libraries if cpu.flags().issuperset(library.needs))
+    return next(library for library in libraries if cpu_flags().issuperset(library.needs))
 
 
 def nonzero(artifact: Artifact) -> int | None:
@@ -229,7 +230,7 @@ def _ablation(parts: Parts, baseline: Artifact, work: Path, notes: list[str]) ->
     """What each pass of the compiler brings, with the tuning records that there are."""
     from model_builder import compile  # TVM takes seconds to import
 
-    level = next((level for level in compile.LEVELS if cpu.flags().issuperset(level.needs)), None)
+    level = next((level for level in compile.LEVELS if cpu_flags().issuperset(level.needs)), None)
     records = sorted(compile.RECORDS.glob("*.json"))
     if level is None or not records:
         lacks = "tuning records: `python -m model_builder compile --tune` makes them" if level else "a CPU with AVX2"

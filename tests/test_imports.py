@@ -49,7 +49,7 @@ def test_only_its_own_file_imports_an_engine():
 
 
 def test_the_builder_imports_only_the_contract_of_the_service():
-    allowed = {"artifact", "plate", "backends", "errors", "cpu"}
+    allowed = {"artifact", "plate", "backends", "errors"}
     for path in (REPOSITORY / "model_builder").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "service":
