@@ -138,8 +138,9 @@ def test_weights_are_taken_of_the_same_source_and_settings_only(root, tmp_path, 
 
 
 @pytest.mark.usefixtures("untrainable")
-@pytest.mark.parametrize("stage", [stage for stage in build.STAGES if (PUBLISHED / stage.variant).exists()])
-def test_what_the_repository_holds_need_not_be_trained_to_build_it(stage, tmp_path):
+@pytest.mark.parametrize("variant", [stage.variant for stage in build.STAGES if (PUBLISHED / stage.variant).exists()])
+def test_what_the_repository_holds_need_not_be_trained_to_build_it(variant, tmp_path):
+    (stage,) = (stage for stage in build.STAGES if stage.variant == variant)
     source, published = (contract.find(PUBLISHED, name) for name in (stage.source, stage.variant))
     arguments = published.manifest.provenance.arguments
     assert source.manifest.version in f"{arguments['source']} {arguments.get('version')}"
