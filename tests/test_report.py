@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model_builder import contest, evaluate, figures, peers, report, serving, tables
+from model_builder import compile, contest, evaluate, figures, peers, report, serving, tables
 from model_builder.__main__ import main
 from model_builder.data import Crops, validation_set, write_folder
 from model_builder.peers import BASELINE, DYNAMIC, MASKED, QUANTIZED, Contestant
@@ -210,6 +210,7 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     monkeypatch.setattr(serving, "_STARTS", 1)
     monkeypatch.setattr(report, "THREADS", (1,))
     monkeypatch.setattr(report, "BATCHES", (1, 2))
+    monkeypatch.setattr(compile, "RECORDS", tmp_path)  # without records there is no ablation, which takes minutes
     all_peers = peers.peers
     monkeypatch.setattr(peers, "peers", lambda *folders: all_peers(*folders)[:1])
     monkeypatch.setattr(peers, "attempts", lambda _: [Contestant(DYNAMIC, "artifact", tmp_path / "missing")])
@@ -227,6 +228,7 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     assert baseline["bytes"] < baseline["folder_bytes"]
     assert DYNAMIC in found["left_out"]
     assert any(note.startswith("The published pruning recipe") for note in found["notes"])
+    assert any(note.startswith("The compiler's ablation was not measured") for note in found["notes"])
     assert "| `baseline` | 0.0 % (" in readme.read_text(encoding="utf-8")
     assert "](out/pareto.svg)" in readme.read_text(encoding="utf-8")
 
