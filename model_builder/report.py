@@ -247,10 +247,20 @@ def _ablation(parts: Parts, baseline: Artifact, work: Path, notes: list[str]) ->
     return found
 
 
-def ablation(source: Artifact, level_name: str, work: Path, stages: Sequence[str] = ()) -> dict[str, Any]:
-    """Milliseconds a plate of `source` compiled with one pass more each time; all of compile's stages by default.
+def ablation(source: Artifact, level: str, work: Path) -> dict[str, Any]:
+    """Milliseconds a plate of `source`, compiled with one pass more each time."""
+    rows = compile_stages(source, level, work)
+    contestants = [Contestant(name, "artifact", work / name) for name in rows]
+    outcome = contest(contestants, 1, (1,), rounds=_ABLATION_ROUNDS)
+    if outcome.left_out:
+        raise ArtifactError("; ".join(f"{name}: {reason}" for name, reason in outcome.left_out.items()))
+    return {"level": level, "rows": {name: row | asdict(outcome.times[name][0]) for name, row in rows.items()}}
 
-    Nothing is tuned. A row names the kernels for which it had no tuning record: it would be faster with one.
+
+def compile_stages(source: Artifact, level_name: str, work: Path, stages: Sequence[str] = ()) -> dict[str, Any]:
+    """Compile `source` to an artifact `work`/STAGE for each stage, by default all. Nothing is tuned.
+
+    Returns for each the names of the kernels for which there was no tuning record: it would be faster with one.
     """
     from model_builder import compile
 
@@ -268,11 +278,7 @@ def ablation(source: Artifact, level_name: str, work: Path, stages: Sequence[str
         update = {"variant": name, "backend": "tvm", "libraries": libraries}
         contract.write(folder, source.manifest.model_copy(update=update))
         rows[name] = {"untuned": untuned}
-    contestants = [Contestant(name, "artifact", work / name) for name in rows]
-    outcome = contest(contestants, 1, (1,), rounds=_ABLATION_ROUNDS)
-    if outcome.left_out:
-        raise ArtifactError("; ".join(f"{name}: {reason}" for name, reason in outcome.left_out.items()))
-    return {"level": level.name, "rows": {name: row | asdict(outcome.times[name][0]) for name, row in rows.items()}}
+    return rows
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:

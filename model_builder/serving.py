@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from model_builder import evaluate
+from service.errors import ArtifactError
 
 _STARTS = 3  # of a server; the median counts
-_READY_S = 120  # a server that takes longer has failed
+_READY_S = 300  # a server that takes longer has failed, whatever else runs
 _REQUESTS, _WARM_UP = 50, 20  # the first ones are not counted
 
 
@@ -53,8 +54,12 @@ def served(variant: str, artifacts: Path, threads: int) -> Iterator[tuple[str, s
     process = subprocess.Popen([sys.executable, "-m", "service"], env=os.environ | settings, stderr=subprocess.DEVNULL)
     try:
         while not _ready(url):
-            if process.poll() is not None or time.perf_counter() - started > _READY_S:
-                raise RuntimeError(f"the server of {variant} stopped: LPR_BACKEND={variant} python -m service says why")
+            if process.poll() is not None:
+                raise ArtifactError(
+                    f"the server of {variant} stopped: LPR_BACKEND={variant} python -m service says why"
+                )
+            if time.perf_counter() - started > _READY_S:
+                raise ArtifactError(f"the server of {variant} was not ready after {_READY_S} s")
             time.sleep(0.01)
         yield url, process, time.perf_counter() - started
     finally:

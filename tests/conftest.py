@@ -114,6 +114,27 @@ def artifact(request: pytest.FixtureRequest, artifacts: Path) -> Artifact:
     return read((artifacts if request.param == "tiny" else PUBLISHED) / request.param)
 
 
+@pytest.fixture(scope="session")
+def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of artifacts with a small LPRNet as `baseline`, a tenth of its classifier 0, and the same as float ONNX
+    under the name `quantized`. Change nothing in it."""
+    import torch
+
+    from model_builder import quantize, simulate
+    from model_builder.model import LPRNet, Widths
+    from model_builder.plates import ALPHABET as CHARACTERS
+    from model_builder.publish import publish, torch_candidate
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("small")
+    network = LPRNet(len(CHARACTERS) + 1, Widths(4, (6,), (8, 8), (10,), 10, 8)).eval()
+    with torch.no_grad():
+        network.classify.weight.view(-1)[::10] = 0
+    publish(root, torch_candidate("baseline", network, seed=0, arguments={}), {})
+    publish(root, quantize.candidate("quantized", simulate.fold(network), seed=0, arguments={}), {})
+    return root
+
+
 @contextmanager
 def running(settings: Settings) -> Iterator[str]:
     """A real uvicorn on a free port, in a thread of this process; yields its URL."""

@@ -4,26 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
 
-from model_builder import contest, peers, quantize, simulate, tables
-from model_builder.model import LPRNet, Widths
-from model_builder.peers import BASELINE, QUANTIZED, Contestant
-from model_builder.plates import ALPHABET
-from model_builder.publish import publish, torch_candidate
+from model_builder import contest, peers, tables
+from model_builder.peers import BASELINE, Contestant
 from service import artifact as contract
 from service.artifact import Artifact, read_probe
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network as `baseline` and, not quantized for once, as `quantized`."""
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("published")
-    network = LPRNet(len(ALPHABET) + 1, Widths(4, (6,), (8, 8), (10,), 10, 8)).eval()
-    publish(root, torch_candidate(BASELINE, network, seed=0, arguments={}), {})
-    publish(root, quantize.candidate(QUANTIZED, simulate.fold(network), seed=0, arguments={}), {})
-    return root
 
 
 def test_contestants_take_turns_and_one_that_fails_is_left_out(tiny: Artifact, tmp_path: Path):
@@ -81,17 +66,17 @@ def test_torch_compile_computes_what_the_artifact_does(tiny: Artifact):
     backend.close()
 
 
-def test_there_are_peers_for_integers_where_these_are_published(published, tmp_path):
-    assert {"ONNX Runtime int8", "OpenVINO int8"} < {found.name for found in peers.peers(published, tmp_path)}
+def test_there_are_peers_for_integers_where_these_are_published(small_variants, tmp_path):
+    assert {"ONNX Runtime int8", "OpenVINO int8"} < {found.name for found in peers.peers(small_variants, tmp_path)}
     alone = tmp_path / "alone"
     alone.mkdir()
-    (alone / BASELINE).symlink_to(published / BASELINE)
+    (alone / BASELINE).symlink_to(small_variants / BASELINE)
     assert not any("int8" in found.name for found in peers.peers(alone, tmp_path))
 
 
-def test_peers_compute_what_the_baseline_does(published, tmp_path):
-    images, logits = read_probe(contract.find(published, BASELINE))
-    for contestant in peers.peers(published, tmp_path):
+def test_peers_compute_what_the_baseline_does(small_variants, tmp_path):
+    images, logits = read_probe(contract.find(small_variants, BASELINE))
+    for contestant in peers.peers(small_variants, tmp_path):
         if contestant.kind == "openvino":
             pytest.importorskip("openvino")
         if contestant.kind in ("onnxruntime", "openvino"):
@@ -101,9 +86,9 @@ def test_peers_compute_what_the_baseline_does(published, tmp_path):
             backend.close()
 
 
-def test_the_masked_network_has_zeros_and_dynamic_quantization_changes_nothing(published):
-    images, logits = read_probe(contract.find(published, BASELINE))
-    masked, dynamic = (peers.engine(contestant, threads=1) for contestant in peers.attempts(published))
+def test_the_masked_network_has_zeros_and_dynamic_quantization_changes_nothing(small_variants):
+    images, logits = read_probe(contract.find(small_variants, BASELINE))
+    masked, dynamic = (peers.engine(contestant, threads=1) for contestant in peers.attempts(small_variants))
     np.testing.assert_allclose(dynamic.infer(images), logits, atol=1e-4)
     assert masked.infer(images).shape == logits.shape
     assert np.abs(masked.infer(images) - logits).max() > 1e-3

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
 
-from model_builder import contest, evaluate, figures, peers, quantize, report, serving, simulate, tables
+from model_builder import compile, contest, evaluate, figures, peers, report, serving, tables
 from model_builder.__main__ import main
 from model_builder.data import Crops, validation_set, write_folder
-from model_builder.model import LPRNet, Widths
-from model_builder.peers import BASELINE, DYNAMIC, MASKED, Contestant
-from model_builder.plates import ALPHABET
-from model_builder.publish import publish, torch_candidate
+from model_builder.peers import BASELINE, DYNAMIC, MASKED, QUANTIZED, Contestant
 from service import artifact as contract
 from service.artifact import Artifact
+from service.backends import load
 from service.cpu import flags
+from service.errors import ArtifactError
 
 STAGES = dict.fromkeys((*figures._STAGES, "total_ms"), 0.5)
 SCORE = {"exact": 190, "total": 200, "low": 0.91, "high": 0.97}
@@ -188,35 +186,22 @@ def test_accuracies_pool_the_photographs(tiny: Artifact):
 
 
 def test_a_server_that_does_not_start_is_told(tmp_path):
-    with pytest.raises(RuntimeError, match="server of missing stopped"), serving.served("missing", tmp_path, 1):
+    with pytest.raises(ArtifactError, match="server of missing stopped"), serving.served("missing", tmp_path, 1):
         pass
 
 
-@pytest.fixture(scope="module")
-def artifacts_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network as `baseline`, with a tenth of its classifier 0, and as float ONNX. Change nothing in it."""
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("published")
-    network = LPRNet(len(ALPHABET) + 1, Widths(4, (6,), (8, 8), (10,), 10, 8)).eval()
-    with torch.no_grad():
-        network.classify.weight.view(-1)[::10] = 0
-    publish(root, torch_candidate(BASELINE, network, seed=0, arguments={}), {})
-    publish(root, quantize.candidate("onnx", simulate.fold(network), seed=0, arguments={}), {})
-    return root
-
-
-def test_parameters_that_are_not_0_are_counted(artifacts_of_two):
-    baseline, onnx = (contract.find(artifacts_of_two, name) for name in (BASELINE, "onnx"))
+def test_parameters_that_are_not_0_are_counted(small_variants):
+    baseline, onnx = (contract.find(small_variants, name) for name in (BASELINE, QUANTIZED))
     zeros = -(-baseline.manifest.output.shape[-1] * (8 + 10 + 4 + 6 + 8 + 10) // 10)
     found = report.nonzero(baseline)
     assert baseline.manifest.measured.parameters - found >= zeros  # batch normalization's biases begin at 0, too
     assert onnx.manifest.measured.parameters - report.nonzero(onnx) >= zeros
 
 
-def test_a_report_is_measured_written_and_kept(artifacts_of_two, tmp_path, monkeypatch, capsys):
+def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeypatch, capsys):
     """All of it on a small network, with one peer and four plates."""
     (tmp_path / "artifacts").mkdir()
-    (tmp_path / "artifacts" / BASELINE).symlink_to(artifacts_of_two / BASELINE)
+    (tmp_path / "artifacts" / BASELINE).symlink_to(small_variants / BASELINE)
     write_folder(tmp_path / "real" / "own", validation_set(2))
     write_folder(tmp_path / "four", validation_set(4))
     readme = tmp_path / "README.md"
@@ -225,6 +210,7 @@ def test_a_report_is_measured_written_and_kept(artifacts_of_two, tmp_path, monke
     monkeypatch.setattr(serving, "_STARTS", 1)
     monkeypatch.setattr(report, "THREADS", (1,))
     monkeypatch.setattr(report, "BATCHES", (1, 2))
+    monkeypatch.setattr(compile, "RECORDS", tmp_path)  # without records there is no ablation, which takes minutes
     all_peers = peers.peers
     monkeypatch.setattr(peers, "peers", lambda *folders: all_peers(*folders)[:1])
     monkeypatch.setattr(peers, "attempts", lambda _: [Contestant(DYNAMIC, "artifact", tmp_path / "missing")])
@@ -242,6 +228,7 @@ def test_a_report_is_measured_written_and_kept(artifacts_of_two, tmp_path, monke
     assert baseline["bytes"] < baseline["folder_bytes"]
     assert DYNAMIC in found["left_out"]
     assert any(note.startswith("The published pruning recipe") for note in found["notes"])
+    assert any(note.startswith("The compiler's ablation was not measured") for note in found["notes"])
     assert "| `baseline` | 0.0 % (" in readme.read_text(encoding="utf-8")
     assert "](out/pareto.svg)" in readme.read_text(encoding="utf-8")
 
@@ -256,9 +243,9 @@ def test_a_report_is_measured_written_and_kept(artifacts_of_two, tmp_path, monke
 
 
 @pytest.mark.skipif("avx2" not in flags(), reason="the library needs AVX2")
-def test_a_stage_of_the_compiler_is_timed_on_its_own(artifacts_of_two, tmp_path):
-    baseline = contract.find(artifacts_of_two, BASELINE)
-    found = report.ablation(baseline, "x86-64-v3", tmp_path, ["untuned"])
-    assert found["rows"].keys() == {"untuned"}
-    assert found["rows"]["untuned"]["median"] > 0
-    assert contract.read(tmp_path / "untuned").manifest.backend == "tvm"
+def test_a_stage_of_the_compiler_is_an_artifact_that_computes_what_its_source_does(small_variants, tmp_path):
+    baseline = contract.find(small_variants, BASELINE)
+    assert report.compile_stages(baseline, "x86-64-v3", tmp_path, ["untuned"]) == {"untuned": {"untuned": ()}}
+    stage = contract.read(tmp_path / "untuned")
+    assert stage.manifest.backend == "tvm"
+    contract.check_probe(load(stage, threads=1), stage)
