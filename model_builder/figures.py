@@ -24,15 +24,20 @@ def pareto(path: Path, variants: Points, peers: Points, machine: str, accuracy: 
         for name, (latency, exact, size) in (*variants.items(), *peers.items()):
             look: Any = {"facecolors": "none", "edgecolors": "gray"} if name in peers else {"alpha": 0.5}
             axes.scatter(latency, exact, s=size / 1e4, **look)
-            color = "gray" if name in peers else "black"
-            axes.annotate(
-                name, (latency, exact), xytext=(2, 8), textcoords="offset points", color=color, fontsize=8, rotation=40
-            )  # slanted, because many lie side by side
+            # Slanted, because many lie side by side; peers below, because a variant may lie on its peer.
+            place: Any = {"xytext": (2, 8), "rotation": 40, "color": "black"}
+            if name in peers:
+                place = {"xytext": (2, -8), "rotation": -40, "color": "gray", "va": "top"}
+            axes.annotate(name, (latency, exact), textcoords="offset points", fontsize=8, **place)
         front = _front([(latency, exact) for latency, exact, _ in (*variants.values(), *peers.values())])
-        axes.step([x for x, _ in front], [y for _, y in front], where="post", linewidth=0.8, color="gray")
-        axes.margins(0.1, 0.25)
+        axes.margins(0.1, 0.3)
         axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}; area: size of the file")
         axes.set(ylabel=accuracy)
+        # The front goes on to the right, where slower ones would have to read more, and down, where faster ones may.
+        right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
+        line = [(front[0][0], bottom), *front, (right, front[-1][1])]
+        axes.step([x for x, _ in line], [y for _, y in line], where="post", linewidth=0.8, color="gray")
+        axes.set(xlim=(None, right), ylim=(bottom, None))
         for kind in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             kind("{x:g}")
 
