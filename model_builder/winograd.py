@@ -59,7 +59,7 @@ _OUTPUT: Final[dict[int, Matrix]] = {  # A^T
 }
 
 # An element's filters, more in all than a core's own cache holds, are fetched in the time that it takes to multiply
-# them with so many tiles: 57 billion products a second, and 17 GB/s, measured on AMD EPYC (Zen 4) among other processes.
+# them with so many tiles: 57 billion products a second, and 17 GB/s, measured on an AMD EPYC (Zen 4).
 _FETCH: Final = 13
 
 _FUSABLE: Final = {"op_pattern": 4}  # TVM's kOutEWiseFusable: bias and ReLU go into this kernel
