@@ -62,10 +62,18 @@ def _cut(image: NDArray[np.uint8], row: dict[str, str]) -> NDArray[np.uint8]:
 
 def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[plate.Reading]:
     """What the server would answer to each crop, one at a time."""
-    manifest = artifact.manifest
     for image in crops.images:
-        logits = backend.infer(image[None])[0]
-        yield plate.read(logits, manifest.alphabet, manifest.blank, manifest.grammar)
+        yield _reading(artifact, backend.infer(image[None])[0])
+
+
+def read_texts(artifact: Artifact, logits: NDArray[np.float32]) -> list[str]:
+    """What the server would answer to each of `logits` (n, steps, classes)."""
+    return [_reading(artifact, rows).text for rows in logits]
+
+
+def _reading(artifact: Artifact, logits: NDArray[np.float32]) -> plate.Reading:
+    manifest = artifact.manifest
+    return plate.read(logits, manifest.alphabet, manifest.blank, manifest.grammar)
 
 
 def accuracy(artifact: Artifact, backend: Backend, crops: Crops) -> Score:

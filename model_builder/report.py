@@ -25,6 +25,7 @@ from model_builder.peers import BASELINE, QUANTIZED, Contestant
 from model_builder.tables import POOLED, RENDERED
 from service import artifact as contract
 from service.artifact import Artifact, Library
+from service.backends import load
 from service.backends.onnxruntime import MODEL
 from service.backends.tvm import cpu_flags
 from service.errors import ArtifactError
@@ -84,9 +85,15 @@ class _Subjects:
 
     def variant(self, contestant: Contestant) -> dict[str, Any]:
         name, artifact = contestant.name, self.artifact(contestant.name)
-        subject = {"version": self.identity(name)}
-        served = self.parts.get(f"serving {name}", subject, partial(serving.measure, name, self.artifacts))
-        return {**_facts(artifact), "accuracy": self._accuracy(contestant, artifact, name), "serving": served}
+        identity = {"version": self.identity(name)}
+        served = self.parts.get(f"serving {name}", identity, partial(serving.measure, name, self.artifacts))
+        facts = {**_facts(artifact), "accuracy": self._accuracy(contestant, artifact, name), "serving": served}
+        source = compiled_from(artifact)
+        if source is not None:
+            compared = [self.identity(which) for which in (source.manifest.variant, name)]
+            subject = {"sets": self._digests(), "versions": compared}
+            facts["parity"] = self.parts.get(f"parity of {name}", subject, partial(parity, artifact, source, self.sets))
+        return facts
 
     def other(self, contestant: Contestant) -> dict[str, Any]:
         size = contestant.model.stat().st_size if contestant.model.is_file() else None
@@ -94,10 +101,12 @@ class _Subjects:
         return {"accuracy": self._accuracy(contestant, baseline, BASELINE, QUANTIZED), "bytes": size}
 
     def _accuracy(self, contestant: Contestant, artifact: Artifact, *made_from: str) -> Any:
-        digests = {name: crops.digest() for name, crops in self.sets.items()}
-        subject = {"sets": digests, "versions": [self.identity(name) for name in made_from]}
+        subject = {"sets": self._digests(), "versions": [self.identity(name) for name in made_from]}
         measure = partial(accuracies, artifact, contestant, self.sets)
         return self.parts.get(f"accuracy of {contestant.name}", subject, measure)
+
+    def _digests(self) -> dict[str, str]:
+        return {name: crops.digest() for name, crops in self.sets.items()}
 
 
 def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds: int) -> dict[str, Any]:
@@ -205,11 +214,31 @@ def nonzero(artifact: Artifact) -> int | None:
             arrays = integer.arrays(onnx_export.read(artifact.file(MODEL)))
             return sum(int(np.count_nonzero(a)) for name, a in arrays.items() if not name.endswith("scales"))
         case "tvm":
-            name, _, made_from = str(artifact.manifest.provenance.arguments.get("source")).partition(" ")
-            if name not in contract.variants(artifact.folder.parent):
-                return None
-            source = contract.find(artifact.folder.parent, name)
-            return nonzero(source) if source.manifest.version == made_from else None
+            source = compiled_from(artifact)
+            return nonzero(source) if source else None
+
+
+def compiled_from(artifact: Artifact) -> Artifact | None:
+    """What a compiled artifact was compiled from, where that is still there beside it."""
+    if artifact.manifest.backend != "tvm":
+        return None
+    name, _, version = str(artifact.manifest.provenance.arguments.get("source")).partition(" ")
+    if name not in contract.variants(artifact.folder.parent):
+        return None
+    source = contract.find(artifact.folder.parent, name)
+    return source if source.manifest.version == version else None
+
+
+def parity(artifact: Artifact, source: Artifact, sets: Mapping[str, Crops]) -> dict[str, Any]:
+    """How many texts `artifact` reads otherwise than `source`, per set, and the largest difference of a logit."""
+    backends = [load(which, 1) for which in (artifact, source)]
+    texts, largest = {}, 0.0
+    for name, crops in sets.items():
+        logits = [backend.infer(crops.images) for backend in backends]
+        read = [evaluate.read_texts(which, rows) for which, rows in zip((artifact, source), logits, strict=True)]
+        texts[name] = sum(a != b for a, b in zip(*read, strict=True))
+        largest = max(largest, float(np.abs(logits[0] - logits[1]).max()))
+    return {"source": source.manifest.variant, "texts": texts, "logits": largest}
 
 
 def _recipe(path: Path, baseline: Artifact, notes: list[str]) -> dict[str, Any] | None:

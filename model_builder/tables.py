@@ -46,6 +46,7 @@ def document(report: Report) -> str:
         "Exact match of the whole text, one crop at a time, with the 95 % interval (Wilson). Peers compute the weights "
         "of `baseline`, those of int8 the weights of `quantized`.",
         _accuracy(report),
+        *_parity(report),
         "## Latency",
         "Milliseconds a plate: median / 95th / 99th percentile of calls with so many plates.",
         _latency(report),
@@ -138,6 +139,21 @@ def _accuracy(report: Report) -> str:
     everyone = {**variants, **report["peers"], **report["attempts"]}
     rows = [[name, *(_percent(facts["accuracy"][key]) for key in sets)] for name, facts in everyone.items()]
     return _markdown(["", *(f"{name} ({_total(report, name)})" for name in sets)], rows)
+
+
+def _parity(report: Report) -> list[str]:
+    rows = []
+    for name, facts in report["variants"].items():
+        if found := facts.get("parity"):
+            texts = sum(found["texts"].values())
+            plates = sum(report["sets"][key] for key in found["texts"])
+            rows.append([f"`{name}`", f"`{found['source']}`", f"{texts} of {plates:,}", f"{found['logits']:.1e}"])
+    if not rows:
+        return []
+    return [
+        "What a compiled variant reads otherwise than the one that it was compiled from, over all sets.",
+        _markdown(["", "compiled from", "texts that differ", "largest difference of a logit"], rows),
+    ]
 
 
 def _latency(report: Report) -> str:
