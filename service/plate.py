@@ -6,6 +6,7 @@ After: logits -> `read` -> text, confidences, candidates (or `greedy` for many p
 
 import io
 from dataclasses import dataclass
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from service.errors import EmptyImage, TooManyPixels, UndecodableImage
 WIDTH, HEIGHT = 94, 24
 IMAGE_TYPES = ("JPEG", "PNG", "BMP", "WEBP")
 
-BEAM_WIDTH = 10
+RANKS = 10  # of the most probable texts, a plate's is chosen among
 # A text that fits a known format beats a more probable one that does not, unless it is a hundred times less probable:
 # about one plate in a hundred is of a kind that no format describes, and those are to be returned as read.
 FORMAT_PRIOR = 0.01
@@ -116,27 +117,25 @@ def read(logits: NDArray[np.floating], alphabet: str, blank: int, grammar: Gramm
     """
     classes = _classes(alphabet, blank)
     probabilities = ctc.softmax(logits)
-    found = ctc.beam_search(probabilities, blank, max(BEAM_WIDTH, 2 * top_k))
-    scores = ctc.likelihood(probabilities, found, blank)
-    ranked = [(found[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
-    texts = ["".join(classes[label] for label in labels) for labels, _ in ranked]
-    formats = [grammar.format_of(text) for text in texts]
-    chosen = _choose(formats, [score for _, score in ranked])
-    order = [chosen, *(i for i in range(len(ranked)) if i != chosen)]
-    seen = ctc.align(probabilities, ranked[chosen][0], blank)
+    ranked: list[tuple[ctc.Labels, Candidate]] = []
+    chosen, format = 0, None
+    for labels, score in islice(ctc.search(probabilities, blank), max(RANKS, 2 * top_k)):
+        text = "".join([classes[label] for label in labels])
+        ranked.append((labels, Candidate(text, score)))
+        probable = score >= FORMAT_PRIOR * ranked[0][1].confidence
+        if format is None and probable and (format := grammar.format_of(text)) is not None:
+            chosen = len(ranked) - 1
+        if len(ranked) >= top_k and (format is not None or not probable):
+            break
+    labels, candidate = ranked.pop(chosen)
+    seen = ctc.align(probabilities, labels, blank)
     return Reading(
-        text=texts[chosen],
-        confidence=ranked[chosen][1],
-        format=formats[chosen],
-        characters=tuple(Character(char, float(p)) for char, p in zip(texts[chosen], seen, strict=True)),
-        candidates=tuple(Candidate(texts[i], ranked[i][1]) for i in order[:top_k]),
+        text=candidate.text,
+        confidence=candidate.confidence,
+        format=format,
+        characters=tuple(map(Character, candidate.text, seen)),
+        candidates=(candidate, *(other for _, other in ranked[: top_k - 1])),
     )
-
-
-def _choose(formats: list[str | None], scores: list[float]) -> int:
-    """Index of the first candidate that fits a format, if it is probable enough, else of the most probable one."""
-    fits = (i for i, format in enumerate(formats) if format is not None and scores[i] >= FORMAT_PRIOR * scores[0])
-    return next(fits, 0)
 
 
 def _classes(alphabet: str, blank: int) -> list[str]:

@@ -42,28 +42,28 @@ def oracle(logits: NDArray[np.floating], blank: int) -> dict[tuple[int, ...], fl
 
 
 @given(small_logits, st.data())
-def test_likelihood_is_the_sum_over_all_paths(logits, data):
+def test_the_search_finds_every_labelling_in_order_with_the_sum_over_all_its_paths(logits, data):
     blank = data.draw(st.integers(0, logits.shape[1] - 1))
     expected = oracle(logits, blank)
-    labellings = list(expected)
-    computed = ctc.likelihood(ctc.softmax(logits), labellings, blank)
-    np.testing.assert_allclose(computed, [expected[labels] for labels in labellings], rtol=1e-9)
+    found = list(ctc.search(ctc.softmax(logits), blank, patience=100_000))
+    assert sorted(labels for labels, _ in found) == sorted(expected)
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b * (1 - 1e-9) for (_, a), (_, b) in itertools.pairwise(found))
 
 
-def test_likelihood_of_an_impossible_labelling_is_zero():
-    assert ctc.likelihood(ctc.softmax(np.zeros((2, 3))), [(0, 0), (0, 1, 0)], blank=2).tolist() == [0, 0]
+@given(small_logits, st.integers(0, 10))
+def test_out_of_patience_it_gives_what_it_found_and_exactly(logits, patience):
+    expected = oracle(logits, blank=0)
+    found = list(ctc.search(ctc.softmax(logits), 0, patience))
+    assert 1 <= len(set(found)) == len(found) <= patience + 1
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b * (1 - 1e-9) for (_, a), (_, b) in itertools.pairwise(found))
 
 
-@given(small_logits, st.data())
-def test_unpruned_beam_search_finds_every_labelling(logits, data):
-    blank = data.draw(st.integers(0, logits.shape[1] - 1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ctc, "FLOOR", 0)
-        found = ctc.beam_search(ctc.softmax(logits), blank, width=10_000)
-    expected = oracle(logits, blank)
-    assert set(found) == set(expected)
-    ranked = [expected[labels] for labels in found]
-    assert all(a >= b * (1 - 1e-9) for a, b in itertools.pairwise(ranked))
+def test_what_no_path_reads_is_not_found():
+    (first, p), *others = ctc.search(ctc.softmax(np.array([[9, 0, -1e30], [8, 0, -1e30]])), blank=2)
+    assert (first, p) == ((0,), pytest.approx(1, abs=1e-3))  # for two of it there would have to be a blank
+    assert {labels for labels, _ in others} == {(1,), (0, 1), (1, 0)}
 
 
 @given(small_logits)
@@ -74,7 +74,7 @@ def test_read_finds_the_best_text_and_its_exact_probability(logits):
     reading = plate.read(logits, alphabet, blank, NO_GRAMMAR, top_k=3)
     for candidate in reading.candidates:
         assert candidate.confidence == pytest.approx(expected[candidate.text], rel=1e-9)
-    assert reading.confidence == pytest.approx(max(expected.values()), rel=0.01)
+    assert reading.confidence == pytest.approx(max(expected.values()), rel=1e-9)
     assert (reading.text, reading.confidence) == (reading.candidates[0].text, reading.candidates[0].confidence)
     assert [c.char for c in reading.characters] == list(reading.text)
 
@@ -148,6 +148,16 @@ def test_a_plate_that_fits_no_format_is_returned_as_read():
 def test_the_first_format_that_fits_names_the_text():
     grammar = Grammar(formats=(*AB12.formats, Format(name="late", templates=(("ab", "12"),))))
     assert [grammar.format_of(text) for text in ("a1", "a12", "", "1a", "b12")] == ["short", "long", None, None, None]
+
+
+def test_a_template_may_allow_any_character():
+    template = Format(name="odd", templates=(("^-]", "a-c"), ("|",)))
+    assert [text for text in ("^a", "--", "]c", "|", "^b", "_a", "\\a", "^", "", "^a|") if template.fits(text)] == [
+        "^a",
+        "--",
+        "]c",
+        "|",
+    ]
 
 
 def test_nothing_but_blanks_reads_as_nothing():
