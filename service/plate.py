@@ -26,6 +26,8 @@ RANKS = 10  # of the most probable texts, a plate's is chosen among
 FORMAT_PRIOR = 0.01
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+JPEG_OTHERS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))  # tables and what applications add
 MISSING_GREY = 128  # libjpeg's colour for what did not arrive
 MISSING_SHARE = 0.5  # of the pixels; beyond it, a truncated image is of no use
 
@@ -145,11 +147,31 @@ def _classes(alphabet: str, blank: int) -> list[str]:
 
 def _size(data: Encoded) -> tuple[int, int]:
     """Width and height from the header. Pillow opens lazily: no pixel is decoded."""
+    if data.startswith(JPEG_START) and (size := _jpeg_size(data)):
+        return size
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_TYPES) as header:
             return header.size
     except Exception as error:  # its parsers raise whatever hostile bytes lead them to
         raise UndecodableImage("The image is not a readable JPEG, PNG, BMP or WebP file: send one of those.") from error
+
+
+def _jpeg_size(data: Encoded) -> tuple[int, int] | None:
+    """Width and height of an ordinary JPEG, in a tenth of the time that Pillow takes; None of any other.
+
+    ITU-T T.81, annex B: segments with their lengths, and among them the frame's. What a decoder would have to guess
+    around, such as bytes between segments, makes none ordinary, so that nobody can show it one size here and another
+    to the decoder.
+    """
+    at = len(JPEG_START)
+    while data[at : at + 1] == b"\xff" and len(data) >= at + 9:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in JPEG_FRAMES:
+            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+        if marker not in JPEG_OTHERS:
+            return None
+        at += 2 + length
+    return None
 
 
 def _imdecode(data: Encoded) -> Pixels | None:

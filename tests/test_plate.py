@@ -248,6 +248,36 @@ def test_too_many_pixels_are_refused_by_the_header_alone():
         plate.decode_image(png_bomb(), LIMIT)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_size_of_an_ordinary_jpeg_is_found_without_pillow(mode, progressive, tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(picture(300, 200)).convert(mode)
+    image.save(tmp_path / "image.jpg", exif=exif, progressive=progressive, comment="Hi")
+    monkeypatch.setattr(Image, "open", None)
+    data = (tmp_path / "image.jpg").read_bytes()
+    with pytest.raises(TooManyPixels, match="300 x 200 pixels"):
+        plate.decode_image(data, 59_999)
+    assert plate.decode_image(bytearray(data), 60_000).shape == (300, 200, 3)  # turned
+
+
+@pytest.mark.parametrize("odd", [b"\xff", b"junk", b"\xff\xd8", b"\xff\x01"])
+def test_where_decoders_might_differ_a_jpegs_size_is_left_to_pillow(odd):
+    data = encode()
+    assert plate._jpeg_size(data) == (94, 24)
+    assert plate._jpeg_size(data[:2] + odd + data[2:]) is None
+    assert all(plate._jpeg_size(data[:length]) is None for length in range(2, data.index(b"\xff\xc0") + 9))
+
+
+def test_a_jpeg_of_too_many_pixels_is_refused_by_the_header_alone():
+    data = bytearray(encode())
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    with pytest.raises(TooManyPixels, match="65535 x 65535"):
+        plate.decode_image(data, LIMIT)
+
+
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (94, 24), (47, 12), (500, 10), (10, 500), (440, 140)])
 def test_prepare_gives_the_input_of_the_network(width, height):
     crop = plate.prepare(picture(width, height))
