@@ -309,11 +309,11 @@ if sys.argv[2] == "absent":
                 raise ImportError("No module named 'torch'")
     sys.meta_path.insert(0, Absent())
 from service import artifact
-from service.worker import Worker
-worker = Worker(artifact.read(Path(sys.argv[1])), 1)  # it computes the probe
-worker.close()
+from service.backends.team import Team
+team = Team(artifact.read(Path(sys.argv[1])), 2)  # it computes the probe
+team.close()
 mapped = Path("/proc/self/maps").read_text()
-print(worker.engine.split()[0], "tvm_runtime" in mapped, "tvm_compiler" in mapped, "libtorch" in mapped)
+print(team.engine.split()[0], "tvm_runtime" in mapped, "tvm_compiler" in mapped, "libtorch" in mapped)
 print([name for name in ("torch", "tvm", "model_builder") if name in sys.modules])
 """
 
