@@ -14,7 +14,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from model_builder import dot
 
-_ROWS: Final = 24  # at most, of a tile along an axis; AVX-512 has 32 registers
+_SUMS: Final = 28  # vectors of them at most, in a tile: AVX-512 has 32 registers, and LLVM takes a minute to spill
 _VECTORS: Final = 8  # at most, of a tile along the channels
 _UNROLLED: Final = 8  # at most, products that are added to a sum in one turn of the loop
 _BYTES: Final = 64  # of a vector in which uint8 are copied
@@ -53,8 +53,12 @@ def tiled(sch: Schedule, lanes: int) -> None:
     else:
         channels, lane = vectors(sch, rows.pop(), lanes)
 
-    tiles = [_split(sch, loop, _ROWS) for loop in rows]
     channels, tile_channels = _split(sch, channels, _VECTORS)
+    kept = int(sch.get(tile_channels).extent)
+    tiles = []
+    for loop in rows:
+        tiles.append(_split(sch, loop, _SUMS // kept))
+        kept *= int(sch.get(tiles[-1][1]).extent)
     last, tile_last = _split(sch, summed.pop(), _UNROLLED)
     summed.append(last)
     outer = (first, channels, *(loop for loop, _ in tiles))
