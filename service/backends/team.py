@@ -1,8 +1,8 @@
 """Threads that each own an engine: each loads one, proves it by the probe, computes with it, closes it.
 
 Engines keep their thread pools and flags (denormals, TVM's virtual machine) per calling thread, so nobody else may
-touch them. And several networks with a thread each read more plates than one network with several threads: nothing
-waits for the slowest thread after every layer, and requests of one plate run side by side.
+touch them. The networks are independent: nothing waits for the slowest thread after every layer, and requests of one
+plate run side by side. That takes engines that let go of Python's lock while they compute, as all of them do.
 """
 
 import time
