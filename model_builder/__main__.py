@@ -271,8 +271,8 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--stage",
         default="prepacked",
-        help="last pass to run: untuned, fold, layout, fuse, cse, tuned or prepacked, each with those before it "
-        "(default: %(default)s, all; less is for showing what a pass brings)",
+        help="last pass to run: untuned, fold, layout, winograd, fuse, cse, tuned or prepacked, each with those before "
+        "it (default: %(default)s, all; less is for showing what a pass brings)",
     )
     parser.add_argument(
         "--max-loss",

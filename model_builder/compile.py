@@ -96,13 +96,14 @@ _V3 = (
     *("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"),
 )
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+_WITH_AVX2 = Level("x86-64-v3", "x86-64-v3", _V3)
 LEVELS: Final = (
     Level("x86-64-v4", "x86-64-v4", _V4, ("-prefer-256-bit",)),
-    Level("x86-64-v3", "x86-64-v3", _V3),
+    _WITH_AVX2,
 )  # the fastest first
 INTEGER_LEVELS: Final = (
     Level("x86-64-v4-vnni", "x86-64-v4", (*_V4, "avx512_vnni"), ("-prefer-256-bit", "+avx512vnni")),
-    Level("x86-64-v3", "x86-64-v3", _V3),
+    _WITH_AVX2,
 )
 
 # Names of LLVM that the kernel spells otherwise (arch/x86/include/asm/cpufeatures.h).
