@@ -111,11 +111,9 @@ def compiled(
 STAGES: Final = (
     Stage("pruned", BASELINE, partial(pruned, config=PruneConfig())),
     Stage("quantized", BASELINE, partial(quantized, config=QuantizeConfig())),
-    Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig())),
     Stage("tvm", BASELINE, compiled),
     Stage("tvm-pruned", "pruned", compiled),
     Stage("tvm-int8", "quantized", compiled),
-    Stage("tvm-fast", "pruned-quantized", compiled),
 )
 
 
