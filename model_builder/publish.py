@@ -202,7 +202,10 @@ def load_network(artifact: Artifact) -> LPRNet:
 def exported(network: nn.Module) -> ExportedProgram:
     """The network in evaluation mode as a program that takes up to MAX_BATCH crops."""
     example = torch.from_numpy(_noise(2))
-    return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1, max=MAX_BATCH)},))
+    program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1, max=MAX_BATCH)},))
+    for node in program.graph.nodes:  # the paths of this machine's files, which would make it another file elsewhere
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def _noise(count: int) -> NDArray[np.uint8]:
