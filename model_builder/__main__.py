@@ -260,7 +260,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="LEVEL",
         help="x86-64-v4 (AVX-512), x86-64-v4-vnni (and its VNNI, for integers), x86-64-v3 (AVX2) or native (this "
         "machine's CPU, with all it can do); may be repeated, the fastest first (default: AVX-512, with VNNI for "
-        "integers, and AVX2)",
+        "integers, and AVX2). Without VNNI, the integers are computed as floats of the same weights: that is faster",
     )
     parser.add_argument("--tune", action="store_true", help="first search for the convolutions' best schedules")
     parser.add_argument(
