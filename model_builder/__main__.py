@@ -87,7 +87,11 @@ def _add_publishing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--artifacts", type=Path, default=_ARTIFACTS, help="folder of artifacts (default: %(default)s)")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="folder of real sets to measure accuracy on")
     parser.add_argument(
-        "--rendered", type=int, default=2000, help="rendered plates to measure on (default: %(default)s)"
+        "--rendered",
+        type=int,
+        default=8000,
+        help="rendered plates to measure on, which no training looks at; fewer tell less: of 2000, 0.3 points are six "
+        "plates (default: %(default)s)",
     )
 
 
