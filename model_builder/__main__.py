@@ -402,7 +402,8 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "bench",
         help="measure speeds: the renderer's, and all variants beside other engines; let nothing else run meanwhile",
-        description="Measure how fast plates are rendered, and how fast every variant and the engines that people "
+        description="Measure how fast plates are rendered, small JPEGs decoded (by OpenCV, and by simplejpeg beside "
+        "it) and logits read, and how fast every variant and the engines that people "
         "would otherwise use (ONNX Runtime, OpenVINO, torch.compile, on the baseline's weights) read them, in turns.",
     )
     cores = len(os.sched_getaffinity(0))
@@ -426,6 +427,15 @@ def _bench(options: argparse.Namespace) -> None:
 
     speed = bench.rendering(options.processes)
     print(f"rendering: {speed:.0f} plates a second, {options.processes} process(es), {evaluate.machine()}", flush=True)
+    decoders = ", ".join(f"{name} {duration:.1f} us" for name, duration in bench.decoding().items())
+    print(f"decoding a 94x24 JPEG: {decoders}", flush=True)
+    for variant in contract.variants(options.artifacts):
+        median, p95 = bench.reading(contract.find(options.artifacts, variant))
+        print(
+            f"{variant}: {median:.3f} ms a plate beyond inference, from the decoded image to the text with 3 "
+            f"candidates (95 % of plates within {p95:.3f} ms)",
+            flush=True,
+        )
     others = peers.peers(options.artifacts, Path("runs") / "bench")
     contestants = [*peers.variants(options.artifacts), *others]
     for threads in report.THREADS:
