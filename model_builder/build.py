@@ -54,7 +54,7 @@ def pruned(
     **training: Any,
 ) -> publish.Candidate:
     """`source` with fewer channels; `note` is kept in the manifest; `training` are more fields of TrainConfig."""
-    made_with = asdict(config)
+    made_with = {name: value for name, value in asdict(config).items() if value != ""}
     match _arguments(published):
         case {"source": {"version": str(version)}, "prune": settings, "cuts": cuts, **rest} if (
             _same_weights(version, source) and settings == made_with

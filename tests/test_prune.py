@@ -170,3 +170,24 @@ def test_a_pruning_goes_on_where_it_was(network, crops, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
     with pytest.raises(ValueError, match=r"cut\.pt was cut to"):
         prune.prune_network(tmp_path, network, prune.PruneConfig(0.5, 0.7, rounds=2), crops, **short)
+
+
+def test_given_channels_are_the_strongest_ones_and_are_trained(network, crops, tmp_path):
+    config = prune.PruneConfig(last_steps=2, channels="16,16,32,16,16,32,16,32,16")
+    trained, cuts = prune.prune_network(tmp_path, network, config, crops, batch_size=4, development=4, workers=0)
+    assert trained.widths == Widths(16, (16,), (32, 16), (16, 32, 16), 32, 16)
+    assert cuts == []
+    cut = prune.given(network, config.channels)
+    counts = dict(zip(prune.units(network), (16, 16, 32, 16, 16, 32, 16, 32, 16), strict=True))
+    images = torch.from_numpy(crops.images)
+    with torch.no_grad():
+        expected = prune.masked(network, prune.strongest(network, counts))(images)
+        torch.testing.assert_close(cut(images), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"cut\.pt was cut to .*16,16,32,16"):
+        prune.prune_network(tmp_path, network, prune.PruneConfig(), crops)
+
+
+@pytest.mark.parametrize("channels", ["16", "16,16,32,16,16,32,16,32,0", "64,16,32,16,16,32,16,32,16", "a,,,,,,,,"])
+def test_channels_that_the_network_cannot_keep_are_refused(network, channels):
+    with pytest.raises(ValueError, match="give 9 counts, at most 32, 32, 48, 32, 48, 32, 32, 32, 48"):
+        prune.given(network, channels)
