@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train extras preview bench report clean
+.PHONY: help serve test tools check format train extras preview bench report clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -20,7 +20,15 @@ serve: $(VENV)/.serve$(ENGINE:%=-%) ## serve on 127.0.0.1:8000; LPR_BACKEND, LPR
 	exec $(BIN)/python -m service
 
 test: $(VENV)/.dev ## run the tests
+	@$(MAKE) --no-print-directory tools || echo 'Some tests will be skipped: "make tools", as root on Debian, installs what they drive.'
 	$(BIN)/python -m pytest
+
+# Prometheus is only unpacked: installed, Debian's would start a daemon.
+tools: | $(BIN)/python ## install from Debian what some tests drive: Chromium, and Prometheus into .venv
+	@{ command -v chromium && test -e $(BIN)/promtool; } >/dev/null || apt-get update -q
+	@command -v chromium >/dev/null || apt-get install --yes -q --no-install-recommends chromium
+	@test -e $(BIN)/promtool || { cd $(VENV) && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb prometheus \
+		&& rm prometheus_*.deb && ln -sf ../prometheus/usr/bin/prometheus ../prometheus/usr/bin/promtool bin; }
 
 check: $(VENV)/.dev ## ruff format and lint, mypy strict
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import cv2
 from fastapi import FastAPI
 
-from service import api, artifact, problems
+from service import api, artifact, page, problems
 from service.body import Limits
 from service.metrics import Metrics
 from service.recognizer import Recognizer
@@ -22,12 +22,18 @@ def create_app(settings: Settings) -> FastAPI:
     found = artifact.find(settings.artifacts, settings.backend)
     recognizer = Recognizer(found, settings.threads, settings.queue, settings.max_pixels)
     app = FastAPI(
-        title="Licence-plate reader", version=found.manifest.version, description=DESCRIPTION, lifespan=_lifespan
+        title="Licence-plate reader",
+        version=found.manifest.version,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,  # its own pages load scripts from a foreign host
+        redoc_url=None,
     )
     app.state.recognizer = recognizer
     app.state.limits = Limits(settings.max_bytes, settings.max_images)
     app.state.metrics = Metrics(settings.backend, found.manifest.version, recognizer.engine, problems.causes())
     app.include_router(api.router)
+    page.install(app)
     problems.install(app)
     return app
 

@@ -4,7 +4,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from service.app import create_app
@@ -135,10 +136,14 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def running(settings: Settings) -> AbstractContextManager[str]:
+    """A real server of these settings; yields its URL."""
+    return running_app(create_app(settings))
+
+
 @contextmanager
-def running(settings: Settings) -> Iterator[str]:
+def running_app(app: FastAPI) -> Iterator[str]:
     """A real uvicorn on a free port, in a thread of this process; yields its URL."""
-    app = create_app(settings)
     server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", access_log=False, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
