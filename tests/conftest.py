@@ -1,5 +1,7 @@
 """Fixtures: artifacts (every published one, and a tiny real one), and real servers that run them."""
 
+import os
+import shutil
 import sys
 import threading
 import zlib
@@ -174,6 +176,15 @@ def serving(artifacts: Path) -> Iterator[Serving]:
 def client(serving: Serving) -> httpx.Client:
     """A client of a server with default limits."""
     return serving()
+
+
+def program(name: str) -> str:
+    """Where a program is that some tests drive; skips the test if it is nowhere."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=os.pathsep.join([beside, os.environ["PATH"]]))
+    if found is None:
+        pytest.skip(f"there is no {name}: make tools")
+    return found
 
 
 def picture(width: int = 94, height: int = 24) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +10,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from conftest import PUBLISHED, running, running_app
+from conftest import PUBLISHED, program, running, running_app
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -46,9 +45,7 @@ def url() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def launch() -> Iterator[Launch]:
     """Starts a Chromium with the given switches."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium: make tools")
+    chromium = program("chromium")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium refuses to root
     with playwright.sync_playwright() as driver:
         browsers: list[Browser] = []
@@ -248,7 +245,7 @@ def test_a_lost_connection_is_explained_and_can_be_tried_again(visit):
 def test_the_keyboard_alone_is_enough(visit):
     page = visit()
     choosers: list[FileChooser] = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     names = []
     for _ in range(8):
         page.keyboard.press("Tab")

@@ -17,8 +17,8 @@ export async function open(read) {
   }
   let stream;
   try {
-    const video = { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1080 } };
-    stream = await navigator.mediaDevices.getUserMedia({ video });
+    const wanted = { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1080 } };
+    stream = await navigator.mediaDevices.getUserMedia({ video: wanted });
   } catch (error) {
     throw new Error(REFUSALS[error.name] ?? `The camera does not start: ${error.message}.`);
   }

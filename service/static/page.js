@@ -10,6 +10,7 @@ const images = []; // {blob, name, card, answer?}
 const waiting = [];
 let underWay = 0;
 let variants = [];
+let comparisons = Promise.resolve();
 
 function add(files) {
   notice("");
@@ -54,11 +55,16 @@ async function read(image) {
   if (!images.includes(image)) return; // cleared meanwhile
   const left = images.filter(({ card }) => card.hasAttribute("aria-busy")).length;
   $("status").textContent = left ? `${said} ${left} to go.` : said;
-  if ($("compare").checked) await contrast(image);
+  if ($("compare").checked) contrast(image);
 }
 
-/** Has one image read by every variant in turn, so that none slows the other down. */
-async function contrast({ blob, name, card, answer }) {
+/** Has images compared one after the other, and each read by every variant in turn, so that none slows another down. */
+function contrast(image) {
+  comparisons = comparisons.then(() => readByAll(image));
+}
+
+async function readByAll({ blob, name, card, answer }) {
+  if (!$("compare").checked) return; // switched off meanwhile
   const text = answer?.results[0].plates[0]?.text ?? "";
   const rows = variants.map((variant) => [variant, null]);
   for (const row of rows) {

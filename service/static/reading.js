@@ -204,5 +204,6 @@ function copying(button, text) {
   button.onclick = async () => {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
+    button.setAttribute("aria-label", `Copied ${text}`);
   };
 }

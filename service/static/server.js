@@ -23,9 +23,9 @@ export async function recognize(image, name, variant) {
 
 /** The manifest of the model served, and the variants that a request may choose from: none where it may not. */
 export async function describe() {
-  const [model, api] = await Promise.all([ask("model"), ask("openapi.json")]);
-  const parameters = api.paths["/recognize"].post.parameters ?? [];
-  const choosable = api.paths["/variants"]?.get && parameters.some(({ name }) => name === "variant");
+  const [model, { paths }] = await Promise.all([ask("model"), ask("openapi.json")]);
+  const parameters = paths["/recognize"].post.parameters ?? [];
+  const choosable = paths["/variants"]?.get && parameters.some(({ name }) => name === "variant");
   return { model, variants: choosable ? names(await ask("variants")) : [] };
 }
 
