@@ -151,7 +151,7 @@ async def recognize(
         uploads = await read_images(request, limits)
         seen, timing = await recognizer.recognize([upload.data for upload in uploads], top_k)
         answer = _compose(recognizer, uploads, seen, timing)
-        metrics.read(sum(len(result.plates) for result in answer.results), asdict(timing))
+        metrics.read([image.reading.confidence if image.reading.text else 0 for image in seen], asdict(timing))
     return answer
 
 

@@ -1,6 +1,6 @@
 """What /metrics says: one object with its own registry, every series labelled by the backend variant."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -8,6 +8,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 # Seconds. A stage takes a fraction of a millisecond, so the client library's default of 5 ms would be far too coarse.
 BUCKETS = (0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+# Confidences: most readings are nearly certain, and what is below 0.9 is what alarms look at.
+CONFIDENCES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -38,6 +41,13 @@ class Metrics:
         in_flight = Gauge("lpr_requests_in_flight", "Recognize requests in flight.", ["backend"], registry=registry)
         self._in_flight = in_flight.labels(backend)
         self._plates = Counter("lpr_plates_total", "Plates read.", ["backend"], registry=registry).labels(backend)
+        self._confidence = Histogram(
+            "lpr_confidence",
+            "Confidence of the reading of an image, 0 where none was read.",
+            ["backend"],
+            registry=registry,
+            buckets=CONFIDENCES,
+        ).labels(backend)
         self._errors = Counter(
             "lpr_errors_total", "Requests that failed, by cause.", ["backend", "cause"], registry=registry
         )
@@ -52,9 +62,12 @@ class Metrics:
         with self._in_flight.track_inprogress(), self._requests.time():
             yield
 
-    def read(self, plates: int, stages: dict[str, float]) -> None:
-        """Record a successful request: how many plates were read, and the seconds of each stage."""
-        self._plates.inc(plates)
+    def read(self, confidences: Sequence[float], stages: dict[str, float]) -> None:
+        """Record a successful request: the confidence of each image's reading, 0 where none was read, and the seconds
+        of each stage."""
+        self._plates.inc(sum(confidence > 0 for confidence in confidences))
+        for confidence in confidences:
+            self._confidence.observe(confidence)
         for stage, seconds in stages.items():
             self._stages.labels(self._backend, stage).observe(seconds)
 

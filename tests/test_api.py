@@ -215,6 +215,7 @@ def test_metrics_count_what_happened(serving):
     text = fresh.get("/metrics").text
     for line in (
         'lpr_plates_total{backend="tiny"} 3.0',
+        'lpr_confidence_count{backend="tiny"} 3.0',
         'lpr_request_seconds_count{backend="tiny"} 2.0',
         'lpr_errors_total{backend="tiny",cause="undecodable_image"} 1.0',
         'lpr_errors_total{backend="tiny",cause="busy"} 0.0',

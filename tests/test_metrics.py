@@ -44,10 +44,12 @@ def test_a_failing_request_is_timed_too(metrics):
 
 
 def test_plates_stages_and_errors_are_counted(metrics):
-    metrics.read(2, {"decode": 0.0003, "inference": 0.004})
+    metrics.read([0.97, 0, 0.3], {"decode": 0.0003, "inference": 0.004})
     metrics.failed("no_image")
     found = samples(metrics)
     assert found["lpr_plates_total", "tiny"] == 2
+    below = [found["lpr_confidence_bucket", "tiny", le] for le in ("0.05", "0.25", "0.5", "0.9", "0.99", "+Inf")]
+    assert below == [1, 1, 2, 2, 3, 3]
     assert found["lpr_stage_seconds_sum", "tiny", "inference"] == 0.004
     assert found["lpr_stage_seconds_bucket", "tiny", "0.0005", "decode"] == 1
     assert found["lpr_stage_seconds_bucket", "tiny", "0.00025", "decode"] == 0
