@@ -225,7 +225,7 @@ def test_the_image_serves_read_only_as_nobody_and_stops_when_told(image):
     assert subprocess.run(image.commands["healthcheck"], env=environment, capture_output=True, check=False).returncode
 
 
-def test_the_image_has_no_other_engine_and_no_builder(image):
+def test_the_image_has_no_other_engine_no_compiler_and_no_builder(image):
     listing = "from importlib.metadata import distributions as d; print(*sorted(x.name.lower() for x in d()))"
     python = image.commands["entrypoint"][0]
     found = subprocess.run([python, "-I", "-c", listing], capture_output=True, text=True, check=True).stdout.split()
@@ -237,4 +237,5 @@ def test_the_image_has_no_other_engine_and_no_builder(image):
     ).stdout.split()
     assert builder == "None"
     assert service.startswith(str(image.root))
+    assert not list(image.root.rglob("*compiler*.so"))
     assert "apt-get" not in SERVICE.read_text(encoding="utf-8")
