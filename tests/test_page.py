@@ -108,6 +108,19 @@ def sees(page: Page, text: str) -> Locator:
     return found
 
 
+@pytest.fixture(scope="module")
+def uncertain(url: str) -> dict:
+    """What the server says of the blurred example, which depends on the model."""
+    image = (served.STATIC / "examples" / "hard.png").read_bytes()
+    return dict(httpx.post(f"{url}/recognize", files={"image": image}).json())
+
+
+@pytest.fixture(scope="module")
+def blurred(uncertain: dict) -> str:
+    """The text read on the blurred example."""
+    return str(uncertain["results"][0]["plates"][0]["text"])
+
+
 def test_a_first_visitor_sees_what_to_do_and_what_reads(visit):
     page = visit()
     expect(page.get_by_role("heading", level=1, name="What does the plate say?")).to_be_visible()
@@ -127,29 +140,37 @@ def test_an_example_is_read(visit, name, text):
     expect(page.get_by_role("status")).to_contain_text(f"reads {text}, ")
 
 
-def test_a_reading_is_shown_with_all_that_the_server_said(visit, url):
+def test_a_reading_is_shown_with_all_that_the_server_said(visit, uncertain):
     page = visit()
     example(page, "a blurred plate")
-    assert readings(page, 1) == ["藏LXB520"]
-    image = (served.STATIC / "examples" / "hard.png").read_bytes()
-    answer = httpx.post(f"{url}/recognize", files={"image": image}).json()
-    (plate,) = answer["results"][0]["plates"]
+    (plate,) = uncertain["results"][0]["plates"]
+    assert readings(page, 1) == [plate["text"]]
     characters = page.get_by_role("list", name="Each character and how sure it is").get_by_role("listitem")
     shown = [item.inner_text().split("\n") for item in characters.all()]
     assert [lines[0] for lines in shown] == list(plate["text"])
     assert [float(lines[-1]) for lines in shown] == pytest.approx(
         [100 * character["confidence"] for character in plate["characters"]], abs=0.2
     )
-    assert "59.4 %" in characters.last.text_content().replace("\xa0", " ")  # what a screen reader says
+    for item, character in zip(characters.all(), plate["characters"], strict=True):
+        spoken = item.text_content().replace("\xa0", " ")  # by a screen reader
+        assert re.match(rf"{character['char']} (> )?[\d.]+ %", spoken)
     candidates = page.locator(".candidates .text")
-    assert candidates.all_inner_texts() == [candidate["text"] for candidate in plate["candidates"]]
-    assert page.locator(".candidates mark").all_inner_texts() == ["D", "8"]
+    texts = [candidate["text"] for candidate in plate["candidates"]]
+    assert candidates.all_inner_texts() == texts
+    other = [
+        char
+        for text in texts
+        if len(text) == len(texts[0])
+        for char, first in zip(text, texts[0], strict=True)
+        if char != first
+    ]
+    assert page.locator(".candidates mark").all_inner_texts() == other
     stages = page.locator(".legend dt").all_inner_texts()
     assert stages[:5] == ["Decode", "Resize", "Wait", "Inference", "Find the text"]
     assert page.locator(".stages .stage").count() == 6
-    model = answer["model"]
+    model = uncertain["model"]
     expect(page.locator(".reader")).to_have_text(f"Read by {model['variant']} {model['version']} on {model['engine']}")
-    sees(page, "fits cn-blue")
+    sees(page, f"fits {plate['format']}" if plate["format"] else "fits no known kind")
 
 
 def test_several_files_are_read_each_on_its_own(visit):
@@ -185,7 +206,7 @@ def test_a_file_can_be_dropped_and_anything_else_is_explained(visit):
     expect(page.locator("#notice")).to_be_hidden()
 
 
-def test_an_image_can_be_pasted_and_its_text_copied(visit):
+def test_an_image_can_be_pasted_and_its_text_copied(visit, blurred):
     page = visit(**WIDE, permissions=["clipboard-read", "clipboard-write"])
     page.evaluate(
         """async () => {
@@ -194,10 +215,10 @@ def test_an_image_can_be_pasted_and_its_text_copied(visit):
         }"""
     )
     page.keyboard.press("Control+V")
-    assert readings(page, 1) == ["藏LXB520"]
-    page.get_by_role("button", name="Copy 藏LXB520").click()
+    assert readings(page, 1) == [blurred]
+    page.get_by_role("button", name=f"Copy {blurred}").click()
     sees(page, "Copied")
-    assert page.evaluate("() => navigator.clipboard.readText()") == "藏LXB520"
+    assert page.evaluate("() => navigator.clipboard.readText()") == blurred
 
 
 def test_a_refusal_is_shown_in_the_words_of_the_server(visit, url):
@@ -242,7 +263,7 @@ def test_a_lost_connection_is_explained_and_can_be_tried_again(visit):
     assert readings(page, 1) == ["渝U10841"]
 
 
-def test_the_keyboard_alone_is_enough(visit):
+def test_the_keyboard_alone_is_enough(visit, blurred):
     page = visit()
     choosers: list[FileChooser] = []
     page.on("filechooser", lambda chooser: choosers.append(chooser))
@@ -257,7 +278,7 @@ def test_the_keyboard_alone_is_enough(visit):
     examples = [f"Try an example: {kind}" for kind in (*EXAMPLES, "a blurred plate")]
     assert names == ["API", "Model", "Drop a plate here", "Use the camera", *examples]
     page.keyboard.press("Enter")
-    assert readings(page, 1) == ["藏LXB520"]
+    assert readings(page, 1) == [blurred]
     assert [chooser.is_multiple() for chooser in choosers] == [True]
 
 
@@ -330,7 +351,7 @@ def choosing() -> Iterator[str]:
 def test_all_variants_can_be_compared_where_a_request_may_choose_one(chromium, choosing):
     page = chromium.new_context(**PHONE).new_page()
     page.goto(choosing)
-    example(page, "a blurred plate")
+    example(page, "a blue plate")
     switch = page.get_by_role("switch", name="Compare all variants")
     switch.focus()
     page.keyboard.press("Space")
@@ -339,7 +360,7 @@ def test_all_variants_can_be_compared_where_a_request_may_choose_one(chromium, c
     assert [row.get_by_role("rowheader").inner_text() for row in rows.all()] == COMPARED
     engines = [row.get_by_role("cell").last.inner_text().split()[0] for row in rows.all()]
     assert engines == [read(PUBLISHED / name).manifest.backend for name in COMPARED]
-    assert all(re.fullmatch("藏[A-Z0-9]{6}", row.get_by_role("cell").first.inner_text()) for row in rows.all())
+    assert [row.get_by_role("cell").first.inner_text() for row in rows.all()] == [EXAMPLES["a blue plate"]] * 2
     assert page.evaluate(SCROLL_WIDTH) == 360
     assert broken_rules(page) == []
     switch.uncheck()
