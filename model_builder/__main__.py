@@ -242,21 +242,23 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = commands.add_parser(
         "compile",
         help="compile an artifact with TVM and publish it",
-        description="Compile the network of a torch artifact into one library per CPU level, with the tuning records "
-        "in model_builder/tuning, and publish it where its logits equal torch's. The server takes the best library "
-        "that its CPU can run. With --tune, make the records first: let nothing else run meanwhile. Interrupt it with "
-        "Ctrl-C; the same command goes on.",
+        description="Compile the network of a torch artifact, or the integers of a quantized one, into one library per "
+        "CPU level, with the tuning records in model_builder/tuning, and publish it where its logits equal the "
+        "source's. The server takes the best library that its CPU can run. With --tune, make the records first: let "
+        "nothing else run meanwhile. Interrupt it with Ctrl-C; the same command goes on.",
     )
     parser.add_argument(
-        "source", nargs="?", default="baseline", help="torch artifact to compile (default: %(default)s)"
+        "source", nargs="?", default="baseline", help="torch or quantized artifact to compile (default: %(default)s)"
     )
-    parser.add_argument("--variant", help="name to publish as (default: tvm, or tvm-SOURCE if not the baseline)")
+    names = ", ".join(f"{s.variant} of {s.source}" for s in build.STAGES if s.make is build.compiled)
+    parser.add_argument("--variant", help=f"name to publish as (default: {names}; of any other, tvm-SOURCE)")
     parser.add_argument(
         "--target",
         action="append",
         metavar="LEVEL",
-        help="x86-64-v4 (AVX-512), x86-64-v3 (AVX2) or native (this machine's CPU, with all it can do); may be "
-        "repeated, the fastest first (default: x86-64-v4 and x86-64-v3, which together run on any CPU with AVX2)",
+        help="x86-64-v4 (AVX-512), x86-64-v4-vnni (and its VNNI, for integers), x86-64-v3 (AVX2) or native (this "
+        "machine's CPU, with all it can do); may be repeated, the fastest first (default: AVX-512, with VNNI for "
+        "integers, and AVX2)",
     )
     parser.add_argument("--tune", action="store_true", help="first search for the convolutions' best schedules")
     parser.add_argument(
@@ -269,8 +271,8 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--stage",
         default="prepacked",
-        help="last pass to run: untuned, fold, layout, fuse, cse, tuned or prepacked, each with those before it "
-        "(default: %(default)s, all; less is for showing what a pass brings)",
+        help="last pass to run: untuned, fold, layout, winograd, fuse, cse, tuned or prepacked, each with those before "
+        "it (default: %(default)s, all; less is for showing what a pass brings)",
     )
     parser.add_argument(
         "--max-loss",
@@ -285,16 +287,17 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _compile(options: argparse.Namespace) -> None:
     from model_builder import compile  # TVM takes seconds to import, which no other command needs to wait for
 
-    levels = tuple(compile.level(name) for name in options.target or [level.name for level in compile.LEVELS])
     passes = compile.stage(options.stage)
     source = contract.find(options.artifacts, options.source)
+    network = compile.network_of(source)
+    levels = tuple(map(compile.level, options.target or ())) or compile.levels_of(network)
     if options.tune:
         try:
             for level in levels:
-                compile.tune(publish.load_network(source), level, options.trials, passes)
+                compile.tune(network, level, options.trials, passes)
         except KeyboardInterrupt as error:
             raise Interrupted("stopped; the same command goes on with the trials that are left") from error
-    variant = options.variant or ("tvm" if options.source == "baseline" else f"tvm-{options.source}")
+    variant = options.variant or build.compiled_name(options.source)
     candidate = build.compiled(source, variant, Path(), levels=options.target or (), passes=options.stage)
     _publish(options, candidate, source)
 

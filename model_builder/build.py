@@ -103,9 +103,7 @@ def compiled(
     """`source` compiled by TVM for CPUs of `levels` (default: all that are published), with the tuning records."""
     from model_builder import compile  # TVM takes seconds to import, which no other command needs to wait for
 
-    return compile.candidate(
-        source, variant, tuple(map(compile.level, levels)) or compile.LEVELS, compile.stage(passes)
-    )
+    return compile.candidate(source, variant, tuple(map(compile.level, levels)), compile.stage(passes))
 
 
 STAGES: Final = (
@@ -114,7 +112,15 @@ STAGES: Final = (
     Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig())),
     Stage("tvm", BASELINE, compiled),
     Stage("tvm-pruned", "pruned", compiled),
+    Stage("tvm-int8", "quantized", compiled),
+    Stage("tvm-fast", "pruned-quantized", compiled),
 )
+
+
+def compiled_name(source: str) -> str:
+    """What the variant compiled from `source` is called."""
+    known = (stage.variant for stage in STAGES if stage.make is compiled and stage.source == source)
+    return next(known, f"tvm-{source}")
 
 
 def build(

@@ -2,6 +2,7 @@
 
 The compiled function `main` takes one uint8 crop (1, 24, 94, 3) and returns float32 logits (1, 23, classes); the
 weights are constants inside the library. `Passes` switches each optimization, so that a table can show what it brings.
+An integer network comes from `integer_relax.py` instead, and goes the same way from there; `Passes` are for floats.
 """
 
 import copy
@@ -43,12 +44,15 @@ from tvm.s_tir.meta_schedule.relax_integration import extract_tasks, extracted_t
 from tvm.support import cc
 from tvm.target import Target, codegen
 
-from model_builder import evaluate, publish, space, winograd
+from model_builder import dot, evaluate, integer, integer_relax, onnx_export, publish, quantize, space, winograd
 from model_builder.data import validation_set
 from model_builder.model import HEIGHT, WIDTH, ConvUnit, LPRNet
 from service.artifact import Artifact, Library
+from service.backends.onnxruntime import MODEL
 from service.backends.tvm import Network, cpu_flags
 from service.errors import ArtifactError
+
+AnyNetwork = LPRNet | integer.Network
 
 RECORDS: Final = Path(__file__).parent / "tuning"
 WORK: Final = Path("runs") / "tuning"
@@ -76,6 +80,11 @@ class Level:
         return 16 if "avx512f" in self.needs else 8
 
     @property
+    def instruction(self) -> dot.Dot:
+        """What multiplies integers."""
+        return dot.VNNI if "avx512_vnni" in self.needs else dot.AVX2
+
+    @property
     def target(self) -> Target:
         """TVM's target: one core, for the service computes each plate on one thread."""
         return Target({"kind": "llvm", "mcpu": self.mcpu, "mattr": list(self.attributes), "num-cores": 1})
@@ -87,10 +96,15 @@ _V3 = (
     *("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"),
 )
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+_WITH_AVX2 = Level("x86-64-v3", "x86-64-v3", _V3)
 LEVELS: Final = (
     Level("x86-64-v4", "x86-64-v4", _V4, ("-prefer-256-bit",)),
-    Level("x86-64-v3", "x86-64-v3", _V3),
+    _WITH_AVX2,
 )  # the fastest first
+INTEGER_LEVELS: Final = (
+    Level("x86-64-v4-vnni", "x86-64-v4", (*_V4, "avx512_vnni"), ("-prefer-256-bit", "+avx512vnni")),
+    _WITH_AVX2,
+)
 
 # Names of LLVM that the kernel spells otherwise (arch/x86/include/asm/cpufeatures.h).
 _CPUINFO = {
@@ -134,15 +148,32 @@ def stage(name: str) -> Passes:
 def level(name: str) -> Level:
     """The level of that name, `native` being this machine's CPU as LLVM knows it; ValueError if there is none."""
     if name != "native":
-        if found := next((level for level in LEVELS if level.name == name), None):
-            return found
-        raise ValueError(f"no CPU level is called {name!r}: give {', '.join(level.name for level in LEVELS)} or native")
+        known = {level.name: level for level in (*LEVELS, *INTEGER_LEVELS)}
+        if name in known:
+            return known[name]
+        raise ValueError(f"no CPU level is called {name!r}: give {', '.join(known)} or native")
     cpu, flags = codegen.llvm_get_system_cpu(), cpu_flags()
     with Target({"kind": "llvm", "mcpu": cpu}):
         features = {feature: _CPUINFO.get(feature, feature) for feature in codegen.llvm_get_cpu_features()}
     # A hypervisor may hide what LLVM takes for granted in a CPU of that name.
     hidden = [f"-{f}" for f, flag in features.items() if flag.startswith(("avx", "fma", "f16c")) and flag not in flags]
     return Level(cpu, cpu, tuple(sorted(flags.intersection(features.values()))), tuple(sorted(hidden)))
+
+
+def levels_of(network: AnyNetwork) -> tuple[Level, ...]:
+    """The levels that a network is published for."""
+    return INTEGER_LEVELS if isinstance(network, integer.Network) else LEVELS
+
+
+def network_of(source: Artifact) -> AnyNetwork:
+    """The network of a torch artifact, or the integer one of an ONNX artifact; ArtifactError for another."""
+    match source.manifest.backend:
+        case "torch":
+            return publish.load_network(source).eval()
+        case "onnxruntime":
+            return onnx_export.read(source.file(MODEL))
+        case _:
+            raise ArtifactError(f"{source.folder} is compiled already: name the variant that it was compiled from")
 
 
 def folded(network: LPRNet) -> LPRNet:
@@ -172,8 +203,13 @@ class _WholeVectors(nn.Module):
         return self.padded(x)[:, : self.classes]  # type: ignore[no-any-return]
 
 
-def lowered(network: LPRNet, level: Level, passes: Passes) -> tvm.IRModule:
-    """The network as kernels in TVM's loop language, before any schedule; ValueError if TVM cannot import it."""
+def lowered(network: AnyNetwork, level: Level, passes: Passes) -> tvm.IRModule:
+    """The network as kernels in TVM's loop language, with a schedule where nothing is to be found by tuning.
+
+    ValueError if TVM cannot import it.
+    """
+    if isinstance(network, integer.Network):
+        return integer_relax.build(network, level.instruction, level.lanes)
     if network.transformer is not None:
         raise ValueError("TVM's importer fails on the spatial transformer's sampling grid: give a network without one")
     network = folded(network) if passes.fold else copy.deepcopy(network).eval()
@@ -208,11 +244,12 @@ def lowered(network: LPRNet, level: Level, passes: Passes) -> tvm.IRModule:
 
 
 def scheduled(
-    network: LPRNet, level: Level, passes: Passes | None = None, records: Path = RECORDS
+    network: AnyNetwork, level: Level, passes: Passes | None = None, records: Path = RECORDS
 ) -> tuple[tvm.IRModule, tuple[str, ...]]:
     """The network's kernels with the schedules in `records`: the level's own, else those of another level.
 
-    With it come the names of the kernels that are worth tuning and had no record: they stay plain loops.
+    With it come the names of the kernels that are worth tuning and had no record: they stay plain loops, of an integer
+    network a schedule drawn at random, since these must have the instruction.
     """
     passes = passes or Passes()
     module, untuned = lowered(network, level, passes), []
@@ -225,6 +262,9 @@ def scheduled(
                 for variable, function in module.functions.items()
                 if isinstance(function, tvm.tirx.PrimFunc) and _worth_tuning(function)
             ]
+        if isinstance(network, integer.Network):
+            module = integer_relax.completed(module, level.instruction, level.lanes)
+            return module, tuple(sorted(untuned))
         if passes.prepacked:
             module = SplitLayoutRewritePreproc()(module)
         module = winograd.deferred(module, level.lanes)
@@ -240,7 +280,12 @@ def export(module: tvm.IRModule, level: Level, path: Path) -> None:
 
 
 def tune(
-    network: LPRNet, level: Level, trials: int, passes: Passes | None = None, records: Path = RECORDS, work: Path = WORK
+    network: AnyNetwork,
+    level: Level,
+    trials: int,
+    passes: Passes | None = None,
+    records: Path = RECORDS,
+    work: Path = WORK,
 ) -> None:
     """Measure `trials` schedules of every kernel worth it, the largest first, and keep the best in `records`.
 
@@ -292,24 +337,28 @@ def tune(
 def candidate(
     source: Artifact,
     variant: str,
-    levels: tuple[Level, ...],
+    levels: tuple[Level, ...] = (),
     passes: Passes | None = None,
     records: Path = RECORDS,
 ) -> publish.Candidate:
-    """The network of a torch artifact, compiled for each of `levels`; what it has to reproduce are torch's logits."""
+    """The network of an artifact, compiled for each of `levels`, by default those that it is published for.
+
+    What it has to reproduce are torch's logits, or those of `integer.py`.
+    """
     passes = passes or Passes()
-    network = publish.load_network(source).eval()
-    plain = publish.torch_candidate(
-        variant,
-        network,
-        seed=source.manifest.provenance.seed,
-        arguments={
-            "source": f"{source.manifest.variant} {source.manifest.version}",
-            "passes": asdict(passes),
-            "apache-tvm": version("apache-tvm"),
-            "tuned on": {level.name: _tuned_on(_file(records, level)) for level in levels},
-        },
-    )
+    network = network_of(source)
+    levels = levels or levels_of(network)
+    seed = source.manifest.provenance.seed
+    arguments: dict[str, object] = {
+        "source": f"{source.manifest.variant} {source.manifest.version}",
+        "passes": asdict(passes),
+        "apache-tvm": version("apache-tvm"),
+        "tuned on": {level.name: _tuned_on(_file(records, level)) for level in levels},
+    }
+    if isinstance(network, integer.Network):
+        plain = quantize.candidate(variant, network, seed=seed, arguments=arguments)
+    else:
+        plain = publish.torch_candidate(variant, network, seed=seed, arguments=arguments)
 
     def write(folder: Path) -> None:
         for level in levels:
@@ -337,7 +386,7 @@ def _file(records: Path, level: Level) -> Path:
 
 
 def _check(library: Path, level: Level, plain: publish.Candidate) -> None:
-    """Compare a library with torch, whichever the server would choose; ArtifactError if they differ."""
+    """Compare a library with its reference, whichever the server would choose; ArtifactError if they differ."""
     if not cpu_flags().issuperset(level.needs):
         print(f"{level.name}: this CPU lacks what it needs, so the library was not run")
         return

@@ -163,10 +163,10 @@ def publish(
 
 def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict[str, object]) -> Candidate:
     """`network` as a `torch.export` program."""
-    network = network.cpu().eval()
-    for tensor in (*network.parameters(), *network.buffers()):
-        # Training leaves them with channels last. The file is to depend on the weights alone, not on their strides.
-        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    # Built anew, for the file is to depend on the weights alone, not on what training left: strides, dropout, a device.
+    trained, network = network, LPRNet.configured(network.classify.out_channels, network.configuration())
+    network.load_state_dict(trained.state_dict())
+    network.eval()
 
     def logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -95,6 +95,17 @@ class _Subjects:
             facts["parity"] = self.parts.get(f"parity of {name}", subject, partial(parity, artifact, source, self.sets))
         return facts
 
+    def kernels(self, name: str) -> Any:
+        """The kernels of a compiled integer network, None of any other variant."""
+        artifact = self.artifact(name)
+        source = compiled_from(artifact)
+        if source is None or source.manifest.backend != "onnxruntime":
+            return None
+        from model_builder import roofline  # as in _ablation
+
+        subject = {"version": self.identity(name)}
+        return self.parts.get(f"kernels of {name}", subject, partial(roofline.profile, artifact, source))
+
     def other(self, contestant: Contestant) -> dict[str, Any]:
         size = contestant.model.stat().st_size if contestant.model.is_file() else None
         baseline = self.artifact(BASELINE)
@@ -134,6 +145,7 @@ def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds:
         "recipe": _recipe(study, baseline, notes),
         "dynamic": {"changed": quantize.dynamic(publish.load_network(baseline))[0]},
         "ablation": _ablation(parts, baseline, work, notes),
+        "kernels": {name: found for name in ran if name in versions and (found := subjects.kernels(name))},
         "notes": notes,
         "measured": parts.measured,
     }

@@ -12,9 +12,12 @@ from typing import Any, Final
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-_ROWS: Final = 24  # at most, of a tile along an axis; AVX-512 has 32 registers
+from model_builder import dot
+
+_SUMS: Final = 28  # vectors of them at most, in a tile: AVX-512 has 32 registers, and LLVM takes a minute to spill
 _VECTORS: Final = 8  # at most, of a tile along the channels
 _UNROLLED: Final = 8  # at most, products that are added to a sum in one turn of the loop
+_BYTES: Final = 64  # of a vector in which uint8 are copied
 _REDUCTION: Final = 2  # tirx.IterVar.CommReduce
 
 
@@ -36,26 +39,49 @@ def search() -> ms.search_strategy.EvolutionarySearch:
 def tiled(sch: Schedule, lanes: int) -> None:
     """Schedule a kernel with tile sizes drawn at random, which the tuner then varies: always the same instructions."""
     sums = next(block for block in sch.get_child_blocks(sch.get_sblock("root")) if _REDUCTION in _kinds(sch, block))
+    instruction = _instruction(sch, sums)
     for block in sch.get_producers(sums):
-        _prepare(sch, block, lanes)
+        _prepare(sch, block, _BYTES if instruction else lanes)
     result = _result(sch, sums)
     loops, kinds = sch.get_loops(sums), _kinds(sch, sums)
-    *summed, last = (loop for loop, kind in zip(loops, kinds, strict=True) if kind == _REDUCTION)
-    first, *rows, channels = (loop for loop, kind in zip(loops, kinds, strict=True) if kind != _REDUCTION)
+    summed = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _REDUCTION]
+    first, *rows = (loop for loop, kind in zip(loops, kinds, strict=True) if kind != _REDUCTION)
+    group = []
+    if instruction:  # its sums and the products of each are loops of their own
+        *rows, channels, lane = rows
+        group = [summed.pop()]
+    else:
+        channels, lane = vectors(sch, rows.pop(), lanes)
 
-    tiles = [_split(sch, loop, _ROWS) for loop in rows]
-    channels, lane = vectors(sch, channels, lanes)
     channels, tile_channels = _split(sch, channels, _VECTORS)
-    last, tile_last = _split(sch, last, _UNROLLED)
+    kept = int(sch.get(tile_channels).extent)
+    tiles = []
+    for loop in rows:
+        tiles.append(_split(sch, loop, _SUMS // kept))
+        kept *= int(sch.get(tiles[-1][1]).extent)
+    last, tile_last = _split(sch, summed.pop(), _UNROLLED)
+    summed.append(last)
     outer = (first, channels, *(loop for loop, _ in tiles))
     inner = (tile_last, *(loop for _, loop in tiles), tile_channels)
-    sch.reorder(*outer, *summed, last, *inner, lane)
+    sch.reorder(*outer, *summed, *inner, lane, *group)
     sch.reverse_compute_at(result, outer[-1], preserve_unit_loops=True)
     _unroll(sch, *inner)
-    sch.vectorize(lane)
+    if not instruction:
+        sch.vectorize(lane)
     _unroll_vectors(sch, result, len(outer), lanes)
-    start = sch.decompose_reduction(sums, [*summed, last][0])
+    start = sch.decompose_reduction(sums, summed[0])
     _unroll_vectors(sch, start, len(outer), lanes)
+    if instruction:
+        sch.tensorize(lane, instruction.name)
+
+
+def _instruction(sch: Schedule, sums: Any) -> dot.Dot | None:
+    """What multiplies and adds for a block of integers; None for one of floats."""
+    (written,) = sch.get(sums).writes
+    if str(written.source.dtype) != "int32":
+        return None
+    lanes = int(written.source.shape[-1])
+    return next(instruction for instruction in dot.INSTRUCTIONS if instruction.lanes == lanes)
 
 
 def _kinds(sch: Schedule, block: Any) -> list[int]:

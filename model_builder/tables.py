@@ -59,7 +59,7 @@ def document(report: Report) -> str:
         "The file is what a server on this machine loads. A compiled variant counts the parameters of its source.",
         _sizes(report),
     ]
-    for section in (_recipe, _dynamic, _ablation):
+    for section in (_recipe, _dynamic, _ablation, _kernels):
         parts += section(report)
     return "\n\n".join(parts) + "\n"
 
@@ -263,6 +263,37 @@ def _ablation(report: Report) -> list[str]:
         _markdown(["", "ms", "times faster", "calls", "kernels without a tuning record"], rows),
         "![Ablation](ablation.svg)",
     ]
+
+
+def _kernels(report: Report) -> list[str]:
+    parts = []
+    for name, found in report["kernels"].items():
+        limit = found["limit"]
+        rows = [
+            _kernel_row(kernel["kernel"], kernel["us"], kernel["multiply_adds"], limit) for kernel in found["kernels"]
+        ]
+        counts = [kernel["multiply_adds"] for kernel in found["kernels"]]
+        spent = sum(kernel["us"] for kernel in found["kernels"])
+        within = sum(kernel["us"] for kernel in found["kernels"] if kernel["multiply_adds"])
+        rows.append(_kernel_row("all of integers", within, sum(counts), limit))
+        rows.append(_kernel_row("all", spent, sum(counts), limit))
+        median = 1e3 * time_of(report, name)["median"]
+        parts += [
+            f"### `{name}`",
+            f"One plate on {found['level']}. VNNI does {limit / 1e9:.0f} billion multiply-adds a second here, so that "
+            f"its {sum(counts) / 1e6:.1f} million take {sum(counts) / limit * 1e6:.0f} us at least: no schedule can be "
+            f"faster. In the contest a plate took {median:.0f} us; what is not in a kernel is the virtual machine's "
+            "calls and the copies of crop and logits.",
+            _markdown(["", "us", "million multiply-adds", "billion a second", "of the limit"], rows),
+        ]
+    return ["## Kernels of integers", *parts] if parts else []
+
+
+def _kernel_row(name: str, microseconds: float, count: int, limit: float) -> list[str]:
+    if not count:
+        return [name, f"{microseconds:.1f}", "", "", ""]
+    rate = count / microseconds * 1e6
+    return [name, f"{microseconds:.1f}", f"{count / 1e6:.2f}", f"{rate / 1e9:.0f}", f"{rate / limit:.0%}"]
 
 
 def _baseline(report: Report) -> Mapping[str, Any]:

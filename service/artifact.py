@@ -12,7 +12,9 @@ that names the file. `write` is for `model_builder/publish.py` alone.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
@@ -48,14 +50,16 @@ class Format(Frozen):
     """One kind of plate. A template holds, for each position, the characters allowed there."""
 
     name: Annotated[str, Field(min_length=1)]
-    templates: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
+    templates: Annotated[tuple[tuple[Annotated[str, Field(min_length=1)], ...], ...], Field(min_length=1)]
 
     def fits(self, text: str) -> bool:
         """Whether `text` matches one of the templates, position by position."""
-        return any(
-            len(text) == len(template) and all(char in allowed for char, allowed in zip(text, template, strict=True))
-            for template in self.templates
-        )
+        return self._pattern.fullmatch(text) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        templates = ("".join(f"[{re.escape(allowed)}]" for allowed in template) for template in self.templates)
+        return re.compile("|".join(templates))
 
 
 class Grammar(Frozen):

@@ -3,15 +3,14 @@
 A network gives each of T frames a probability for every one of C classes, one of which is the blank. A path picks a
 class per frame; collapsing its repeats and then dropping its blanks gives a labelling, and a labelling is as probable
 as all paths that collapse to it together.
-
-Everything here works on probabilities divided by the largest of their frame, `scaled`, instead of on logarithms: every
-factor is then at most 1, so a term that underflows could never have contributed more than 1e-308 of the best path's
-probability, and products are cheaper than `logaddexp`.
 """
 
 import math
-from collections.abc import Sequence
-from operator import itemgetter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,7 @@ from numpy.typing import NDArray
 Labels = tuple[int, ...]
 Float = NDArray[np.float64]
 
-FLOOR = 1e-3  # a class below this share of its frame's best is followed only as one of the LEAST most probable
-LEAST, MOST = 2, 6  # classes followed per frame: few where the frame is certain, more where it is not
+PATIENCE = 64  # steps of `search`, after which it makes do with what it has found
 
 
 def softmax(logits: NDArray[np.floating]) -> Float:
@@ -31,63 +29,163 @@ def softmax(logits: NDArray[np.floating]) -> Float:
     return probabilities
 
 
-def beam_search(probabilities: Float, blank: int, width: int) -> list[Labels]:
-    """The most probable labellings of (T, C) probabilities, best first, at most `width` of them.
+def search(probabilities: Float, blank: int, patience: int = PATIENCE) -> Iterator[tuple[Labels, float]]:
+    """The labellings of (T, C) probabilities with the exact probability of each, the most probable first.
 
-    Prefix beam search (Hannun et al., arXiv 1408.2873, without a language model): a prefix carries the probability of
-    its paths that end in a blank and of those that do not, because a repeated label extends only the former. It is
-    approximate in which labellings it finds; `likelihood` says exactly how probable they are.
+    Prefix search (Graves et al. 2006, section 3.2): what all labellings that begin with a prefix have together bounds
+    each of them, so one that is at least as probable as anything not looked at yet can have is the next best. Two
+    things make it fast where the network is sure. A prefix is followed not by one label but all the way to the
+    labelling that it seems to lead to. And what branches off that way is worked out only if it could be the next best,
+    going by what the prefix has and the labelling leaves.
+
+    A network that is sure of nothing exhausts the `patience`: then what has been found follows in its order, still
+    with exact probabilities, but something more probable may be missing.
     """
-    beams: dict[Labels, tuple[float, float]] = {(): (1.0, 0.0)}
-    for frame in _frames(probabilities):
-        grown: dict[Labels, list[float]] = {}  # [ends in a blank, ends in its last label]
-        for prefix, (after_blank, after_label) in beams.items():
-            either = after_blank + after_label
-            last = prefix[-1] if prefix else blank
-            for label, p in frame:
+    lattice = _Lattice(probabilities, blank)
+    number = count()  # heaps go by it where probabilities are equal, instead of comparing ways
+    found: list[tuple[float, int, Labels]] = []
+    ways: list[tuple[float, int, _Way, Float | None]] = []  # with their branches, once these are worked out
+
+    def follow(way: _Way, mass: float) -> None:
+        if probability := way.reach[-1][-1]:
+            heappush(found, (-probability, next(number), way.labels[1:]))
+        heappush(ways, (probability - mass, next(number), way, None))
+
+    follow(lattice.likeliest(), 1.0)
+    while True:
+        while patience and ways[0][0] < (found[0][0] if found else 0.0):
+            patience -= 1
+            bound, _, way, branches = heappop(ways)
+            if branches is None:
+                branches = lattice.branches(way)
+            else:
+                best = int(branches.argmax())
+                branches[best] = 0.0
+                depth, label = divmod(best, probabilities.shape[1])
                 if label == blank:
-                    grown.setdefault(prefix, [0.0, 0.0])[0] += either * p
-                    continue
-                longer = grown.setdefault((*prefix, label), [0.0, 0.0])
-                if label == last:
-                    longer[1] += after_blank * p
-                    grown.setdefault(prefix, [0.0, 0.0])[1] += after_label * p
+                    heappush(found, (bound, next(number), way.labels[1 : way.start + depth]))
                 else:
-                    longer[1] += either * p
-        best = sorted(((sum(ends), prefix) for prefix, ends in grown.items()), key=itemgetter(0), reverse=True)
-        beams = {prefix: (grown[prefix][0], grown[prefix][1]) for total, prefix in best[:width] if total > 0}
-    return list(beams)
+                    follow(lattice.branched(way, depth, label), -bound)
+            heappush(ways, (-float(branches[branches.argmax()]), next(number), way, branches))
+        if not found:
+            return
+        probability, _, labels = heappop(found)
+        yield labels, min(-probability, 1.0)  # rounding can lift it above
 
 
-def likelihood(probabilities: Float, labellings: Sequence[Labels], blank: int) -> Float:
-    """Exact probability of each labelling (K,) given (T, C) probabilities: the forward pass, all K at once.
+@dataclass(slots=True)
+class _Way:
+    """A labelling and what leads to it from a known prefix, its first `start` labels. The first label is a blank, which
+    stands for none: so every prefix has a last label.
 
-    Graves et al. 2006, section 4.1: the labels with blanks between and around them form a lattice of 2 L + 1 states; a
-    path stays, moves on by one, or skips a blank that stands between two different labels.
+    `reach[i][t]` is the probability of all paths through the first t frames that collapse to the prefix of `start + i`
+    labels, and `begins` the frame where each label begins in some probable path.
     """
-    states, lengths = _lattice(labellings, blank)
-    rows = np.arange(len(labellings))
-    peak = probabilities.max(axis=1)
-    emitted = (probabilities / peak[:, None])[:, states]  # (T, K, S)
-    skips = _skips(states, blank).astype(np.float64)
-    # Two columns in front turn "one state before" and "two before" into slices; every path starts in the second.
-    alpha = np.zeros((len(labellings), states.shape[1] + 2))
-    alpha[:, 1] = 1.0
-    for frame in emitted:
-        alpha[:, 2:] = frame * (alpha[:, 2:] + alpha[:, 1:-1] + skips * alpha[:, :-2])
-        alpha[:, :2] = 0.0
-    ends_label = np.where(lengths > 0, alpha[rows, 2 * lengths + 1], 0.0)
-    total = (alpha[rows, 2 * lengths + 2] + ends_label) * peak.prod()
-    result: Float = np.minimum(total, 1.0)  # rounding can lift it above
-    return result
+
+    labels: Labels
+    begins: list[int]
+    start: int
+    reach: list[list[float]]
 
 
-def align(probabilities: Float, labels: Labels, blank: int) -> Float:
-    """How surely each label is seen, (L,): its largest probability within its run of the best path that reads `labels`.
+class _Lattice:
+    """The forward pass over (T, C) probabilities, label by label: labellings share the pass over their prefix."""
 
-    The best path is found by Viterbi's algorithm on the lattice of `likelihood`. Zeros where T is too small for any
-    path to exist.
+    def __init__(self, probabilities: Float, blank: int) -> None:
+        self._probabilities = probabilities
+        self._blank = blank
+        self._columns: dict[int, list[float]] = {}
+        self._blanks = self._column(blank)
+
+    def likeliest(self) -> _Way:
+        """The way of the most probable path."""
+        runs = _runs(self._probabilities.argmax(axis=1).tolist(), self._blank)
+        labels, begins = tuple(label for label, _, _ in runs), [begin for _, begin, _ in runs]
+        reach = [1.0]
+        for q in self._blanks:
+            reach.append(reach[-1] * q)
+        return self._way((self._blank,), [-1], reach, labels, begins)
+
+    def branched(self, way: _Way, depth: int, label: int) -> _Way:
+        """The way that leaves another for `label` and then goes on like that one, with what it reads later."""
+        end = way.start + depth
+        emitted = list(map(mul, way.reach[depth], self._column(label)))
+        frame = emitted.index(max(emitted))
+        later = next((i for i in range(end, len(way.labels)) if way.begins[i] > frame), len(way.labels))
+        reach = self._grown(way.reach[depth], way.labels[end - 1], label)
+        labels, begins = (*way.labels[:end], label), [*way.begins[:end], frame]
+        return self._way(labels, begins, reach, way.labels[later:], way.begins[later:])
+
+    def branches(self, way: _Way) -> Float:
+        """What all labellings have together that leave the way after its prefix i for the label c, at i * C + c; where
+        c is the blank, they end there. What stays on the way has 0."""
+        reach = np.array(way.reach)
+        rows, lasts = np.arange(len(reach)), np.array(way.labels[way.start - 1 :])
+        after_blank = reach[:, :-2] * self._probabilities[:-1, self._blank]
+        branches: Float = reach[:, :-1] @ self._probabilities
+        branches[rows, lasts] = (after_blank @ self._probabilities[1:])[rows, lasts]
+        branches[:, self._blank] = reach[:, -1]
+        branches[rows[:-1], lasts[1:]] = 0.0
+        branches[-1, self._blank] = 0.0
+        return branches.ravel()
+
+    def _way(self, labels: Labels, begins: list[int], reach: list[float], rest: Labels, rest_begins: list[int]) -> _Way:
+        reaches, last = [reach], labels[-1]
+        for label in rest:
+            reaches.append(reach := self._grown(reach, last, label))
+            last = label
+        return _Way(labels + rest, begins + rest_begins, len(labels), reaches)
+
+    def _grown(self, reach: list[float], last: int, label: int) -> list[float]:
+        """The reach of a prefix with one more `label`, from that of the prefix, whose last label is `last`.
+
+        Graves et al. 2006, section 4.1: a path is in `label` if it was there or comes from the prefix, over a blank if
+        the two labels are the same; and it has read `label` if it is there, or was and blanks followed.
+        """
+        if label == last:
+            reach = [0.0, *map(mul, self._blanks, reach)]
+        there = either = 0.0
+        grown = [0.0]
+        for before, p, q in zip(reach, self._column(label), self._blanks, strict=False):
+            there = p * (there + before)
+            either = q * either + there
+            grown.append(either)
+        return grown
+
+    def _column(self, label: int) -> list[float]:
+        if label not in self._columns:
+            self._columns[label] = self._probabilities[:, label].tolist()
+        return self._columns[label]
+
+
+def align(probabilities: Float, labels: Labels, blank: int) -> list[float]:
+    """How surely each label is seen: its largest probability within its run of the best path that reads `labels`.
+
+    That is the path of the most probable classes, if it reads them, or else the one that Viterbi's algorithm finds.
     """
+    path = probabilities.argmax(axis=1).tolist()
+    runs = _runs(path, blank)
+    if tuple(label for label, _, _ in runs) != labels:
+        path = _viterbi(probabilities, labels, blank)
+        runs = _runs(path, blank)
+    emitted = probabilities[np.arange(len(path)), path].tolist()
+    return [max(emitted[begin:end]) for _, begin, end in runs]
+
+
+def _runs(path: list[int], blank: int) -> list[tuple[int, int, int]]:
+    """What a path reads: each label with its first frame and the one after its last."""
+    runs, begin = [], 0
+    for t in range(1, len(path) + 1):
+        if t == len(path) or path[t] != path[begin]:
+            if path[begin] != blank:
+                runs.append((path[begin], begin, t))
+            begin = t
+    return runs
+
+
+def _viterbi(probabilities: Float, labels: Labels, blank: int) -> list[int]:
+    """The classes of the most probable path that reads `labels`, on a lattice with a state for each label and for the
+    blanks around it: a path stays, moves on by one, or skips a blank that stands between two different labels."""
     states = [blank, *(state for label in labels for state in (label, blank))]
     frames = np.log(np.maximum(probabilities[:, states], np.finfo(np.float64).tiny)).tolist()
     scores = [*frames[0][:2], *[-math.inf] * (len(states) - 2)]
@@ -97,14 +195,11 @@ def align(probabilities: Float, labels: Labels, blank: int) -> Float:
         scores = [scores[state - back] + p for state, (back, p) in enumerate(zip(step, frame, strict=True))]
         steps.append(step)
     state = max(range(len(states))[-2:], key=scores.__getitem__)
-    seen = np.zeros(len(labels))
-    if scores[state] == -math.inf:
-        return seen
-    for t in range(len(frames) - 1, -1, -1):
-        if state % 2:
-            seen[state // 2] = max(seen[state // 2], probabilities[t, states[state]])
-        state -= steps[t - 1][state] if t else 0
-    return seen
+    path = [states[state]]
+    for step in reversed(steps):
+        state -= step[state]
+        path.append(states[state])
+    return path[::-1]
 
 
 def _step(scores: list[float], states: list[int], state: int) -> int:
@@ -112,31 +207,3 @@ def _step(scores: list[float], states: list[int], state: int) -> int:
     best = 1 if state and scores[state - 1] > scores[state] else 0
     skips = state % 2 and state > 1 and states[state] != states[state - 2]
     return 2 if skips and scores[state - 2] > scores[state - best] else best
-
-
-def _frames(probabilities: Float) -> list[list[tuple[int, float]]]:
-    """Per frame the (class, scaled probability) pairs worth following, most probable first."""
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST]
-    scaled = np.take_along_axis(probabilities, order, axis=1) / probabilities.max(axis=1, keepdims=True)
-    kept = np.maximum((scaled >= FLOOR).sum(axis=1), LEAST)
-    return [
-        list(zip(classes[:count], values[:count], strict=True))
-        for classes, values, count in zip(order.tolist(), scaled.tolist(), kept.tolist(), strict=True)
-    ]
-
-
-def _lattice(labellings: Sequence[Labels], blank: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The class of every state (K, S), blanks at even places and beyond the end, and the number of labels (K,)."""
-    lengths = np.array([len(labels) for labels in labellings], np.int64)
-    states = np.full((len(labellings), 2 * int(lengths.max()) + 1), blank, np.int64)
-    for row, labels in zip(states, labellings, strict=True):
-        row[1 : 2 * len(labels) : 2] = labels
-    return states, lengths
-
-
-def _skips(states: NDArray[np.int64], blank: int) -> NDArray[np.bool_]:
-    """Whether a state (K, S) may be entered from two before: the first label, or one unlike the label before."""
-    skips = np.zeros(states.shape, np.bool_)
-    skips[:, 1:2] = True
-    skips[:, 2:] = (states[:, 2:] != blank) & (states[:, 2:] != states[:, :-2])
-    return skips

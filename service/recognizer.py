@@ -1,7 +1,7 @@
 """From encoded images to readings, with the time of each stage. Knows neither HTTP nor Prometheus.
 
-Images are decoded and readings composed on a small pool of threads, inference runs on the `Worker`'s, and the event
-loop only waits. What is admitted is bounded at the door, so no queue behind it can grow without limit.
+Images are decoded and readings composed on a small pool of threads, inference runs on the `Team`'s, and the event loop
+only waits. What is admitted is bounded at the door, so no queue behind it can grow without limit.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from service import plate
 from service.artifact import Artifact
+from service.backends.team import Inferred, Team
 from service.errors import Busy, InputError, Stopping
 from service.plate import Encoded, Reading
-from service.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Recognizer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._retired = False
-        self._worker = Worker(artifact, threads)
+        self._team = Team(artifact, threads)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
-        self.engine = self._worker.engine
+        self.engine = self._team.engine
 
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here: the probe has passed, and nobody asked to stop."""
-        return self._worker.alive and not self._retired
+        return self._team.alive and not self._retired
 
     def retire(self) -> None:
         """Stop being ready; requests that come nevertheless are still served until `close`."""
@@ -82,7 +82,7 @@ class Recognizer:
         self.retire()
         self._queue = 0
         await self._idle.wait()
-        await asyncio.to_thread(self._worker.close)
+        await asyncio.to_thread(self._team.close)
         self._pool.shutdown()
 
     async def recognize(self, images: Sequence[Encoded], top_k: int) -> tuple[list[Seen], Timing]:
@@ -94,12 +94,14 @@ class Recognizer:
         with self._admit(len(images)):
             start = time.perf_counter()
             prepared = await loop.run_in_executor(self._pool, self._prepare, images)
-            inferred = await asyncio.wrap_future(self._worker.submit(prepared.batch))
+            submitted = time.perf_counter()
+            parts = await asyncio.gather(*map(asyncio.wrap_future, self._team.submit(prepared.batch)))
             computed = time.perf_counter()
-            readings = await loop.run_in_executor(self._pool, self._read, inferred.logits, top_k)
+            readings = await loop.run_in_executor(self._pool, self._read, parts, top_k)
             end = time.perf_counter()
         seen = [Seen(*size, reading) for size, reading in zip(prepared.sizes, readings, strict=True)]
-        stages = prepared.decode, prepared.preprocess, inferred.waited, inferred.ran, end - computed
+        started, finished = min(part.started for part in parts), max(part.finished for part in parts)
+        stages = prepared.decode, prepared.preprocess, started - submitted, finished - started, end - computed
         return seen, Timing(*stages, total=end - start)
 
     @contextmanager
@@ -133,6 +135,7 @@ class Recognizer:
             preprocess += time.perf_counter() - decoded
         return Prepared(np.stack(crops), sizes, decode, preprocess)
 
-    def _read(self, logits: NDArray[np.float32], top_k: int) -> list[Reading]:
+    def _read(self, parts: Sequence[Inferred], top_k: int) -> list[Reading]:
         model = self.manifest
+        logits = (row for part in parts for row in part.logits)
         return [plate.read(row, model.alphabet, model.blank, model.grammar, top_k) for row in logits]

@@ -24,7 +24,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     threads: Positive = Field(
         default_factory=cpu.available,
-        description="CPU threads of the engine. Default: what the affinity mask and the cgroup limit allow.",
+        description="CPU threads, each with a network of its own: so many plates are computed at a time. "
+        "Default: what the affinity mask and the cgroup limit allow.",
     )
     max_bytes: Positive = Field(default=16 * 1024**2, description="Largest request body in bytes; beyond it: 413.")
     max_pixels: Positive = Field(

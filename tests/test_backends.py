@@ -63,6 +63,15 @@ def test_an_input_that_is_not_contiguous_is_served(artifact, backend, crops):
     np.testing.assert_allclose(backend.infer(flipped), expected, atol=artifact.manifest.probe.tolerance)
 
 
+def test_on_two_threads_the_same_is_computed(artifact, backend, crops):
+    two = backends.load(artifact, threads=2)
+    for count in (1, 2, 7):
+        expected = backend.infer(crops[:count])
+        np.testing.assert_allclose(two.infer(crops[:count]), expected, atol=artifact.manifest.probe.tolerance)
+    assert two.engine == backend.engine
+    two.close()
+
+
 def test_the_engine_names_itself(backend):
     assert backend.engine.split(" ")[0]
     assert backend.engine.split(" ")[1][0].isdigit()

@@ -86,12 +86,6 @@ def test_an_input_that_is_not_contiguous_is_served(backend, crops):
     np.testing.assert_allclose(backend.infer(flipped), backend.infer(flipped.copy()), atol=1e-4)
 
 
-def test_two_threads_compute_the_same(artifact, backend, crops):
-    two = backends.load(artifact, threads=2)
-    np.testing.assert_allclose(two.infer(crops[:3]), backend.infer(crops[:3]), atol=1e-4)
-    two.close()
-
-
 def test_a_float_network_is_served_too(crops, tmp_path):
     torch.manual_seed(0)
     source = LPRNet(len(ALPHABET) + 1, SMALL).eval()

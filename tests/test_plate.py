@@ -42,28 +42,28 @@ def oracle(logits: NDArray[np.floating], blank: int) -> dict[tuple[int, ...], fl
 
 
 @given(small_logits, st.data())
-def test_likelihood_is_the_sum_over_all_paths(logits, data):
+def test_the_search_finds_every_labelling_in_order_with_the_sum_over_all_its_paths(logits, data):
     blank = data.draw(st.integers(0, logits.shape[1] - 1))
     expected = oracle(logits, blank)
-    labellings = list(expected)
-    computed = ctc.likelihood(ctc.softmax(logits), labellings, blank)
-    np.testing.assert_allclose(computed, [expected[labels] for labels in labellings], rtol=1e-9)
+    found = list(ctc.search(ctc.softmax(logits), blank, patience=100_000))
+    assert sorted(labels for labels, _ in found) == sorted(expected)
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b * (1 - 1e-9) for (_, a), (_, b) in itertools.pairwise(found))
 
 
-def test_likelihood_of_an_impossible_labelling_is_zero():
-    assert ctc.likelihood(ctc.softmax(np.zeros((2, 3))), [(0, 0), (0, 1, 0)], blank=2).tolist() == [0, 0]
+@given(small_logits, st.integers(0, 10))
+def test_out_of_patience_it_gives_what_it_found_and_exactly(logits, patience):
+    expected = oracle(logits, blank=0)
+    found = list(ctc.search(ctc.softmax(logits), 0, patience))
+    assert 1 <= len(set(found)) == len(found) <= patience + 1
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b * (1 - 1e-9) for (_, a), (_, b) in itertools.pairwise(found))
 
 
-@given(small_logits, st.data())
-def test_unpruned_beam_search_finds_every_labelling(logits, data):
-    blank = data.draw(st.integers(0, logits.shape[1] - 1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ctc, "FLOOR", 0)
-        found = ctc.beam_search(ctc.softmax(logits), blank, width=10_000)
-    expected = oracle(logits, blank)
-    assert set(found) == set(expected)
-    ranked = [expected[labels] for labels in found]
-    assert all(a >= b * (1 - 1e-9) for a, b in itertools.pairwise(ranked))
+def test_what_no_path_reads_is_not_found():
+    (first, p), *others = ctc.search(ctc.softmax(np.array([[9, 0, -1e30], [8, 0, -1e30]])), blank=2)
+    assert (first, p) == ((0,), pytest.approx(1, abs=1e-3))  # for two of it there would have to be a blank
+    assert {labels for labels, _ in others} == {(1,), (0, 1), (1, 0)}
 
 
 @given(small_logits)
@@ -74,7 +74,7 @@ def test_read_finds_the_best_text_and_its_exact_probability(logits):
     reading = plate.read(logits, alphabet, blank, NO_GRAMMAR, top_k=3)
     for candidate in reading.candidates:
         assert candidate.confidence == pytest.approx(expected[candidate.text], rel=1e-9)
-    assert reading.confidence == pytest.approx(max(expected.values()), rel=0.01)
+    assert reading.confidence == pytest.approx(max(expected.values()), rel=1e-9)
     assert (reading.text, reading.confidence) == (reading.candidates[0].text, reading.candidates[0].confidence)
     assert [c.char for c in reading.characters] == list(reading.text)
 
@@ -148,6 +148,16 @@ def test_a_plate_that_fits_no_format_is_returned_as_read():
 def test_the_first_format_that_fits_names_the_text():
     grammar = Grammar(formats=(*AB12.formats, Format(name="late", templates=(("ab", "12"),))))
     assert [grammar.format_of(text) for text in ("a1", "a12", "", "1a", "b12")] == ["short", "long", None, None, None]
+
+
+def test_a_template_may_allow_any_character():
+    template = Format(name="odd", templates=(("^-]", "a-c"), ("|",)))
+    assert [text for text in ("^a", "--", "]c", "|", "^b", "_a", "\\a", "^", "", "^a|") if template.fits(text)] == [
+        "^a",
+        "--",
+        "]c",
+        "|",
+    ]
 
 
 def test_nothing_but_blanks_reads_as_nothing():
@@ -236,6 +246,36 @@ def test_no_bytes_are_refused():
 def test_too_many_pixels_are_refused_by_the_header_alone():
     with pytest.raises(TooManyPixels, match="50000 x 50000"):
         plate.decode_image(png_bomb(), LIMIT)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_size_of_an_ordinary_jpeg_is_found_without_pillow(mode, progressive, tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(picture(300, 200)).convert(mode)
+    image.save(tmp_path / "image.jpg", exif=exif, progressive=progressive, comment="Hi")
+    monkeypatch.setattr(Image, "open", None)
+    data = (tmp_path / "image.jpg").read_bytes()
+    with pytest.raises(TooManyPixels, match="300 x 200 pixels"):
+        plate.decode_image(data, 59_999)
+    assert plate.decode_image(bytearray(data), 60_000).shape == (300, 200, 3)  # turned
+
+
+@pytest.mark.parametrize("odd", [b"\xff", b"junk", b"\xff\xd8", b"\xff\x01"])
+def test_where_decoders_might_differ_a_jpegs_size_is_left_to_pillow(odd):
+    data = encode()
+    assert plate._jpeg_size(data) == (94, 24)
+    assert plate._jpeg_size(data[:2] + odd + data[2:]) is None
+    assert all(plate._jpeg_size(data[:length]) is None for length in range(2, data.index(b"\xff\xc0") + 9))
+
+
+def test_a_jpeg_of_too_many_pixels_is_refused_by_the_header_alone():
+    data = bytearray(encode())
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    with pytest.raises(TooManyPixels, match="65535 x 65535"):
+        plate.decode_image(data, LIMIT)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (94, 24), (47, 12), (500, 10), (10, 500), (440, 140)])

@@ -107,7 +107,20 @@ def test_the_search_reaches_its_target_and_tells_each_cut(network, crops):
     for cut, result in cuts:
         assert cut.channels % prune.GRAIN == 0
         assert len(prune.importance(prune.units(result)[cut.unit])) == cut.channels
-    assert not cuts[-2][0].size.within(target)
+    reached = [cut.size.within(target) for cut, _ in cuts].index(True)
+    given_back = [cut for cut, _ in cuts[reached + 1 :]]
+    assert all(cut.size.within(target) for cut in given_back)
+    losses = [cut.loss for cut, _ in cuts[reached:]]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_what_is_given_back_is_the_strongest_that_was_cut(network):
+    everything = prune.strongest(network, {})
+    assert prune._more(network, everything, "wide") is None
+    fewer = prune._fewer(network, everything, "block3.1")
+    assert len(everything["block3.1"]) - len(fewer["block3.1"]) == prune.GRAIN
+    more = prune._more(network, fewer, "block3.1")
+    assert all(torch.equal(more[name], everything[name]) for name in everything)
 
 
 def test_a_saving_counts_only_what_is_too_much():

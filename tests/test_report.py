@@ -84,6 +84,16 @@ def measured() -> dict[str, Any]:
                 "tuned": {"median": 3.0, "calls": 75, "untuned": ["conv2d9"]},
             },
         },
+        "kernels": {
+            "small": {
+                "level": "x86-64-v4-vnni",
+                "limit": 200e9,
+                "kernels": [
+                    {"kernel": "stem", "us": 100.0, "multiply_adds": 10_000_000},
+                    {"kernel": "contexts", "us": 20.0, "multiply_adds": 0},
+                ],
+            }
+        },
         "notes": ["torch.compile fp32 was left out: no compiler"],
         "measured": {"ablation": "2026-01-02 03:04", "contest, threads 1": "2026-01-03 03:04"},
     }
@@ -113,6 +123,10 @@ def test_the_document_holds_all_that_was_measured(measured):
         "| 35% of each layer, 600 steps of training | 50.00 % | 35.0% | 0.00 | 0.00 |",
         "Modules that it changed: 0.",
         "| + tuned | 3.000 | 200.00 | 75 | conv2d9 |",
+        "its 10.0 million take 50 us at least",
+        "| stem | 100.0 | 10.00 | 100 | 50% |",
+        "| contexts | 20.0 |  |  |  |",
+        "| all | 120.0 | 10.00 | 83 | 42% |",
     ):
         assert part in text
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
@@ -123,7 +137,7 @@ def test_what_was_not_measured_is_left_away_and_told(measured):
     photographs = "Photographs were not measured in this run."
     for facts in (*measured["variants"].values(), *measured["peers"].values(), *measured["attempts"].values()):
         facts["accuracy"] = {tables.RENDERED: SCORE}
-    lacking = {**measured, "recipe": None, "ablation": None, "notes": [photographs]}
+    lacking = {**measured, "recipe": None, "ablation": None, "kernels": {}, "notes": [photographs]}
     text = tables.document(lacking)
     assert photographs in text
     assert photographs in tables.readme(lacking, Path("report"), Path())

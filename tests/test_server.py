@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import TINY_TEXT, encode
+from conftest import PUBLISHED, TINY_TEXT, encode
 
 from service.settings import REPOSITORY
 
@@ -98,6 +98,16 @@ def test_it_serves(server):
         answer = client.post("/recognize", files=[("image", ("p.jpg", encode(), "image/jpeg"))]).json()
         assert answer["results"][0]["plates"][0]["text"] == TINY_TEXT
         assert client.get("/readyz").status_code == 200
+
+
+def test_a_compiled_network_is_served_without_torch_and_the_compiler():
+    with started(PUBLISHED, BACKEND="tvm", THREADS="2") as server, httpx.Client(base_url=server.url) as client:
+        answer = client.post("/recognize", files=[("image", ("p.jpg", encode(), "image/jpeg"))] * 5)
+        assert len(answer.json()["results"]) == 5
+        folder = Path("/proc", str(server.process.pid))
+        mapped = {Path(line.split()[-1]).name for line in (folder / "maps").read_text().splitlines()}
+    assert "libtvm_runtime.so" in mapped
+    assert not [name for name in mapped if name.startswith(("libtorch", "libtvm.so", "libtvm_compiler", "libLLVM"))]
 
 
 def test_sigterm_turns_readiness_off_then_closes_the_port_then_drains_then_exits_with_0(artifacts):

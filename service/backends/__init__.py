@@ -12,24 +12,28 @@ __all__ = ["Backend", "load"]
 def load(artifact: Artifact, threads: int) -> Backend:
     """Load the model with the engine that its manifest names, on `threads` CPU threads.
 
-    Call it on the thread that will call `infer`. Raises ArtifactError if the engine is not installed or refuses the
-    model; there is no falling back to another engine.
+    One thread is the calling one, and `infer` belongs to it; several are a `Team`, each with a network of its own.
+    Raises ArtifactError if the engine is not installed or refuses the model; there is no falling back to another one.
     """
+    if threads > 1:
+        from service.backends.team import Team  # which loads engines from here
+
+        return Team(artifact, threads)
     name = artifact.manifest.backend
     try:
         match name:
             case "torch":
                 from service.backends.torch import TorchBackend
 
-                return TorchBackend(artifact, threads)
+                return TorchBackend(artifact)
             case "onnxruntime":
                 from service.backends.onnxruntime import OnnxRuntimeBackend
 
-                return OnnxRuntimeBackend(artifact, threads)
+                return OnnxRuntimeBackend(artifact)
             case "tvm":
                 from service.backends.tvm import TvmBackend
 
-                return TvmBackend(artifact, threads)
+                return TvmBackend(artifact)
             case _:
                 assert_never(name)
     except ImportError as error:

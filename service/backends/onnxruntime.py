@@ -16,12 +16,12 @@ MODEL = "model.onnx"
 class OnnxRuntimeBackend:
     """A model.onnx with one input uint8 (N, H, W, 3), N free, and one output of logits."""
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
+    def __init__(self, artifact: Artifact) -> None:
         self.engine = f"onnxruntime {onnxruntime.__version__}"
         self._max_batch = artifact.manifest.max_batch
         path = artifact.file(MODEL)
         try:
-            self._session = open_session(path, options(threads))
+            self._session = open_session(path, options(threads=1))
             (self._input,) = (node.name for node in self._session.get_inputs())
         except Exception as error:  # its errors share no base class but this
             raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {error}") from error

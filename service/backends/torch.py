@@ -13,10 +13,10 @@ MODEL = "model.pt2"
 class TorchBackend:
     """A self-contained exported program: it needs neither the builder's classes nor a pickle."""
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
+    def __init__(self, artifact: Artifact) -> None:
         self.engine = f"torch {torch.__version__}"
         self._max_batch = artifact.manifest.max_batch
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
         path = artifact.file(MODEL)
         try:
             self._model = torch.export.load(path).module()

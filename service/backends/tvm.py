@@ -37,7 +37,7 @@ _MXCSR = 7  # where x86-64's fenv_t holds it, in words of 32 bits
 class TvmBackend:
     """A network compiled for batches of one; a longer batch is a loop over its rows."""
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
+    def __init__(self, artifact: Artifact) -> None:
         library = choose(artifact, cpu_flags())
         self.engine = f"tvm {importlib.metadata.version('apache-tvm')} {library.level}"
         path = artifact.file(library.file)
@@ -45,7 +45,7 @@ class TvmBackend:
             _row(tensor.shape) for tensor in (artifact.manifest.input, artifact.manifest.output)
         )
         try:
-            self._network = Network(path, input_shape, output_shape, threads)
+            self._network = Network(path, input_shape, output_shape, threads=1)
         except ImportError:  # TVM itself is missing, which `load` tells
             raise
         except Exception as error:  # TVM gives its errors whatever type their C++ names

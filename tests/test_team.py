@@ -1,0 +1,124 @@
+"""A team of engines: rows keep their order, callers their rows, and an error stays with the one who caused it."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service import backends
+from service.artifact import Artifact
+from service.backends import Backend
+from service.backends.team import Team
+from service.errors import ArtifactError
+
+CROPS = np.random.default_rng(1).integers(0, 256, (9, 24, 94, 3), np.uint8)
+
+
+@pytest.fixture
+def team(tiny: Artifact) -> Iterator[Team]:
+    team = Team(tiny, 2)
+    yield team
+    team.close()
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Artifact) -> np.ndarray:
+    return backends.load(tiny, threads=1).infer(CROPS)
+
+
+def running() -> int:
+    """Threads with an engine, those of other tests' servers included."""
+    return sum(thread.name == "inference" for thread in threading.enumerate())
+
+
+def test_several_threads_are_a_team(tiny):
+    before = running()
+    loaded = backends.load(tiny, threads=3)
+    assert isinstance(loaded, Team)
+    assert running() == before + 3
+    assert loaded.engine == backends.load(tiny, threads=1).engine
+    loaded.close()
+
+
+def test_rows_keep_their_order(team, expected):
+    for count in range(1, len(CROPS) + 1):
+        assert len(team.submit(CROPS[:count])) == min(count, 2)
+        np.testing.assert_allclose(team.infer(CROPS[:count]), expected[:count], atol=1e-4)
+
+
+def test_callers_at_the_same_time_get_their_own_rows(team, expected):
+    with ThreadPoolExecutor(4) as callers:
+        for first, logits in enumerate(callers.map(lambda first: team.infer(CROPS[first:]), range(len(CROPS)))):
+            np.testing.assert_allclose(logits, expected[first:], atol=1e-4)
+
+
+def test_parts_and_single_crops_are_computed_side_by_side(tiny, monkeypatch):
+    meeting, load = threading.Barrier(2), backends.load
+
+    class Meets:
+        """The real engine, once another thread is in there too."""
+
+        def __init__(self, engine: Backend) -> None:
+            self.engine, self.close, self._infer = engine.engine, engine.close, engine.infer
+
+        def infer(self, batch: np.ndarray) -> np.ndarray:
+            if batch.shape[0] != 4:  # it is not the probe
+                meeting.wait(timeout=20)
+            return self._infer(batch)
+
+    monkeypatch.setattr(backends, "load", lambda artifact, threads: Meets(load(artifact, threads)))
+    team = Team(tiny, 2)
+    assert team.infer(CROPS[:6]).shape[0] == 6
+    singles = [team.submit(CROPS[i : i + 1]) for i in range(4)]
+    assert [one.result().logits.shape[0] for (one,) in singles] == [1] * 4
+    team.close()
+
+
+def test_an_error_belongs_to_its_caller_and_the_threads_go_on(team, expected):
+    for _ in range(3):
+        with pytest.raises(Exception, match="== 24"):
+            team.infer(CROPS[:2, :10])
+    assert team.alive
+    np.testing.assert_allclose(team.infer(CROPS), expected, atol=1e-4)
+
+
+def test_a_job_that_nobody_waits_for_any_more_is_not_computed(tiny):
+    team = Team(tiny, 1)
+    (busy,) = team.submit(np.tile(CROPS, (50, 1, 1, 1)))
+    (queued,) = team.submit(CROPS)
+    assert queued.cancel()
+    team.close()
+    assert busy.done()
+    assert queued.cancelled()
+
+
+def test_closing_finishes_what_is_queued_and_ends_the_threads(tiny, expected):
+    before = running()
+    team = Team(tiny, 2)
+    assert team.alive
+    jobs = [team.submit(CROPS) for _ in range(5)]
+    team.close()
+    for job in jobs:
+        logits = np.concatenate([part.result(timeout=0).logits for part in job])
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert not team.alive
+    assert running() == before
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_where_one_thread_cannot_load_none_is_left(tiny, monkeypatch, good):
+    load, calls, before = backends.load, [], running()
+
+    def fail_later(artifact: Artifact, threads: int) -> Backend:
+        calls.append(threads)
+        if len(calls) > good:
+            raise ArtifactError("no more memory")
+        return load(artifact, threads)
+
+    monkeypatch.setattr(backends, "load", fail_later)
+    with pytest.raises(ArtifactError, match="no more memory"):
+        Team(tiny, 3)
+    assert calls == [1] * (good + 1)
+    assert running() == before
