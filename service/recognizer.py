@@ -1,7 +1,7 @@
 """From encoded images to readings, with the time of each stage. Knows neither HTTP nor Prometheus.
 
-Images are decoded and readings composed on a small pool of threads, inference runs on the `Team`'s, and the event loop
-only waits. What is admitted is bounded at the door, so no queue behind it can grow without limit.
+A pool of threads decodes images and composes readings, and in between waits for the `Team`, whose threads compute; the
+event loop only waits. What is admitted is bounded at the door, so no queue behind it can grow without limit.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service import plate
 from service.artifact import Artifact
-from service.backends.team import Inferred, Team
+from service.backends.team import Team
 from service.errors import Busy, InputError, Stopping
 from service.plate import Encoded, Reading
 
@@ -65,7 +65,8 @@ class Recognizer:
         self._idle.set()
         self._retired = False
         self._team = Team(artifact, threads)
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
+        # While one thread waits for the team, another one can decode.
+        self._pool = ThreadPoolExecutor(max_workers=2 * threads, thread_name_prefix="images")
         self.engine = self._team.engine
 
     @property
@@ -82,27 +83,19 @@ class Recognizer:
         self.retire()
         self._queue = 0
         await self._idle.wait()
+        await asyncio.to_thread(self._pool.shutdown)
         await asyncio.to_thread(self._team.close)
-        self._pool.shutdown()
 
     async def recognize(self, images: Sequence[Encoded], top_k: int) -> tuple[list[Seen], Timing]:
         """Read one plate per encoded image.
 
         Raises InputError for an image that cannot be read, Busy or Stopping where nothing more is admitted.
         """
-        loop = asyncio.get_running_loop()
         with self._admit(len(images)):
             start = time.perf_counter()
-            prepared = await loop.run_in_executor(self._pool, self._prepare, images)
-            submitted = time.perf_counter()
-            parts = await asyncio.gather(*map(asyncio.wrap_future, self._team.submit(prepared.batch)))
-            computed = time.perf_counter()
-            readings = await loop.run_in_executor(self._pool, self._read, parts, top_k)
-            end = time.perf_counter()
-        seen = [Seen(*size, reading) for size, reading in zip(prepared.sizes, readings, strict=True)]
-        started, finished = min(part.started for part in parts), max(part.finished for part in parts)
-        stages = prepared.decode, prepared.preprocess, started - submitted, finished - started, end - computed
-        return seen, Timing(*stages, total=end - start)
+            loop = asyncio.get_running_loop()
+            seen, stages = await loop.run_in_executor(self._pool, self._recognize, images, top_k)
+            return seen, Timing(*stages, time.perf_counter() - start)
 
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:
@@ -119,6 +112,21 @@ class Recognizer:
             if self._admitted == 0:
                 self._idle.set()
 
+    def _recognize(
+        self, images: Sequence[Encoded], top_k: int
+    ) -> tuple[list[Seen], tuple[float, float, float, float, float]]:
+        """Read the images, with the seconds of each stage, on a thread of the pool."""
+        prepared = self._prepare(images)
+        submitted = time.perf_counter()
+        parts = [part.result() for part in self._team.submit(prepared.batch)]
+        started, finished = min(part.started for part in parts), max(part.finished for part in parts)
+        model = self.manifest
+        logits = (row for part in parts for row in part.logits)
+        readings = [plate.read(row, model.alphabet, model.blank, model.grammar, top_k) for row in logits]
+        seen = [Seen(*size, reading) for size, reading in zip(prepared.sizes, readings, strict=True)]
+        waited, computed, composed = started - submitted, finished - started, time.perf_counter() - finished
+        return seen, (prepared.decode, prepared.preprocess, waited, computed, composed)
+
     def _prepare(self, images: Sequence[Encoded]) -> Prepared:
         decode = preprocess = 0.0
         crops, sizes = [], []
@@ -134,8 +142,3 @@ class Recognizer:
             decode += decoded - start
             preprocess += time.perf_counter() - decoded
         return Prepared(np.stack(crops), sizes, decode, preprocess)
-
-    def _read(self, parts: Sequence[Inferred], top_k: int) -> list[Reading]:
-        model = self.manifest
-        logits = (row for part in parts for row in part.logits)
-        return [plate.read(row, model.alphabet, model.blank, model.grammar, top_k) for row in logits]

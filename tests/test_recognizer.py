@@ -103,6 +103,19 @@ def test_closing_finishes_what_was_admitted(tiny):
     assert use(tiny, task) == TINY_TEXT
 
 
+def test_closing_waits_for_a_request_that_was_given_up(tiny):
+    async def task(recognizer: Recognizer) -> None:
+        images = [encode(".png", picture(900, 900))] * 4
+        reading = asyncio.create_task(recognizer.recognize(images, 1))
+        await asyncio.sleep(0.001)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await recognizer.close()  # its images are still being decoded, and only then computed
+
+    use(tiny, task)
+
+
 def test_a_model_that_computes_something_else_is_refused(tiny, tmp_path):
     shutil.copy(tiny.folder / "model.pt2", tmp_path)
     images, logits = read_probe(tiny)
