@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test tools check format train extras preview bench report clean
+.PHONY: help serve test tools check format train extras preview bench profile report clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -59,6 +59,9 @@ preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--hel
 
 bench: $(VENV)/.bench ## measure all variants beside other engines, and the renderer; let nothing else run meanwhile
 	$(BIN)/python -m model_builder bench $(ARGS)
+
+profile: $(VENV)/.dev ## measure where a request's time goes in the server; let nothing else run meanwhile
+	$(BIN)/python tests/load/profile.py $(ARGS)
 
 report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
