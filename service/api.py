@@ -1,110 +1,32 @@
 """The HTTP interface: what goes in, what comes out, and short routes between them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from service import metrics, problems
-from service.artifact import Manifest
-from service.body import FIELD, IMAGE_TYPES, Limits, Upload, read_images
-from service.errors import Stopping
+from service.artifact import Grammar, Manifest
+from service.body import FIELD, IMAGE_TYPES, JSON, Limits, Upload, read_images
+from service.errors import BadParameter, InputError, Stopping
 from service.metrics import Metrics
-from service.recognizer import Recognizer, Seen, Timing
-
-
-class FromAttributes(BaseModel):
-    """Built from an object with the same attributes."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-
-Confidence = Annotated[float, Field(ge=0, le=1)]
-
-
-class Character(FromAttributes):
-    """One character of the text."""
-
-    char: str = Field(examples=["京"])
-    confidence: Confidence = Field(description="Its largest probability where the best alignment sees it.")
-
-
-class Candidate(FromAttributes):
-    """One possible text."""
-
-    text: str = Field(examples=["京A12345"])
-    confidence: Confidence = Field(description="Probability of exactly this text.")
-
-
-class Plate(FromAttributes):
-    """One plate and what it says."""
-
-    text: str = Field(examples=["京A12345"])
-    confidence: Confidence = Field(description="Probability of exactly this text.")
-    valid_format: bool = Field(description="Whether the text fits a known plate format.")
-    format: str | None = Field(description="Name of the format it fits.", examples=["cn-blue"])
-    characters: list[Character]
-    candidates: list[Candidate] = Field(description="The `top_k` likeliest texts; the first is `text`.")
-    box: Annotated[list[tuple[float, float]], Field(min_length=4, max_length=4)] = Field(
-        description="Corners [x, y] in pixels, clockwise from the plate's top left, EXIF orientation applied.",
-        examples=[[[0, 0], [94, 0], [94, 24], [0, 24]]],
-    )
-
-
-class Result(BaseModel):
-    """What one image shows."""
-
-    filename: str | None = Field(description="As sent with the part; null for a raw body.", examples=["plate.jpg"])
-    plates: list[Plate] = Field(description="Empty if no character was seen.")
-
-
-class Model(BaseModel):
-    """Which model read it, and what ran it."""
-
-    variant: str = Field(examples=["baseline"])
-    version: str = Field(examples=["1.0.0"])
-    engine: str = Field(examples=["torch 2.13.0"])
-
-
-class TimingMs(FromAttributes):
-    """Milliseconds in the server once the body had arrived, for all images of the request together."""
-
-    decode: float
-    preprocess: float
-    queue: float
-    inference: float
-    postprocess: float
-    total: float
-
-
-class Recognition(BaseModel):
-    """The answer to POST /recognize: one result per image, in their order."""
-
-    backend: str = Field(examples=["baseline"])
-    model: Model
-    results: list[Result]
-    timing_ms: TimingMs
-
-
-class Status(BaseModel):
-    """A health probe's answer."""
-
-    status: str = Field(examples=["ok"])
+from service.recognizer import Outcome, Recognizer, Seen, Timing
+from service.schema import Fault, JsonImages, Model, Plate, Recognition, Result, Status, TimingMs
 
 
 def _problem(description: str) -> dict[str, Any]:
     return {
         "description": description,
-        "content": {problems.MEDIA_TYPE: {"schema": problems.Problem.model_json_schema()}},
+        "content": {problems.MEDIA_TYPE: {"schema": Fault.model_json_schema()}},
     }
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: _problem("An image is empty, not an image, or cut off beyond use; or the multipart body does not parse."),
+    400: _problem("The image is empty, not an image, or cut off beyond use; or the body does not parse."),
     413: _problem("Too many bytes, or too many pixels."),
     415: _problem("Not an accepted media type."),
-    422: _problem("No image, too many images, or `top_k` out of range."),
+    422: _problem("No image, too many images, or a parameter out of range."),
     429: _problem("Too much is waiting: try again after the seconds in Retry-After."),
 }
 
@@ -113,8 +35,12 @@ _PARTS = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": 
 REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": f"One image as the body, or a form with one or more parts named `{FIELD}`.",
-        "content": {"multipart/form-data": {"schema": _PARTS}, **{kind: {"schema": _BINARY} for kind in IMAGE_TYPES}},
+        "description": f"One image as the body, a form with one or more parts named `{FIELD}`, or JSON with images.",
+        "content": {
+            "multipart/form-data": {"schema": _PARTS},
+            **{kind: {"schema": _BINARY} for kind in IMAGE_TYPES},
+            JSON: {"schema": JsonImages.model_json_schema()},
+        },
     }
 }
 
@@ -138,20 +64,41 @@ TheRecognizer = Annotated[Recognizer, Depends(_recognizer)]
 TheMetrics = Annotated[Metrics, Depends(_metrics)]
 TheLimits = Annotated[Limits, Depends(_limits)]
 TopK = Annotated[int, Query(ge=1, le=10, description="How many candidates to return for each plate.")]
+Formats = Annotated[
+    str | None,
+    Query(
+        alias="format",
+        description="Read every plate as one of these kinds, by their names with commas between, and as nothing else.",
+        examples=["cn-blue,cn-green"],
+    ),
+]
+MinConfidence = Annotated[
+    float, Query(ge=0, le=1, allow_inf_nan=False, description="Leave out plates read with less confidence.")
+]
 
 router = APIRouter()
 
 
 @router.post("/recognize", responses=REFUSALS, openapi_extra=REQUEST_BODY, summary="Read the plates on images")
 async def recognize(
-    request: Request, recognizer: TheRecognizer, metrics: TheMetrics, limits: TheLimits, top_k: TopK = 3
+    request: Request,
+    recognizer: TheRecognizer,
+    metrics: TheMetrics,
+    limits: TheLimits,
+    top_k: TopK = 3,
+    formats: Formats = None,
+    min_confidence: MinConfidence = 0,
 ) -> Recognition:
-    """Each image is a crop of one plate, as a detector cuts it."""
+    """Each image is a crop of one plate, as a detector cuts it. Of several images, those that cannot be read have their
+    error beside the others' results."""
+    only = _only(recognizer.manifest.grammar, formats)
     with metrics.request():
         uploads = await read_images(request, limits)
-        seen, timing = await recognizer.recognize([upload.data for upload in uploads], top_k)
-        answer = _compose(recognizer, uploads, seen, timing)
-        metrics.read([image.reading.confidence if image.reading.text else 0 for image in seen], asdict(timing))
+        images = [upload.data for upload in uploads if upload.refusal is None]
+        read, timing = await recognizer.recognize(images, top_k, only)
+        outcomes = _interleave(uploads, read)
+        answer = _compose(recognizer, uploads, outcomes, timing, min_confidence)
+        _record(metrics, outcomes, timing)
     return answer
 
 
@@ -181,21 +128,55 @@ async def scrape(the_metrics: TheMetrics) -> Response:
     return Response(the_metrics.render(), media_type=metrics.CONTENT_TYPE)
 
 
-def _compose(recognizer: Recognizer, uploads: list[Upload], seen: list[Seen], timing: Timing) -> Recognition:
+def _only(grammar: Grammar, formats: str | None) -> Grammar | None:
+    """What the parameter `format` leaves of a grammar, or None where it is not given."""
+    if formats is None:
+        return None
+    names = {name.strip() for name in formats.split(",")}
+    known = [format.name for format in grammar.formats]
+    if unknown := sorted(names.difference(known)):
+        raise BadParameter(f"Parameter format: there is no {unknown[0]!r}; choose among {', '.join(known) or 'none'}.")
+    return grammar.only(names)
+
+
+def _interleave(uploads: Sequence[Upload], read: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome per upload: its refusal, or the next of what was read."""
+    outcomes = iter(read)
+    return [upload.refusal or next(outcomes) for upload in uploads]
+
+
+def _record(metrics: Metrics, outcomes: Sequence[Outcome], timing: Timing) -> None:
+    readings = [outcome.reading for outcome in outcomes if isinstance(outcome, Seen)]
+    metrics.read([reading.confidence if reading.text else 0 for reading in readings], asdict(timing))
+    for outcome in outcomes:
+        if isinstance(outcome, InputError):
+            metrics.failed(outcome.slug)
+
+
+def _compose(
+    recognizer: Recognizer,
+    uploads: Sequence[Upload],
+    outcomes: Sequence[Outcome],
+    timing: Timing,
+    min_confidence: float,
+) -> Recognition:
     manifest = recognizer.manifest
     return Recognition(
         backend=manifest.variant,
         model=Model(variant=manifest.variant, version=manifest.version, engine=recognizer.engine),
         results=[
-            Result(filename=upload.filename, plates=_plates(image)) for upload, image in zip(uploads, seen, strict=True)
+            Result(filename=upload.filename, plates=[], error=problems.fault(outcome))
+            if isinstance(outcome, InputError)
+            else Result(filename=upload.filename, plates=_plates(outcome, min_confidence))
+            for upload, outcome in zip(uploads, outcomes, strict=True)
         ],
         timing_ms=TimingMs(**{stage: round(1e3 * seconds, 3) for stage, seconds in asdict(timing).items()}),
     )
 
 
-def _plates(seen: Seen) -> list[Plate]:
-    """The image is one plate, or none where no character was seen on it."""
-    if not seen.reading.text:
+def _plates(seen: Seen, min_confidence: float) -> list[Plate]:
+    """The image is one plate, or none where no character was seen on it, or not surely enough."""
+    if not seen.reading.text or seen.reading.confidence < min_confidence:
         return []
     width, height = seen.width, seen.height
     box = [(0, 0), (width, 0), (width, height), (0, height)]

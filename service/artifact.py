@@ -13,6 +13,7 @@ that names the file. `write` is for `model_builder/publish.py` alone.
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +71,10 @@ class Grammar(Frozen):
     def format_of(self, text: str) -> str | None:
         """Name of the first format that `text` fits, or None."""
         return next((format.name for format in self.formats if format.fits(text)), None)
+
+    def only(self, names: Collection[str]) -> "Grammar":
+        """The grammar of the formats of these names alone; those that it does not know are left out."""
+        return Grammar(formats=tuple(format for format in self.formats if format.name in names))
 
 
 class Tensor(Frozen):

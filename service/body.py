@@ -1,19 +1,36 @@
 """Takes the images out of a request body while it arrives: a limit ends the reading, it does not follow it."""
 
+import asyncio
+import binascii
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyTooLarge, ClientGone, MalformedBody, NoImage, TooManyImages, UnsupportedMediaType
+from service.errors import (
+    BodyTooLarge,
+    ClientGone,
+    InputError,
+    MalformedBody,
+    NoImage,
+    TooManyImages,
+    UndecodableImage,
+    UnsupportedMediaType,
+)
+from service.schema import JsonImage, JsonImages
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp")
 PART_TYPES = (*IMAGE_TYPES, "application/octet-stream", "")  # what clients send for a file whose type they don't know
 FIELD = "image"
+JSON = "application/json"
 
-ACCEPTED = f"send {', '.join(IMAGE_TYPES)}, or multipart/form-data with one or more parts named {FIELD!r}"
+ACCEPTED = (
+    f"send {', '.join(IMAGE_TYPES)}, multipart/form-data with one or more parts named {FIELD!r}, "
+    f"or {JSON} with images in base64"
+)
 
 
 @dataclass(frozen=True)
@@ -26,30 +43,45 @@ class Limits:
 
 @dataclass
 class Upload:
-    """One encoded image; `filename` is the one that the client gave its part, if any."""
+    """One encoded image, or why it is not even looked at; `filename` is the one that the client gave it, if any."""
 
     filename: str | None = None
     data: bytearray = field(default_factory=bytearray)
+    refusal: InputError | None = None
 
 
 async def read_images(request: Request, limits: Limits) -> list[Upload]:
-    """The images of a request: its raw body, or the `image` parts of a multipart body. At least one.
+    """The images of a request: its raw body, the `image` parts of a multipart body, or those in JSON. At least one.
 
-    Raises InputError: UnsupportedMediaType, NoImage, TooManyImages, BodyTooLarge, MalformedBody or ClientGone.
+    What is wrong with one image of several is its `refusal`; what is wrong with the only one is raised.
+    Raises InputError: UnsupportedMediaType, NoImage, TooManyImages, BodyTooLarge, MalformedBody, UndecodableImage or
+    ClientGone.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     chunks = _limited(request, limits.max_bytes)
     match kind.decode("latin-1"):
         case "multipart/form-data":
-            return await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images)
+            return _checked(await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images))
         case media_type if media_type in IMAGE_TYPES:
-            return [Upload(data=bytearray().join([chunk async for chunk in chunks]))]
+            return [Upload(data=await _joined(chunks))]
+        case media_type if media_type == JSON:
+            return _checked(await asyncio.to_thread(_read_json, await _joined(chunks), limits.max_images))
         case "":
             async for _ in chunks:
                 raise UnsupportedMediaType(f"The request has no Content-Type: {ACCEPTED}.")
             raise NoImage(f"The request has no body: {ACCEPTED}.")
         case media_type:
             raise UnsupportedMediaType(f"The Content-Type {media_type!r} is not accepted: {ACCEPTED}.")
+
+
+def _checked(uploads: list[Upload]) -> list[Upload]:
+    if len(uploads) == 1 and (refusal := uploads[0].refusal):
+        raise refusal
+    return uploads
+
+
+async def _joined(chunks: AsyncIterator[bytes]) -> bytearray:
+    return bytearray().join([chunk async for chunk in chunks])
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
@@ -84,6 +116,35 @@ async def _read_multipart(chunks: AsyncIterator[bytes], boundary: bytes, max_ima
     if not form.images:
         raise NoImage(f"The multipart body has no part named {FIELD!r}: {ACCEPTED}.")
     return form.images
+
+
+def _read_json(body: bytearray, max_images: int) -> list[Upload]:
+    try:
+        images = JsonImages.model_validate_json(body).images
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its content"
+        example = '{"images": [{"data": "<base64>", "filename": "plate.jpg"}]}'
+        raise MalformedBody(f"The JSON body is not {example}: {where}: {first['msg']}.") from error
+    if not images:
+        raise NoImage(f"The JSON body holds no image: {ACCEPTED}.")
+    _check_count(len(images), max_images)
+    return [_decoded(image) for image in images]
+
+
+def _decoded(image: JsonImage) -> Upload:
+    _, comma, after = image.data.partition(",") if image.data.startswith("data:") else ("", "", "")
+    try:  # the program base64 breaks lines, which strict decoding refuses
+        data = binascii.a2b_base64("".join((after if comma else image.data).split()), strict_mode=True)
+    except ValueError:
+        refusal = UndecodableImage("The image's data is not base64: encode the whole file, and nothing else.")
+        return Upload(image.filename, refusal=refusal)
+    return Upload(image.filename, bytearray(data))
+
+
+def _check_count(count: int, max_images: int) -> None:
+    if count > max_images:
+        raise TooManyImages(f"The request holds more than {max_images} images: send them in several requests.")
 
 
 class _Form:
@@ -122,15 +183,15 @@ class _Form:
         if options.get(b"name") != FIELD.encode():
             return
         kind = parse_options_header(self._headers.get("content-type"))[0].decode("latin-1")
-        if kind not in PART_TYPES:
-            raise UnsupportedMediaType(f"A part has the Content-Type {kind!r}: send one of {', '.join(IMAGE_TYPES)}.")
-        if len(self.images) == self._max_images:
-            raise TooManyImages(
-                f"The request holds more than {self._max_images} images: send them in several requests."
-            )
+        _check_count(len(self.images) + 1, self._max_images)
         filename = options.get(b"filename")
-        self._part = Upload(None if filename is None else filename.decode("utf-8", "replace"))
-        self.images.append(self._part)
+        upload = Upload(None if filename is None else filename.decode("utf-8", "replace"))
+        self.images.append(upload)
+        if kind in PART_TYPES:
+            self._part = upload
+        else:
+            sentence = f"The part has the Content-Type {kind!r}: send one of {', '.join(IMAGE_TYPES)}."
+            upload.refusal = UnsupportedMediaType(sentence)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._part is not None:

@@ -5,11 +5,11 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from service import errors
 from service.errors import LprError
+from service.schema import Fault
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -40,21 +40,17 @@ HEADERS: dict[type[LprError], dict[str, str]] = {
 }
 
 
-class Problem(BaseModel):
-    """Why a request was refused; `detail` says what to send instead."""
-
-    type: str = Field(examples=["urn:lpr:undecodable_image"])
-    title: str = Field(examples=["Bad Request"])
-    status: int = Field(examples=[400])
-    detail: str = Field(examples=["The image is damaged or was cut off: send the whole file, unchanged."])
-
-
 def install(app: FastAPI) -> None:
-    """Answer every error of `app` with a Problem, and count those of the service by their cause."""
+    """Answer every error of `app` with a Fault, and count those of the service by their cause."""
     app.add_exception_handler(LprError, _lpr_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(Exception, _unexpected)
+
+
+def fault(error: LprError) -> Fault:
+    """An error as answers tell it."""
+    return _fault(STATUS[type(error)], error.slug, str(error))
 
 
 def causes() -> list[str]:
@@ -88,5 +84,8 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 
 def _answer(status: HTTPStatus, slug: str, detail: str, headers: Mapping[str, str] | None) -> Response:
-    problem = Problem(type=f"urn:lpr:{slug}", title=status.phrase, status=status, detail=detail)
-    return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
+    return Response(_fault(status, slug, detail).model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def _fault(status: HTTPStatus, slug: str, detail: str) -> Fault:
+    return Fault(type=f"urn:lpr:{slug}", title=status.phrase, status=status, detail=detail)

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import plate
-from service.artifact import Artifact
+from service.artifact import Artifact, Grammar
 from service.backends.team import Team
 from service.errors import Busy, InputError, Stopping
 from service.plate import Encoded, Reading
@@ -28,6 +28,9 @@ class Seen:
     width: int
     height: int
     reading: Reading
+
+
+Outcome = Seen | InputError  # of one image
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Crops uint8 (N, H, W, 3), the sizes of the images they came from, and the seconds that took."""
+    """Crops uint8 (H, W, 3), and for each image its size or why it cannot be read; the seconds that took."""
 
-    batch: NDArray[np.uint8]
-    sizes: list[tuple[int, int]]
+    crops: list[NDArray[np.uint8]]
+    sizes: list[tuple[int, int] | InputError]
     decode: float
     preprocess: float
 
@@ -86,15 +89,18 @@ class Recognizer:
         await asyncio.to_thread(self._pool.shutdown)
         await asyncio.to_thread(self._team.close)
 
-    async def recognize(self, images: Sequence[Encoded], top_k: int) -> tuple[list[Seen], Timing]:
-        """Read one plate per encoded image.
+    async def recognize(
+        self, images: Sequence[Encoded], top_k: int, only: Grammar | None = None
+    ) -> tuple[list[Outcome], Timing]:
+        """Read one plate per encoded image; with `only`, as one of its formats and nothing else.
 
-        Raises InputError for an image that cannot be read, Busy or Stopping where nothing more is admitted.
+        An image among several that cannot be read has its error in the others' midst; alone, it raises that
+        InputError. Raises Busy or Stopping where nothing more is admitted.
         """
         with self._admit(len(images)):
             start = time.perf_counter()
             loop = asyncio.get_running_loop()
-            seen, stages = await loop.run_in_executor(self._pool, self._recognize, images, top_k)
+            seen, stages = await loop.run_in_executor(self._pool, self._recognize, images, top_k, only)
             return seen, Timing(*stages, time.perf_counter() - start)
 
     @contextmanager
@@ -113,32 +119,42 @@ class Recognizer:
                 self._idle.set()
 
     def _recognize(
-        self, images: Sequence[Encoded], top_k: int
-    ) -> tuple[list[Seen], tuple[float, float, float, float, float]]:
+        self, images: Sequence[Encoded], top_k: int, only: Grammar | None
+    ) -> tuple[list[Outcome], tuple[float, float, float, float, float]]:
         """Read the images, with the seconds of each stage, on a thread of the pool."""
         prepared = self._prepare(images)
         submitted = time.perf_counter()
-        parts = [part.result() for part in self._team.submit(prepared.batch)]
-        started, finished = min(part.started for part in parts), max(part.finished for part in parts)
-        model = self.manifest
+        parts = [part.result() for part in self._team.submit(np.stack(prepared.crops))] if prepared.crops else []
+        started = min((part.started for part in parts), default=submitted)
+        finished = max((part.finished for part in parts), default=submitted)
         logits = (row for part in parts for row in part.logits)
-        readings = [plate.read(row, model.alphabet, model.blank, model.grammar, top_k) for row in logits]
-        seen = [Seen(*size, reading) for size, reading in zip(prepared.sizes, readings, strict=True)]
+        seen: list[Outcome] = [
+            size if isinstance(size, InputError) else Seen(*size, self._read(next(logits), top_k, only))
+            for size in prepared.sizes
+        ]
         waited, computed, composed = started - submitted, finished - started, time.perf_counter() - finished
         return seen, (prepared.decode, prepared.preprocess, waited, computed, composed)
 
+    def _read(self, logits: NDArray[np.float32], top_k: int, only: Grammar | None) -> Reading:
+        alphabet, blank = self.manifest.alphabet, self.manifest.blank
+        if only is None:
+            return plate.read(logits, alphabet, blank, self.manifest.grammar, top_k)
+        return plate.read_as(logits, alphabet, blank, only, top_k)
+
     def _prepare(self, images: Sequence[Encoded]) -> Prepared:
-        decode = preprocess = 0.0
-        crops, sizes = [], []
-        for number, data in enumerate(images, start=1):
+        prepared, decode, preprocess = Prepared([], [], 0, 0), 0.0, 0.0
+        for data in images:
             start = time.perf_counter()
             try:
                 image = plate.decode_image(data, self._max_pixels)
             except InputError as error:
-                raise error if len(images) == 1 else type(error)(f"Image {number} of {len(images)}: {error}") from error
+                if len(images) == 1:
+                    raise
+                prepared.sizes.append(error)
+                continue
             decoded = time.perf_counter()
-            crops.append(plate.prepare(image))
-            sizes.append((image.shape[1], image.shape[0]))
+            prepared.crops.append(plate.prepare(image))
+            prepared.sizes.append((image.shape[1], image.shape[0]))
             decode += decoded - start
             preprocess += time.perf_counter() - decoded
-        return Prepared(np.stack(crops), sizes, decode, preprocess)
+        return replace(prepared, decode=decode, preprocess=preprocess)

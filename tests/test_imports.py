@@ -17,7 +17,8 @@ LEAVES = {  # module: what of the service it may import
     "metrics": set(),
     "artifact": {"backends.base", "errors"},
     "plate": {"artifact", "ctc", "errors"},
-    "body": {"errors"},
+    "body": {"errors", "schema"},
+    "schema": set(),
     "settings": {"cpu"},
 }
 

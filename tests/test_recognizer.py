@@ -11,7 +11,7 @@ from conftest import TINY_TEXT, encode, picture
 
 from service.artifact import Artifact, read_probe, write, write_probe
 from service.errors import ArtifactError, Busy, EmptyImage, Stopping, TooManyPixels, UndecodableImage
-from service.recognizer import Recognizer
+from service.recognizer import Recognizer, Seen
 
 T = TypeVar("T")
 
@@ -41,9 +41,17 @@ def test_images_are_read_in_their_order(tiny):
     assert 0 < sum(stages) <= timing.total
 
 
-def test_an_error_says_which_image_it_means(tiny):
-    with pytest.raises(UndecodableImage, match=r"^Image 2 of 2: "):
-        use(tiny, lambda recognizer: recognizer.recognize([encode(), b"x"], 1))
+def test_an_image_that_cannot_be_read_stays_among_the_others(tiny):
+    images = [encode(), b"x", b"", encode(".png", picture(50, 20))]
+    seen, _ = use(tiny, lambda recognizer: recognizer.recognize(images, 1))
+    assert [type(outcome) for outcome in seen] == [Seen, UndecodableImage, EmptyImage, Seen]
+    assert (seen[0].width, seen[3].width) == (94, 50)
+    nothing, timing = use(tiny, lambda recognizer: recognizer.recognize([b"x", b"y"], 1))
+    assert [type(outcome) for outcome in nothing] == [UndecodableImage] * 2
+    assert timing.inference == 0
+
+
+def test_the_only_image_raises_its_error(tiny):
     with pytest.raises(EmptyImage, match=r"^The image has no bytes"):
         use(tiny, lambda recognizer: recognizer.recognize([b""], 1))
     with pytest.raises(TooManyPixels, match="2000 x 1000"):
