@@ -35,7 +35,7 @@ def main() -> int:
         ws="none",
         timeout_graceful_shutdown=settings.drain_s,
     )
-    server = Server(config, app.state.recognizer.retire, settings.notice_s)
+    server = Server(config, app.state.variants.retire, settings.notice_s)
     server.run()
     return 0 if server.started else 1
 

@@ -10,9 +10,11 @@ from service import metrics, problems
 from service.artifact import Grammar, Manifest
 from service.body import FIELD, IMAGE_TYPES, JSON, Limits, Upload, read_images
 from service.errors import BadParameter, InputError, Stopping
+from service.keys import Keys
 from service.metrics import Metrics
 from service.recognizer import Outcome, Recognizer, Seen, Timing
-from service.schema import Fault, JsonImages, Model, Plate, Recognition, Result, Status, TimingMs
+from service.schema import Fault, JsonImages, Listing, Model, Plate, Recognition, Result, Status, TimingMs
+from service.variants import Variants
 
 
 def _problem(description: str) -> dict[str, Any]:
@@ -27,7 +29,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     413: _problem("Too many bytes, or too many pixels."),
     415: _problem("Not an accepted media type."),
     422: _problem("No image, too many images, or a parameter out of range."),
+    401: _problem("The server has API keys, and the request carries none of them."),
+    409: _problem("The variant asked for is installed, but cannot be used."),
     429: _problem("Too much is waiting: try again after the seconds in Retry-After."),
+}
+REFUSALS_TO_CHANGE: dict[int | str, dict[str, Any]] = {
+    401: REFUSALS[401],
+    403: _problem("The server has no API keys, so nobody may change it."),
+    404: _problem("No variant of this name is installed."),
+    409: _problem("It cannot be loaded or does not prove itself; the active one stays."),
 }
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -45,9 +55,9 @@ REQUEST_BODY: dict[str, Any] = {
 }
 
 
-def _recognizer(request: Request) -> Recognizer:
-    recognizer: Recognizer = request.app.state.recognizer
-    return recognizer
+def _variants(request: Request) -> Variants:
+    variants: Variants = request.app.state.variants
+    return variants
 
 
 def _metrics(request: Request) -> Metrics:
@@ -60,7 +70,17 @@ def _limits(request: Request) -> Limits:
     return limits
 
 
-TheRecognizer = Annotated[Recognizer, Depends(_recognizer)]
+async def _may_read(request: Request) -> None:
+    keys: Keys = request.app.state.keys
+    keys.check(request.headers)
+
+
+async def _may_change(request: Request) -> None:
+    keys: Keys = request.app.state.keys
+    keys.check_operator(request.headers)
+
+
+TheVariants = Annotated[Variants, Depends(_variants)]
 TheMetrics = Annotated[Metrics, Depends(_metrics)]
 TheLimits = Annotated[Limits, Depends(_limits)]
 TopK = Annotated[int, Query(ge=1, le=10, description="How many candidates to return for each plate.")]
@@ -72,6 +92,10 @@ Formats = Annotated[
         examples=["cn-blue,cn-green"],
     ),
 ]
+Variant = Annotated[
+    str | None,
+    Query(description="Read with this installed variant, as GET /variants names it, instead of the active one."),
+]
 MinConfidence = Annotated[
     float, Query(ge=0, le=1, allow_inf_nan=False, description="Leave out plates read with less confidence.")
 ]
@@ -79,27 +103,59 @@ MinConfidence = Annotated[
 router = APIRouter()
 
 
-@router.post("/recognize", responses=REFUSALS, openapi_extra=REQUEST_BODY, summary="Read the plates on images")
+@router.post(
+    "/recognize",
+    dependencies=[Depends(_may_read)],
+    responses=REFUSALS,
+    openapi_extra=REQUEST_BODY,
+    summary="Read the plates on images",
+)
 async def recognize(
     request: Request,
-    recognizer: TheRecognizer,
+    variants: TheVariants,
     metrics: TheMetrics,
     limits: TheLimits,
     top_k: TopK = 3,
     formats: Formats = None,
     min_confidence: MinConfidence = 0,
+    variant: Variant = None,
 ) -> Recognition:
     """Each image is a crop of one plate, as a detector cuts it. Of several images, those that cannot be read have their
     error beside the others' results."""
-    only = _only(recognizer.manifest.grammar, formats)
-    with metrics.request():
+    name = variants.choose(variant)
+    with metrics.request(name):
         uploads = await read_images(request, limits)
+        recognizer = await variants.get(variants.choose(variant))  # another may be active by now
+        only = restrict(recognizer.manifest.grammar, formats)
         images = [upload.data for upload in uploads if upload.refusal is None]
         read, timing = await recognizer.recognize(images, top_k, only)
         outcomes = _interleave(uploads, read)
-        answer = _compose(recognizer, uploads, outcomes, timing, min_confidence)
-        _record(metrics, outcomes, timing)
+        if len(outcomes) == 1 and isinstance(refusal := outcomes[0], InputError):
+            raise refusal
+        answer = _recognition(recognizer, uploads, outcomes, timing, min_confidence)
+        _record(metrics, answer.backend, outcomes, timing)
     return answer
+
+
+@router.get("/variants", summary="The variants that are installed")
+async def installed(variants: TheVariants) -> Listing:
+    """What was measured of each, which one is active, and which ones a request may choose."""
+    return Listing(active=variants.name, variants=await variants.installed())
+
+
+@router.post(
+    "/variants/{name}/activate",
+    dependencies=[Depends(_may_change)],
+    responses=REFUSALS_TO_CHANGE,
+    summary="Read with another variant from now on",
+)
+async def activate(name: str, variants: TheVariants, metrics: TheMetrics) -> Listing:
+    """It is loaded beside the active one and proves itself by its probe; then new requests go to it, and the old one
+    finishes what it has. A failure changes nothing and says why. The same name loads files that were replaced."""
+    await variants.activate(name)
+    manifest = variants.active.manifest
+    metrics.activate(manifest.variant, manifest.version, variants.active.engine)
+    return Listing(active=variants.name, variants=await variants.installed())
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -109,17 +165,17 @@ async def healthz() -> Status:
 
 
 @router.get("/readyz", responses={503: _problem("Shutting down.")}, summary="Should requests be sent here?")
-async def readyz(recognizer: TheRecognizer) -> Status:
+async def readyz(variants: TheVariants) -> Status:
     """The model has computed its probe as published, and nobody has asked the server to stop."""
-    if not recognizer.ready:
+    if not variants.ready:
         raise Stopping("The server takes no more requests: send them to another one.")
     return Status(status="ready")
 
 
 @router.get("/model", summary="The manifest of the model served")
-async def model(recognizer: TheRecognizer) -> Manifest:
+async def model(variants: TheVariants) -> Manifest:
     """What the model is, where it came from, and what was measured of it."""
-    return recognizer.manifest
+    return variants.active.manifest
 
 
 @router.get("/metrics", include_in_schema=False)
@@ -128,7 +184,7 @@ async def scrape(the_metrics: TheMetrics) -> Response:
     return Response(the_metrics.render(), media_type=metrics.CONTENT_TYPE)
 
 
-def _only(grammar: Grammar, formats: str | None) -> Grammar | None:
+def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
     """What the parameter `format` leaves of a grammar, or None where it is not given."""
     if formats is None:
         return None
@@ -145,15 +201,15 @@ def _interleave(uploads: Sequence[Upload], read: Sequence[Outcome]) -> list[Outc
     return [upload.refusal or next(outcomes) for upload in uploads]
 
 
-def _record(metrics: Metrics, outcomes: Sequence[Outcome], timing: Timing) -> None:
+def _record(metrics: Metrics, backend: str, outcomes: Sequence[Outcome], timing: Timing) -> None:
     readings = [outcome.reading for outcome in outcomes if isinstance(outcome, Seen)]
-    metrics.read([reading.confidence if reading.text else 0 for reading in readings], asdict(timing))
+    metrics.read([reading.confidence if reading.text else 0 for reading in readings], asdict(timing), backend)
     for outcome in outcomes:
         if isinstance(outcome, InputError):
             metrics.failed(outcome.slug)
 
 
-def _compose(
+def _recognition(
     recognizer: Recognizer,
     uploads: Sequence[Upload],
     outcomes: Sequence[Outcome],
@@ -165,13 +221,17 @@ def _compose(
         backend=manifest.variant,
         model=Model(variant=manifest.variant, version=manifest.version, engine=recognizer.engine),
         results=[
-            Result(filename=upload.filename, plates=[], error=problems.fault(outcome))
-            if isinstance(outcome, InputError)
-            else Result(filename=upload.filename, plates=_plates(outcome, min_confidence))
-            for upload, outcome in zip(uploads, outcomes, strict=True)
+            compose(upload.filename, outcome, min_confidence) for upload, outcome in zip(uploads, outcomes, strict=True)
         ],
         timing_ms=TimingMs(**{stage: round(1e3 * seconds, 3) for stage, seconds in asdict(timing).items()}),
     )
+
+
+def compose(filename: str | None, outcome: Outcome, min_confidence: float) -> Result:
+    """What an answer says of one image."""
+    if isinstance(outcome, InputError):
+        return Result(filename=filename, plates=[], error=problems.fault(outcome))
+    return Result(filename=filename, plates=_plates(outcome, min_confidence))
 
 
 def _plates(seen: Seen, min_confidence: float) -> list[Plate]:

@@ -7,11 +7,14 @@ from contextlib import asynccontextmanager
 import cv2
 from fastapi import FastAPI
 
-from service import api, artifact, page, problems
+from service import api, page, problems
+from service.artifact import Artifact
 from service.body import Limits
+from service.keys import Keys
 from service.metrics import Metrics
 from service.recognizer import Recognizer
 from service.settings import Settings
+from service.variants import Variants
 
 DESCRIPTION = "Reads licence plates: send a crop of a plate, get its text with confidences and alternatives."
 
@@ -19,19 +22,24 @@ DESCRIPTION = "Reads licence plates: send a crop of a plate, get its text with c
 def create_app(settings: Settings) -> FastAPI:
     """The application with its model loaded and proven; raises ArtifactError where that fails."""
     _quiet_libraries()
-    found = artifact.find(settings.artifacts, settings.backend)
-    recognizer = Recognizer(found, settings.threads, settings.queue, settings.max_pixels)
+
+    def load(found: Artifact) -> Recognizer:
+        return Recognizer(found, settings.threads, settings.queue, settings.max_pixels)
+
+    variants = Variants(settings.artifacts, settings.backend, load, settings.choice)
+    manifest, engine = variants.active.manifest, variants.active.engine
     app = FastAPI(
         title="Licence-plate reader",
-        version=found.manifest.version,
+        version=manifest.version,
         description=DESCRIPTION,
         lifespan=_lifespan,
         docs_url=None,  # its own pages load scripts from a foreign host
         redoc_url=None,
     )
-    app.state.recognizer = recognizer
+    app.state.variants = variants
+    app.state.keys = Keys(key.get_secret_value() for key in settings.api_keys)
     app.state.limits = Limits(settings.max_bytes, settings.max_images)
-    app.state.metrics = Metrics(settings.backend, found.manifest.version, recognizer.engine, problems.causes())
+    app.state.metrics = Metrics(settings.backend, manifest.version, engine, problems.causes())
     app.include_router(api.router)
     page.install(app)
     problems.install(app)
@@ -41,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
-    await app.state.recognizer.close()
+    await app.state.variants.close()
 
 
 def _quiet_libraries() -> None:

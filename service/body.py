@@ -53,31 +53,24 @@ class Upload:
 async def read_images(request: Request, limits: Limits) -> list[Upload]:
     """The images of a request: its raw body, the `image` parts of a multipart body, or those in JSON. At least one.
 
-    What is wrong with one image of several is its `refusal`; what is wrong with the only one is raised.
-    Raises InputError: UnsupportedMediaType, NoImage, TooManyImages, BodyTooLarge, MalformedBody, UndecodableImage or
-    ClientGone.
+    What is wrong with a single image is its `refusal`, and the others are not lost. Raises InputError:
+    UnsupportedMediaType, NoImage, TooManyImages, BodyTooLarge, MalformedBody or ClientGone.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     chunks = _limited(request, limits.max_bytes)
     match kind.decode("latin-1"):
         case "multipart/form-data":
-            return _checked(await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images))
+            return await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images)
         case media_type if media_type in IMAGE_TYPES:
             return [Upload(data=await _joined(chunks))]
         case media_type if media_type == JSON:
-            return _checked(await asyncio.to_thread(_read_json, await _joined(chunks), limits.max_images))
+            return await asyncio.to_thread(_read_json, await _joined(chunks), limits.max_images)
         case "":
             async for _ in chunks:
                 raise UnsupportedMediaType(f"The request has no Content-Type: {ACCEPTED}.")
             raise NoImage(f"The request has no body: {ACCEPTED}.")
         case media_type:
             raise UnsupportedMediaType(f"The Content-Type {media_type!r} is not accepted: {ACCEPTED}.")
-
-
-def _checked(uploads: list[Upload]) -> list[Upload]:
-    if len(uploads) == 1 and (refusal := uploads[0].refusal):
-        raise refusal
-    return uploads
 
 
 async def _joined(chunks: AsyncIterator[bytes]) -> bytearray:

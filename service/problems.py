@@ -15,24 +15,29 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 
 STATUS: dict[type[LprError], HTTPStatus] = {
+    errors.BadKey: HTTPStatus.UNAUTHORIZED,
     errors.BadParameter: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.Busy: HTTPStatus.TOO_MANY_REQUESTS,
     errors.ClientGone: HTTPStatus.BAD_REQUEST,
     errors.EmptyImage: HTTPStatus.BAD_REQUEST,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.MalformedBody: HTTPStatus.BAD_REQUEST,
     errors.NoImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NoSuchVariant: HTTPStatus.NOT_FOUND,
     errors.Stopping: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.TooManyImages: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.TooManyPixels: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UndecodableImage: HTTPStatus.BAD_REQUEST,
     errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.VariantUnusable: HTTPStatus.CONFLICT,
 }
 
 HEADERS: dict[type[LprError], dict[str, str]] = {
     errors.Busy: {"Retry-After": str(RETRY_AFTER_S)},
     errors.Stopping: {"Retry-After": str(RETRY_AFTER_S)},
     # What was not read of a refused body must not be taken for the next request; closing also stops the sender.
+    errors.BadKey: {"Connection": "close", "WWW-Authenticate": "Bearer"},
     errors.BodyTooLarge: {"Connection": "close"},
     errors.UnsupportedMediaType: {"Connection": "close"},
     errors.TooManyImages: {"Connection": "close"},

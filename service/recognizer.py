@@ -94,8 +94,7 @@ class Recognizer:
     ) -> tuple[list[Outcome], Timing]:
         """Read one plate per encoded image; with `only`, as one of its formats and nothing else.
 
-        An image among several that cannot be read has its error in the others' midst; alone, it raises that
-        InputError. Raises Busy or Stopping where nothing more is admitted.
+        An image that cannot be read has its error in its place. Raises Busy or Stopping where nothing more is admitted.
         """
         with self._admit(len(images)):
             start = time.perf_counter()
@@ -148,8 +147,6 @@ class Recognizer:
             try:
                 image = plate.decode_image(data, self._max_pixels)
             except InputError as error:
-                if len(images) == 1:
-                    raise
                 prepared.sizes.append(error)
                 continue
             decoded = time.perf_counter()

@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from service.artifact import BackendName, Measured
 
 
 class FromAttributes(BaseModel):
@@ -110,6 +112,27 @@ class Recognition(BaseModel):
     model: Model
     results: list[Result]
     timing_ms: TimingMs
+
+
+class Installed(BaseModel):
+    """A variant that is installed; where its manifest cannot be read, only `problem` says more than its name."""
+
+    variant: str = Field(examples=["baseline"])
+    version: str | None = None
+    backend: BackendName | None = Field(default=None, description="The engine that runs it.")
+    created: AwareDatetime | None = None
+    measured: Measured | None = Field(default=None, description="Accuracy, latency and size, as its builder measured.")
+    active: bool = Field(default=False, description="Whether it reads the requests that choose nothing.")
+    loaded: bool = False
+    choosable: bool = Field(default=False, description="Whether POST /recognize?variant= may name it.")
+    problem: str | None = Field(default=None, description="Why it cannot be used here.")
+
+
+class Listing(BaseModel):
+    """The answer to GET /variants."""
+
+    active: str = Field(examples=["tvm"])
+    variants: list[Installed]
 
 
 class Status(BaseModel):

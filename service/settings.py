@@ -3,14 +3,28 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import cpu
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 Positive = Annotated[int, Field(gt=0)]
+
+
+def _split(value: object) -> object:
+    """A variable's text as the parts between its commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _long(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < 16:
+        raise ValueError("a key needs at least 16 characters: `openssl rand -hex 16` makes one")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_long)]
 
 
 class Settings(BaseSettings):
@@ -33,6 +47,15 @@ class Settings(BaseSettings):
     )
     max_images: Positive = Field(default=32, description="Most images in one request; beyond it: 422.")
     queue: Positive = Field(default=256, description="Most images waiting or being read at a time; beyond it: 429.")
+    choice: bool = Field(
+        default=True,
+        description="Whether a request may choose another installed variant; it is loaded beside the active one then.",
+    )
+    api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(),
+        description="Keys, with commas between, of at least 16 characters each: requests to read must carry one of "
+        "them, and those who do may switch the variant. None: anybody may read, and nobody switch.",
+    )
     notice_s: float = Field(
         default=1.0, ge=0, description="Seconds between SIGTERM, when /readyz turns 503, and the closing of the port."
     )
@@ -45,3 +68,12 @@ class Settings(BaseSettings):
         if self.queue < self.max_images:
             raise ValueError(f"LPR_QUEUE ({self.queue}) must be at least LPR_MAX_IMAGES ({self.max_images})")
         return self
+
+
+class ClientSettings(BaseSettings):
+    """What the command line `lpr` takes from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="LPR_", frozen=True)
+
+    url: str | None = Field(default=None, description="Server to read on, such as http://127.0.0.1:8000.")
+    api_key: SecretStr | None = Field(default=None, description="Its API key, if it wants one.")

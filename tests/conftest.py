@@ -6,7 +6,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from service.app import create_app
@@ -60,8 +59,8 @@ def describe(variant: str = "tiny") -> Description:
     )
 
 
-def save_tiny_model(folder: Path) -> None:
-    """Export a real, small convolutional network that reads TINY_TEXT on whatever it sees, and its probe."""
+def save_tiny_model(folder: Path, text: str = TINY_TEXT) -> None:
+    """Export a real, small convolutional network that reads `text` on whatever it sees, and its probe."""
     import torch
 
     class Tiny(torch.nn.Module):
@@ -69,7 +68,7 @@ def save_tiny_model(folder: Path) -> None:
             super().__init__()
             self.conv = torch.nn.Conv2d(3, len(ALPHABET) + 1, 3, padding=1)
             path = torch.full((FRAMES,), len(ALPHABET))
-            path[1 : 2 * len(TINY_TEXT) : 2] = torch.tensor([ALPHABET.index(char) for char in TINY_TEXT])
+            path[1 : 2 * len(text) : 2] = torch.tensor([ALPHABET.index(char) for char in text])
             self.register_buffer("text", 12.0 * torch.nn.functional.one_hot(path))
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -138,15 +137,12 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def running(settings: Settings) -> AbstractContextManager[str]:
-    """A real server of these settings; yields its URL."""
-    return running_app(create_app(settings))
-
-
 @contextmanager
-def running_app(app: FastAPI) -> Iterator[str]:
-    """A real uvicorn on a free port, in a thread of this process; yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", access_log=False, log_level="error"))
+def running(settings: Settings) -> Iterator[str]:
+    """A real server of these settings on a free port, in a thread of this process; yields its URL."""
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), port=0, ws="none", access_log=False, log_level="error")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started and thread.is_alive():

@@ -18,7 +18,8 @@ LEAVES = {  # module: what of the service it may import
     "artifact": {"backends.base", "errors"},
     "plate": {"artifact", "ctc", "errors"},
     "body": {"errors", "schema"},
-    "schema": set(),
+    "keys": {"errors"},
+    "schema": {"artifact"},
     "settings": {"cpu"},
 }
 

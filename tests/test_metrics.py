@@ -56,6 +56,19 @@ def test_plates_stages_and_errors_are_counted(metrics):
     assert found["lpr_errors_total", "tiny", "no_image"] == 1
 
 
+def test_another_model_becomes_the_active_one(metrics):
+    metrics.activate("other", "2", "torch 0")
+    with metrics.request(), metrics.request("tiny"):
+        pass
+    metrics.read([0.9], {"decode": 0.001}, "tiny")
+    metrics.failed("busy")
+    found = samples(metrics)
+    assert (found["lpr_model_info", "tiny", "torch 0", "1"], found["lpr_model_info", "other", "torch 0", "2"]) == (0, 1)
+    assert found["lpr_request_seconds_count", "tiny"] == found["lpr_request_seconds_count", "other"] == 1
+    assert (found["lpr_plates_total", "tiny"], found["lpr_plates_total", "other"]) == (1, 0)
+    assert (found["lpr_errors_total", "other", "busy"], found["lpr_errors_total", "other", "no_image"]) == (1, 0)
+
+
 def test_buckets_begin_at_a_quarter_of_a_millisecond():
     assert BUCKETS[0] == 0.00025
     assert list(BUCKETS) == sorted(BUCKETS)

@@ -15,23 +15,13 @@ export async function recognize(image, name, variant) {
   const query = new URLSearchParams({ top_k: 3, ...(variant && { variant }) });
   const start = performance.now();
   const answer = await ask(`recognize?${query}`, { method: "POST", body: form });
-  if (variant && answer.model.variant !== variant) {
-    throw new Refusal(`The server read it with ${answer.model.variant} instead.`, false);
-  }
   return { ...answer, elapsed: performance.now() - start };
 }
 
-/** The manifest of the model served, and the variants that a request may choose from: none where it may not. */
+/** The manifest of the active model, and the names of the variants that a request may choose. */
 export async function describe() {
-  const [model, { paths }] = await Promise.all([ask("model"), ask("openapi.json")]);
-  const parameters = paths["/recognize"].post.parameters ?? [];
-  const choosable = paths["/variants"]?.get && parameters.some(({ name }) => name === "variant");
-  return { model, variants: choosable ? names(await ask("variants")) : [] };
-}
-
-function names(answer) {
-  const entries = Array.isArray(answer) ? answer : answer.variants;
-  return entries.map((entry) => entry.variant ?? entry.name ?? entry);
+  const [model, { variants }] = await Promise.all([ask("model"), ask("variants")]);
+  return { model, variants: variants.filter(({ choosable }) => choosable).map(({ variant }) => variant) };
 }
 
 async function ask(address, options) {
