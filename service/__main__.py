@@ -1,10 +1,12 @@
 """`python -m service`: settings from the environment, then serve until a signal."""
 
 import sys
+from contextlib import nullcontext
 
 import uvicorn
 from pydantic import ValidationError
 
+from service import access
 from service.app import create_app
 from service.errors import ArtifactError
 from service.server import Server
@@ -36,7 +38,8 @@ def main() -> int:
         timeout_graceful_shutdown=settings.drain_s,
     )
     server = Server(config, app.state.variants.retire, settings.notice_s)
-    server.run()
+    with access.written_to(sys.stdout) if settings.log else nullcontext():
+        server.run()
     return 0 if server.started else 1
 
 

@@ -6,21 +6,22 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from service import metrics, problems
+from service import access, metrics, problems
 from service.artifact import Grammar, Manifest
 from service.body import FIELD, IMAGE_TYPES, JSON, Limits, Upload, read_images
 from service.errors import BadParameter, InputError, Stopping
 from service.keys import Keys
 from service.metrics import Metrics
 from service.recognizer import Outcome, Recognizer, Seen, Timing
-from service.schema import Fault, JsonImages, Listing, Model, Plate, Recognition, Result, Status, TimingMs
+from service.schema import JsonImages, Listing, Model, Plate, Problem, Recognition, Result, Status, TimingMs
+from service.shadow import Shadow
 from service.variants import Variants
 
 
 def _problem(description: str) -> dict[str, Any]:
     return {
         "description": description,
-        "content": {problems.MEDIA_TYPE: {"schema": Fault.model_json_schema()}},
+        "content": {problems.MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
     }
 
 
@@ -30,13 +31,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     415: _problem("Not an accepted media type."),
     422: _problem("No image, too many images, or a parameter out of range."),
     401: _problem("The server has API keys, and the request carries none of them."),
+    404: _problem("The variant asked for is not installed."),
     409: _problem("The variant asked for is installed, but cannot be used."),
     429: _problem("Too much is waiting: try again after the seconds in Retry-After."),
+    503: _problem("The server is shutting down: send the request to another one."),
 }
 REFUSALS_TO_CHANGE: dict[int | str, dict[str, Any]] = {
     401: REFUSALS[401],
     403: _problem("The server has no API keys, so nobody may change it."),
-    404: _problem("No variant of this name is installed."),
+    404: REFUSALS[404],
     409: _problem("It cannot be loaded or does not prove itself; the active one stays."),
 }
 
@@ -65,12 +68,18 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
+def _shadow(request: Request) -> Shadow | None:
+    shadow: Shadow | None = request.app.state.shadow
+    return shadow
+
+
 def _limits(request: Request) -> Limits:
     limits: Limits = request.app.state.limits
     return limits
 
 
-async def _may_read(request: Request) -> None:
+async def may_read(request: Request) -> None:
+    """Raise BadKey unless the request may be read; before its body is."""
     keys: Keys = request.app.state.keys
     keys.check(request.headers)
 
@@ -81,6 +90,7 @@ async def _may_change(request: Request) -> None:
 
 
 TheVariants = Annotated[Variants, Depends(_variants)]
+TheShadow = Annotated[Shadow | None, Depends(_shadow)]
 TheMetrics = Annotated[Metrics, Depends(_metrics)]
 TheLimits = Annotated[Limits, Depends(_limits)]
 TopK = Annotated[int, Query(ge=1, le=10, description="How many candidates to return for each plate.")]
@@ -105,7 +115,7 @@ router = APIRouter()
 
 @router.post(
     "/recognize",
-    dependencies=[Depends(_may_read)],
+    dependencies=[Depends(may_read)],
     responses=REFUSALS,
     openapi_extra=REQUEST_BODY,
     summary="Read the plates on images",
@@ -113,6 +123,7 @@ router = APIRouter()
 async def recognize(
     request: Request,
     variants: TheVariants,
+    shadow: TheShadow,
     metrics: TheMetrics,
     limits: TheLimits,
     top_k: TopK = 3,
@@ -133,14 +144,17 @@ async def recognize(
         if len(outcomes) == 1 and isinstance(refusal := outcomes[0], InputError):
             raise refusal
         answer = _recognition(recognizer, uploads, outcomes, timing, min_confidence)
-        _record(metrics, answer.backend, outcomes, timing)
+        record(metrics, answer.backend, outcomes, timing)
+    if shadow and only is None and answer.backend == variants.name:
+        shadow.offer(images, read)
+    _note(request, answer)
     return answer
 
 
 @router.get("/variants", summary="The variants that are installed")
-async def installed(variants: TheVariants) -> Listing:
+async def installed(variants: TheVariants, shadow: TheShadow) -> Listing:
     """What was measured of each, which one is active, and which ones a request may choose."""
-    return Listing(active=variants.name, variants=await variants.installed())
+    return await _listing(variants, shadow)
 
 
 @router.post(
@@ -149,13 +163,13 @@ async def installed(variants: TheVariants) -> Listing:
     responses=REFUSALS_TO_CHANGE,
     summary="Read with another variant from now on",
 )
-async def activate(name: str, variants: TheVariants, metrics: TheMetrics) -> Listing:
+async def activate(name: str, variants: TheVariants, shadow: TheShadow, metrics: TheMetrics) -> Listing:
     """It is loaded beside the active one and proves itself by its probe; then new requests go to it, and the old one
     finishes what it has. A failure changes nothing and says why. The same name loads files that were replaced."""
     await variants.activate(name)
     manifest = variants.active.manifest
     metrics.activate(manifest.variant, manifest.version, variants.active.engine)
-    return Listing(active=variants.name, variants=await variants.installed())
+    return await _listing(variants, shadow)
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -164,7 +178,7 @@ async def healthz() -> Status:
     return Status(status="ok")
 
 
-@router.get("/readyz", responses={503: _problem("Shutting down.")}, summary="Should requests be sent here?")
+@router.get("/readyz", responses={503: REFUSALS[503]}, summary="Should requests be sent here?")
 async def readyz(variants: TheVariants) -> Status:
     """The model has computed its probe as published, and nobody has asked the server to stop."""
     if not variants.ready:
@@ -184,6 +198,11 @@ async def scrape(the_metrics: TheMetrics) -> Response:
     return Response(the_metrics.render(), media_type=metrics.CONTENT_TYPE)
 
 
+async def _listing(variants: Variants, shadow: Shadow | None) -> Listing:
+    name = shadow.name if shadow else None
+    return Listing(active=variants.name, shadow=name, variants=await variants.installed())
+
+
 def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
     """What the parameter `format` leaves of a grammar, or None where it is not given."""
     if formats is None:
@@ -201,7 +220,8 @@ def _interleave(uploads: Sequence[Upload], read: Sequence[Outcome]) -> list[Outc
     return [upload.refusal or next(outcomes) for upload in uploads]
 
 
-def _record(metrics: Metrics, backend: str, outcomes: Sequence[Outcome], timing: Timing) -> None:
+def record(metrics: Metrics, backend: str, outcomes: Sequence[Outcome], timing: Timing) -> None:
+    """Count what a variant read, and what it could not."""
     readings = [outcome.reading for outcome in outcomes if isinstance(outcome, Seen)]
     metrics.read([reading.confidence if reading.text else 0 for reading in readings], asdict(timing), backend)
     for outcome in outcomes:
@@ -225,6 +245,15 @@ def _recognition(
         ],
         timing_ms=TimingMs(**{stage: round(1e3 * seconds, 3) for stage, seconds in asdict(timing).items()}),
     )
+
+
+def _note(request: Request, answer: Recognition) -> None:
+    """What the access log tells of an answer; the texts only where that was asked for."""
+    plates = [plate for result in answer.results for plate in result.plates]
+    unread = sum(result.error is not None for result in answer.results)
+    access.note(request, variant=answer.backend, images=len(answer.results), plates=len(plates), unread=unread)
+    if request.app.state.log_plates:
+        access.note(request, texts=[plate.text for plate in plates])
 
 
 def compose(filename: str | None, outcome: Outcome, min_confidence: float) -> Result:

@@ -1,19 +1,23 @@
 """The only place where the parts are wired together."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import cv2
 from fastapi import FastAPI
 
-from service import api, page, problems
+from service import api, page, problems, v2
+from service.access import Access
 from service.artifact import Artifact
 from service.body import Limits
 from service.keys import Keys
 from service.metrics import Metrics
 from service.recognizer import Recognizer
 from service.settings import Settings
+from service.shadow import Shadow
 from service.variants import Variants
 
 DESCRIPTION = "Reads licence plates: send a crop of a plate, get its text with confidences and alternatives."
@@ -26,7 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
     def load(found: Artifact) -> Recognizer:
         return Recognizer(found, settings.threads, settings.queue, settings.max_pixels)
 
-    variants = Variants(settings.artifacts, settings.backend, load, settings.choice)
+    variants = Variants(settings.artifacts, settings.backend, load, settings.choice, settings.shadow)
     manifest, engine = variants.active.manifest, variants.active.engine
     app = FastAPI(
         title="Licence-plate reader",
@@ -37,18 +41,32 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.variants = variants
+    app.state.log_plates = settings.log_plates
     app.state.keys = Keys(key.get_secret_value() for key in settings.api_keys)
     app.state.limits = Limits(settings.max_bytes, settings.max_images)
     app.state.metrics = Metrics(settings.backend, manifest.version, engine, problems.causes())
+    app.state.shadow = _shadow(settings, variants, app.state.metrics)
     app.include_router(api.router)
+    app.include_router(v2.router)
     page.install(app)
     problems.install(app)
+    app.add_middleware(Access)
     return app
+
+
+def _shadow(settings: Settings, variants: Variants, metrics: Metrics) -> Shadow | None:
+    if settings.shadow is None:
+        return None
+    return Shadow(variants, settings.shadow, settings.shadow_share, partial(metrics.shadowed, settings.shadow))
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    shadow: Shadow | None = app.state.shadow
+    comparing = asyncio.create_task(shadow.run()) if shadow else None
     yield
+    if comparing:
+        comparing.cancel()
     await app.state.variants.close()
 
 

@@ -73,6 +73,13 @@ async def read_images(request: Request, limits: Limits) -> list[Upload]:
             raise UnsupportedMediaType(f"The Content-Type {media_type!r} is not accepted: {ACCEPTED}.")
 
 
+async def read_whole(request: Request, limits: Limits) -> bytearray:
+    """The body of a request, whatever it is; raises BodyTooLarge, ClientGone or UnsupportedMediaType."""
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise UnsupportedMediaType(f"The Content-Encoding {encoding!r} is not accepted: send the body as it is.")
+    return await _joined(_limited(request, limits.max_bytes))
+
+
 async def _joined(chunks: AsyncIterator[bytes]) -> bytearray:
     return bytearray().join([chunk async for chunk in chunks])
 
@@ -121,21 +128,29 @@ def _read_json(body: bytearray, max_images: int) -> list[Upload]:
         raise MalformedBody(f"The JSON body is not {example}: {where}: {first['msg']}.") from error
     if not images:
         raise NoImage(f"The JSON body holds no image: {ACCEPTED}.")
-    _check_count(len(images), max_images)
+    check_count(len(images), max_images)
     return [_decoded(image) for image in images]
 
 
 def _decoded(image: JsonImage) -> Upload:
-    _, comma, after = image.data.partition(",") if image.data.startswith("data:") else ("", "", "")
-    try:  # the program base64 breaks lines, which strict decoding refuses
-        data = binascii.a2b_base64("".join((after if comma else image.data).split()), strict_mode=True)
-    except ValueError:
-        refusal = UndecodableImage("The image's data is not base64: encode the whole file, and nothing else.")
+    try:
+        return Upload(image.filename, bytearray(decode_base64(image.data)))
+    except UndecodableImage as refusal:
         return Upload(image.filename, refusal=refusal)
-    return Upload(image.filename, bytearray(data))
 
 
-def _check_count(count: int, max_images: int) -> None:
+def decode_base64(text: str) -> bytes:
+    """The bytes of an image in base64, which may have line breaks or be a data: URL; raises UndecodableImage."""
+    head, comma, rest = text.partition(",")
+    encoded = rest if comma and head.startswith("data:") else text
+    try:
+        return binascii.a2b_base64("".join(encoded.split()), strict_mode=True)
+    except ValueError as error:
+        raise UndecodableImage("The image is not base64: encode the whole file, and nothing else.") from error
+
+
+def check_count(count: int, max_images: int) -> None:
+    """Raise TooManyImages for more than a request may hold."""
     if count > max_images:
         raise TooManyImages(f"The request holds more than {max_images} images: send them in several requests.")
 
@@ -176,7 +191,7 @@ class _Form:
         if options.get(b"name") != FIELD.encode():
             return
         kind = parse_options_header(self._headers.get("content-type"))[0].decode("latin-1")
-        _check_count(len(self.images) + 1, self._max_images)
+        check_count(len(self.images) + 1, self._max_images)
         filename = options.get(b"filename")
         upload = Upload(None if filename is None else filename.decode("utf-8", "replace"))
         self.images.append(upload)

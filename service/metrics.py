@@ -55,6 +55,12 @@ class Metrics:
             ["backend", "cause"],
             registry=registry,
         )
+        self._shadowed = Counter(
+            "lpr_shadow_images_total",
+            "Images that a shadow read too, by whether it agreed with the backend.",
+            ["backend", "shadow", "outcome"],
+            registry=registry,
+        )
         self._model = Gauge(
             "lpr_model_info",
             "1 for the active model, 0 for those before it.",
@@ -95,6 +101,10 @@ class Metrics:
     def failed(self, cause: str) -> None:
         """Count a request that failed because of `cause`."""
         self._errors.labels(self._active[0], cause).inc()
+
+    def shadowed(self, shadow: str, outcome: str, images: int) -> None:
+        """Count images that the variant `shadow` read, or did not get to read, beside the active one."""
+        self._shadowed.labels(self._active[0], shadow, outcome).inc(images)
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

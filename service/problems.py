@@ -1,5 +1,6 @@
 """The one place where an error becomes an HTTP answer: application/problem+json (RFC 9457)."""
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -7,9 +8,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service import errors
+from service import access, errors
 from service.errors import LprError
-from service.schema import Fault
+from service.schema import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -46,7 +47,7 @@ HEADERS: dict[type[LprError], dict[str, str]] = {
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of `app` with a Fault, and count those of the service by their cause."""
+    """Answer every error of `app` with a Problem, and count those of the service by their cause."""
     app.add_exception_handler(LprError, _lpr_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
@@ -66,7 +67,7 @@ def causes() -> list[str]:
 async def _lpr_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LprError)
     request.app.state.metrics.failed(error.slug)
-    return _answer(STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
+    return _answer(request, STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -79,17 +80,26 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     detail = f"{request.method} {request.url.path}: {error.detail}. GET /docs describes what there is."
-    return _answer(status, status.name.lower(), detail, error.headers)
+    return _answer(request, status, status.name.lower(), detail, error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     request.app.state.metrics.failed("internal")
     detail = "The server failed, and its log says why: try again, and report it if it happens again."
-    return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, None)
+    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, None)
 
 
-def _answer(status: HTTPStatus, slug: str, detail: str, headers: Mapping[str, str] | None) -> Response:
-    return Response(_fault(status, slug, detail).model_dump_json(), status, headers, MEDIA_TYPE)
+def _answer(
+    request: Request, status: HTTPStatus, slug: str, detail: str, headers: Mapping[str, str] | None
+) -> Response:
+    access.note(request, error=slug)
+    number = access.request_id(request)
+    problem = Problem(**_fault(status, slug, detail).model_dump(), request_id=number)
+    content = problem.model_dump()
+    if request.url.path.startswith("/v2"):
+        content["error"] = detail  # where clients of the Open Inference Protocol look
+    # Its middleware does not see the answer to an unexpected error, hence the header here too.
+    return Response(json.dumps(content), status, {**(headers or {}), access.HEADER: number}, MEDIA_TYPE)
 
 
 def _fault(status: HTTPStatus, slug: str, detail: str) -> Fault:

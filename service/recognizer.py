@@ -18,15 +18,16 @@ from service import plate
 from service.artifact import Artifact, Grammar
 from service.backends.team import Team
 from service.errors import Busy, InputError, Stopping
-from service.plate import Encoded, Reading
+from service.plate import Encoded, Pixels, Reading
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One image: its size in pixels, orientation applied, and what was read on it."""
+    """One image: its size in pixels, orientation applied, what the network computed (T, C), and what was read in it."""
 
     width: int
     height: int
+    logits: NDArray[np.float32]
     reading: Reading
 
 
@@ -77,6 +78,10 @@ class Recognizer:
         """Whether requests should be sent here: the probe has passed, and nobody asked to stop."""
         return self._team.alive and not self._retired
 
+    async def idle(self) -> None:
+        """Wait until nothing is admitted."""
+        await self._idle.wait()
+
     def retire(self) -> None:
         """Stop being ready; requests that come nevertheless are still served until `close`."""
         self._retired = True
@@ -90,9 +95,10 @@ class Recognizer:
         await asyncio.to_thread(self._team.close)
 
     async def recognize(
-        self, images: Sequence[Encoded], top_k: int, only: Grammar | None = None
+        self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None = None
     ) -> tuple[list[Outcome], Timing]:
-        """Read one plate per encoded image; with `only`, as one of its formats and nothing else.
+        """Read one plate per image, an encoded one or BGR uint8 (H, W, 3); with `only`, as one of its formats and
+        nothing else.
 
         An image that cannot be read has its error in its place. Raises Busy or Stopping where nothing more is admitted.
         """
@@ -118,7 +124,7 @@ class Recognizer:
                 self._idle.set()
 
     def _recognize(
-        self, images: Sequence[Encoded], top_k: int, only: Grammar | None
+        self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None
     ) -> tuple[list[Outcome], tuple[float, float, float, float, float]]:
         """Read the images, with the seconds of each stage, on a thread of the pool."""
         prepared = self._prepare(images)
@@ -128,24 +134,26 @@ class Recognizer:
         finished = max((part.finished for part in parts), default=submitted)
         logits = (row for part in parts for row in part.logits)
         seen: list[Outcome] = [
-            size if isinstance(size, InputError) else Seen(*size, self._read(next(logits), top_k, only))
+            size if isinstance(size, InputError) else self._see(size, next(logits), top_k, only)
             for size in prepared.sizes
         ]
         waited, computed, composed = started - submitted, finished - started, time.perf_counter() - finished
         return seen, (prepared.decode, prepared.preprocess, waited, computed, composed)
 
-    def _read(self, logits: NDArray[np.float32], top_k: int, only: Grammar | None) -> Reading:
+    def _see(self, size: tuple[int, int], logits: NDArray[np.float32], top_k: int, only: Grammar | None) -> Seen:
         alphabet, blank = self.manifest.alphabet, self.manifest.blank
         if only is None:
-            return plate.read(logits, alphabet, blank, self.manifest.grammar, top_k)
-        return plate.read_as(logits, alphabet, blank, only, top_k)
+            reading = plate.read(logits, alphabet, blank, self.manifest.grammar, top_k)
+        else:
+            reading = plate.read_as(logits, alphabet, blank, only, top_k)
+        return Seen(*size, logits, reading)
 
-    def _prepare(self, images: Sequence[Encoded]) -> Prepared:
+    def _prepare(self, images: Sequence[Encoded | Pixels]) -> Prepared:
         prepared, decode, preprocess = Prepared([], [], 0, 0), 0.0, 0.0
         for data in images:
             start = time.perf_counter()
             try:
-                image = plate.decode_image(data, self._max_pixels)
+                image = data if isinstance(data, np.ndarray) else plate.decode_image(data, self._max_pixels)
             except InputError as error:
                 prepared.sizes.append(error)
                 continue

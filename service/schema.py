@@ -75,6 +75,12 @@ class Fault(BaseModel):
     detail: str = Field(examples=["The image is damaged or was cut off: send the whole file, unchanged."])
 
 
+class Problem(Fault):
+    """The answer to a request that was refused."""
+
+    request_id: str = Field(description="As in X-Request-Id, and in the server's log.", examples=["5f0c3a9e"])
+
+
 class Result(BaseModel):
     """What one image shows."""
 
@@ -132,6 +138,7 @@ class Listing(BaseModel):
     """The answer to GET /variants."""
 
     active: str = Field(examples=["tvm"])
+    shadow: str | None = Field(description="The variant that is compared with it, if any.", examples=["tvm-int8"])
     variants: list[Installed]
 
 

@@ -51,11 +51,17 @@ class Settings(BaseSettings):
         default=True,
         description="Whether a request may choose another installed variant; it is loaded beside the active one then.",
     )
+    shadow: str | None = Field(
+        default=None, description="A variant that reads part of the traffic too, to be compared; none by default."
+    )
+    shadow_share: float = Field(default=0.1, ge=0, le=1, description="The share of requests that it reads.")
     api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(),
         description="Keys, with commas between, of at least 16 characters each: requests to read must carry one of "
         "them, and those who do may switch the variant. None: anybody may read, and nobody switch.",
     )
+    log: bool = Field(default=True, description="Whether a line of JSON for each request goes to stdout.")
+    log_plates: bool = Field(default=False, description="Whether these lines hold the texts of the plates.")
     notice_s: float = Field(
         default=1.0, ge=0, description="Seconds between SIGTERM, when /readyz turns 503, and the closing of the port."
     )

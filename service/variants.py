@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service import artifact, backends
-from service.artifact import Artifact
-from service.errors import ArtifactError, BadParameter, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable
+from service.artifact import Artifact, Manifest
+from service.errors import ArtifactError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable
 from service.recognizer import Recognizer
 from service.schema import Installed
 
@@ -20,13 +20,16 @@ log = logging.getLogger(__name__)
 class Variants:
     """The active recognizer, and those that requests chose, by the names of their variants."""
 
-    def __init__(self, root: Path, active: str, load: Callable[[Artifact], Recognizer], choice: bool) -> None:
-        """Load the `active` one of the artifacts below `root`; raises ArtifactError. `choice` lets requests choose."""
+    def __init__(
+        self, root: Path, active: str, load: Callable[[Artifact], Recognizer], choice: bool, also: str | None = None
+    ) -> None:
+        """Load the `active` one of the artifacts below `root`, and perhaps another; raises ArtifactError. `choice` lets
+        requests choose."""
         self.name = active
         self._root = root
         self._load = load
         self._choice = choice
-        self._loaded = {active: load(artifact.find(root, active))}
+        self._loaded = {name: load(artifact.find(root, name)) for name in {active, also or active}}
         self._refused: dict[str, str] = {}  # why it could not be loaded, so that not every request tries again
         self._loading = asyncio.Lock()  # not every engine can be loaded twice at a time
         self._leaving: set[asyncio.Task[None]] = set()
@@ -47,14 +50,27 @@ class Variants:
         self._stopping = True
 
     def choose(self, name: str | None) -> str:
-        """The name of the variant that a request means; raises BadParameter where it cannot have it."""
+        """The name of the variant that a request means; raises NoSuchVariant where it cannot have it."""
         if name is None or (name in self._loaded and (self._choice or name == self.name)):
             return name or self.name
         if not self._choice:
-            raise BadParameter(f"Parameter variant: this server reads with {self.name} only; leave it out.")
+            raise NoSuchVariant(f"This server reads with {self.name} only, not with {name!r}.")
         if name not in (known := artifact.variants(self._root)):
-            raise BadParameter(f"Parameter variant: there is no {name!r}; choose among {', '.join(known)}.")
+            raise NoSuchVariant(f"There is no variant {name!r}; installed are {', '.join(known)}.")
         return name
+
+    async def manifest(self, name: str) -> Manifest:
+        """What the manifest of a variant says, loaded or not; raises NoSuchVariant or VariantUnusable."""
+        if (loaded := self._loaded.get(self.choose(name))) is not None:
+            return loaded.manifest
+        try:
+            return await asyncio.to_thread(artifact.read_manifest, self._root / name)
+        except ArtifactError as error:
+            raise VariantUnusable(f"The variant {name!r} cannot be used here: {self._said(error)}.") from error
+
+    async def problem(self, name: str) -> str | None:
+        """Why an installed variant cannot be used here, as far as is known before it is loaded."""
+        return (await asyncio.to_thread(self._describe, name)).problem
 
     async def get(self, name: str) -> Recognizer:
         """The recognizer of an installed variant, which is loaded and proven first where it was not.

@@ -23,8 +23,11 @@ from service.artifact import (
     Description,
     Format,
     Grammar,
+    Latency,
+    Measured,
     Probe,
     Provenance,
+    Score,
     Tensor,
     read,
     variants,
@@ -34,9 +37,18 @@ from service.artifact import (
 from service.settings import REPOSITORY, Settings
 
 PUBLISHED = REPOSITORY / "artifacts"
-TINY_TEXT = "京A12345"
+TINY_TEXT, OTHER_TEXT = "京A12345", "沪B54321"
 ALPHABET = "京沪0123456789ABCDE"
 FRAMES = 20
+
+MEASURED = Measured(
+    accuracy={"some": Score(exact=9, total=10, low=0.6, high=0.98)},
+    latency_ms=Latency(median=1, p95=2, threads=1, batch=1, repeats=1),
+    size_bytes=1,
+    parameters=1,
+    multiply_adds=1,
+    machine="x",
+)
 
 Serving = Callable[..., httpx.Client]
 
@@ -101,6 +113,22 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tiny").mkdir()
     save_tiny_model(root / "tiny")
     write(root / "tiny", describe())
+    return root
+
+
+@pytest.fixture(scope="session")
+def originals(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny artifact, another one that reads another text, and a third that does not compute its probe."""
+    root = tmp_path_factory.mktemp("variants")
+    shutil.copytree(artifacts / "tiny", root / "tiny")
+    for name, text in (("other", OTHER_TEXT), ("wrong", TINY_TEXT)):
+        (root / name).mkdir()
+        save_tiny_model(root / name, text)
+    shutil.copy(root / "other" / "probe.npz", root / "wrong")
+    write(root / "other", describe("other").model_copy(update={"measured": MEASURED}))
+    write(root / "wrong", describe("wrong"))
+    (root / "broken").mkdir()
+    (root / "broken" / "manifest.json").write_text("{")
     return root
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import PUBLISHED, TINY_TEXT, Serving, encode, picture, png_bomb, running
 from test_samples import FOLDER
 
-from service import errors, problems
+from service import api, errors, problems
 from service.artifact import Manifest
 from service.settings import Settings
 
@@ -34,7 +34,8 @@ def problem(response: httpx.Response, status: int, error: type[errors.LprError])
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
     assert (body["status"], body["type"]) == (status, f"urn:lpr:{error.slug}")
-    assert set(body) == {"type", "title", "status", "detail"}
+    assert set(body) == {"type", "title", "status", "detail", "request_id"}
+    assert body["request_id"] == response.headers["x-request-id"]
     assert body["detail"].endswith(".")
     return body["detail"]
 
@@ -326,7 +327,7 @@ def test_the_documentation_shows_bodies_answers_and_refusals(client):
     recognize = client.get("/openapi.json").json()["paths"]["/recognize"]["post"]
     bodies = {"multipart/form-data", "application/json", "image/jpeg", "image/png", "image/bmp", "image/webp"}
     assert set(recognize["requestBody"]["content"]) == bodies
-    assert set(recognize["responses"]) == {"200", "400", "401", "409", "413", "415", "422", "429"}
+    assert set(recognize["responses"]) == {"200", *map(str, api.REFUSALS)}
     for status in ("400", "422"):
         assert list(recognize["responses"][status]["content"]) == ["application/problem+json"]
 

@@ -7,41 +7,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import TINY_TEXT, Serving, describe, encode, picture, save_tiny_model
+from conftest import MEASURED, OTHER_TEXT, TINY_TEXT, Serving, describe, encode, picture, save_tiny_model
 from pydantic import ValidationError
 from test_api import JPEG, problem
 
 from service import errors
-from service.artifact import Artifact, Latency, Measured, Score, read, write
+from service.artifact import Measured, write
 from service.settings import Settings
 
-OTHER_TEXT = "沪B54321"
 KEY = "a key of 20 letters."
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
-MEASURED = Measured(
-    accuracy={"some": Score(exact=9, total=10, low=0.6, high=0.98)},
-    latency_ms=Latency(median=1, p95=2, threads=1, batch=1, repeats=1),
-    size_bytes=1,
-    parameters=1,
-    multiply_adds=1,
-    machine="x",
-)
-
-
-@pytest.fixture(scope="module")
-def originals(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny artifact, another one that reads another text, and a third that does not compute its probe."""
-    root = tmp_path_factory.mktemp("variants")
-    shutil.copytree(artifacts / "tiny", root / "tiny")
-    for name, text in (("other", OTHER_TEXT), ("wrong", TINY_TEXT)):
-        (root / name).mkdir()
-        save_tiny_model(root / name, text)
-    shutil.copy(root / "other" / "probe.npz", root / "wrong")
-    write(root / "other", describe("other").model_copy(update={"measured": MEASURED}))
-    write(root / "wrong", describe("wrong"))
-    (root / "broken").mkdir()
-    (root / "broken" / "manifest.json").write_text("{")
-    return root
 
 
 @pytest.fixture
@@ -105,8 +80,8 @@ def test_a_variant_that_is_not_there_or_not_usable_is_refused_and_not_tried_agai
         response = client.post("/recognize", params={"variant": name}, content=encode(), headers=JPEG)
         return problem(response, status, error)
 
-    assert "choose among broken, other, tiny, wrong" in refused("none", 422, errors.BadParameter)
-    refused("../tiny", 422, errors.BadParameter)
+    assert "installed are broken, other, tiny, wrong" in refused("none", 404, errors.NoSuchVariant)
+    refused("../tiny", 404, errors.NoSuchVariant)
     sentence = refused("wrong", 409, errors.VariantUnusable)
     assert "wrong/probe.npz: torch" in sentence
     assert str(several) not in sentence
@@ -121,7 +96,7 @@ def test_a_variant_that_is_not_there_or_not_usable_is_refused_and_not_tried_agai
 def test_where_no_request_may_choose_only_the_active_variant_can_be_named(serving, several):
     client = serving(artifacts=several, choice=False)
     response = client.post("/recognize", params={"variant": "other"}, content=encode(), headers=JPEG)
-    assert "reads with tiny only" in problem(response, 422, errors.BadParameter)
+    assert "reads with tiny only" in problem(response, 404, errors.NoSuchVariant)
     assert text(client, variant="tiny") == TINY_TEXT
     assert [entry["choosable"] for entry in client.get("/variants").json()["variants"]] == [False, False, True, False]
 
@@ -144,9 +119,8 @@ def test_a_failed_activation_keeps_the_active_variant_and_says_why(keyed, severa
     assert "not JSON" in problem(activate(keyed, "broken"), 409, errors.VariantUnusable)
     assert "installed are" in problem(activate(keyed, "none"), 404, errors.NoSuchVariant)
     assert text(keyed) == TINY_TEXT
-    repaired: Artifact = read(several / "tiny")
-    shutil.copy(repaired.folder / "model.pt2", several / "wrong")
-    shutil.copy(repaired.folder / "probe.npz", several / "wrong")
+    for file in ("model.pt2", "probe.npz"):
+        shutil.copy(several / "tiny" / file, several / "wrong")
     write(several / "wrong", describe("wrong"))
     assert activate(keyed, "wrong").status_code == 200  # it is tried again
     assert keyed.get("/variants").json()["variants"][3]["problem"] is None
