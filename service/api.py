@@ -27,12 +27,12 @@ def _problem(description: str) -> dict[str, Any]:
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: _problem("The image is empty, not an image, or cut off beyond use; or the body does not parse."),
-    413: _problem("Too many bytes, or too many pixels."),
-    415: _problem("Not an accepted media type."),
-    422: _problem("No image, too many images, or a parameter out of range."),
     401: _problem("The server has API keys, and the request carries none of them."),
     404: _problem("The variant asked for is not installed."),
     409: _problem("The variant asked for is installed, but cannot be used."),
+    413: _problem("Too many bytes, or too many pixels."),
+    415: _problem("Not an accepted media type."),
+    422: _problem("No image, too many images, or a parameter out of range."),
     429: _problem("Too much is waiting: try again after the seconds in Retry-After."),
     503: _problem("The server is shutting down: send the request to another one."),
 }
@@ -58,22 +58,26 @@ REQUEST_BODY: dict[str, Any] = {
 }
 
 
-def _variants(request: Request) -> Variants:
+NOTHING = Timing(0, 0, 0, 0, 0, 0)  # where not one image was worth a look
+
+
+# Each is async, because FastAPI calls any other on a thread.
+async def _variants(request: Request) -> Variants:
     variants: Variants = request.app.state.variants
     return variants
 
 
-def _metrics(request: Request) -> Metrics:
+async def _metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
 
 
-def _shadow(request: Request) -> Shadow | None:
+async def _shadow(request: Request) -> Shadow | None:
     shadow: Shadow | None = request.app.state.shadow
     return shadow
 
 
-def _limits(request: Request) -> Limits:
+async def _limits(request: Request) -> Limits:
     limits: Limits = request.app.state.limits
     return limits
 
@@ -139,7 +143,7 @@ async def recognize(
         recognizer = await variants.get(variants.choose(variant))  # another may be active by now
         only = restrict(recognizer.manifest.grammar, formats)
         images = [upload.data for upload in uploads if upload.refusal is None]
-        read, timing = await recognizer.recognize(images, top_k, only)
+        read, timing = await recognizer.recognize(images, top_k, only) if images else ([], NOTHING)
         outcomes = _interleave(uploads, read)
         if len(outcomes) == 1 and isinstance(refusal := outcomes[0], InputError):
             raise refusal

@@ -18,7 +18,7 @@ from service.settings import REPOSITORY, Settings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright: make test")
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
-from playwright.sync_api import Browser, BrowserContext, FileChooser, Locator, Page, expect  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Dialog, FileChooser, Locator, Page, expect  # noqa: E402
 
 EXAMPLES = {"a blue plate": "云JJ5X61", "a green plate": "新NB88079", "a yellow plate": "豫UU4ZPP"}
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
@@ -343,6 +343,30 @@ def test_there_is_nothing_to_compare_where_no_request_may_choose(chromium):
         page.goto(url)
         expect(page.locator("#facts")).to_contain_text(Settings().backend)
         expect(page.get_by_label("Compare all variants")).to_be_hidden()
+        page.close()
+
+
+def test_a_key_is_asked_for_once_and_kept_while_the_page_is_open(chromium):
+    with running(Settings(threads=1, api_keys="a key of 20 letters.")) as url:
+        page = chromium.new_page()
+        answers, asked = [None, "wrong", "a key of 20 letters."], []
+
+        def answer(dialog: Dialog) -> None:
+            asked.append(dialog.message)
+            given = answers.pop(0)
+            dialog.dismiss() if given is None else dialog.accept(given)
+
+        page.on("dialog", answer)
+        page.goto(url)
+        example(page, "a blue plate")
+        sees(page, "This server wants an API key")
+        assert len(asked) == 1
+        page.get_by_role("button", name="Try again").click()  # the first key is wrong, so that it asks once more
+        expect(page.locator(".characters")).to_be_visible()
+        page.reload()
+        choose(page, *(FOLDER / file for file, _ in SAMPLES))
+        assert readings(page, len(SAMPLES)) == [text for _, text in SAMPLES]
+        assert len(asked) == 3
         page.close()
 
 

@@ -24,15 +24,25 @@ export async function describe() {
   return { model, variants: variants.filter(({ choosable }) => choosable).map(({ variant }) => variant) };
 }
 
+let key = sessionStorage.getItem("key");
+
 async function ask(address, options) {
+  const sent = key;
   let response;
   try {
-    response = await fetch(address, options);
+    response = await fetch(address, { ...options, headers: sent ? { Authorization: `Bearer ${sent}` } : {} });
   } catch {
     throw new Refusal("The server did not answer: see that it runs and that you are connected, then try again.", true);
+  }
+  if (response.status === 401) {
+    if (key === sent) key = window.prompt("This server wants an API key:"); // else another request has just asked
+    if (key && key !== sent) {
+      sessionStorage.setItem("key", key);
+      return ask(address, options);
+    }
   }
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
   const sentence = body.detail ?? `The server answered ${response.status} ${response.statusText}.`;
-  throw new Refusal(sentence, response.status === 429 || response.status >= 500);
+  throw new Refusal(sentence, [401, 429].includes(response.status) || response.status >= 500);
 }
