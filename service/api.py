@@ -167,12 +167,10 @@ async def installed(variants: TheVariants, shadow: TheShadow) -> Listing:
     responses=REFUSALS_TO_CHANGE,
     summary="Read with another variant from now on",
 )
-async def activate(name: str, variants: TheVariants, shadow: TheShadow, metrics: TheMetrics) -> Listing:
+async def activate(name: str, variants: TheVariants, shadow: TheShadow) -> Listing:
     """It is loaded beside the active one and proves itself by its probe; then new requests go to it, and the old one
     finishes what it has. A failure changes nothing and says why. The same name loads files that were replaced."""
     await variants.activate(name)
-    manifest = variants.active.manifest
-    metrics.activate(manifest.variant, manifest.version, variants.active.engine)
     return await _listing(variants, shadow)
 
 

@@ -30,7 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
     def load(found: Artifact) -> Recognizer:
         return Recognizer(found, settings.threads, settings.queue, settings.max_pixels)
 
-    variants = Variants(settings.artifacts, settings.backend, load, settings.choice, settings.shadow)
+    variants = Variants(settings.artifacts, settings.backend, load, settings.choice, settings.shadow, settings.memory)
     manifest, engine = variants.active.manifest, variants.active.engine
     app = FastAPI(
         title="Licence-plate reader",
@@ -44,7 +44,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.log_plates = settings.log_plates
     app.state.keys = Keys(key.get_secret_value() for key in settings.api_keys)
     app.state.limits = Limits(settings.max_bytes, settings.max_images)
-    app.state.metrics = Metrics(settings.backend, manifest.version, engine, problems.causes())
+    app.state.metrics = Metrics(manifest.variant, manifest.version, engine, problems.causes())
+    variants.on_switch = partial(_switched, app.state.metrics)
     app.state.shadow = _shadow(settings, variants, app.state.metrics)
     app.include_router(api.router)
     app.include_router(v2.router)
@@ -60,14 +61,20 @@ def _shadow(settings: Settings, variants: Variants, metrics: Metrics) -> Shadow 
     return Shadow(variants, settings.shadow, settings.shadow_share, partial(metrics.shadowed, settings.shadow))
 
 
+def _switched(metrics: Metrics, recognizer: Recognizer) -> None:
+    manifest = recognizer.manifest
+    metrics.activate(manifest.variant, manifest.version, recognizer.engine)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    variants: Variants = app.state.variants
     shadow: Shadow | None = app.state.shadow
-    comparing = asyncio.create_task(shadow.run()) if shadow else None
+    tasks = [asyncio.create_task(variants.follow()), *([asyncio.create_task(shadow.run())] if shadow else [])]
     yield
-    if comparing:
-        comparing.cancel()
-    await app.state.variants.close()
+    for task in tasks:
+        task.cancel()
+    await variants.close()
 
 
 def _quiet_libraries() -> None:

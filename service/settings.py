@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         default=True,
         description="Whether a request may choose another installed variant; it is loaded beside the active one then.",
     )
+    memory: Path | None = Field(
+        default=None,
+        description="A file that keeps the variant that the server was switched to: after a restart it goes before "
+        "LPR_BACKEND, and all processes that share the file switch together.",
+    )
     shadow: str | None = Field(
         default=None, description="A variant that reads part of the traffic too, to be compared; none by default."
     )

@@ -5,14 +5,18 @@ Each that is loaded is a `Recognizer` of its own. All methods belong to the even
 
 import asyncio
 import logging
+import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from service import artifact, backends
 from service.artifact import Artifact, Manifest
-from service.errors import ArtifactError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable
+from service.errors import ArtifactError, LprError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable
 from service.recognizer import Recognizer
 from service.schema import Installed
+
+FOLLOW_S = 0.5  # between looks at what other processes switched to
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +25,23 @@ class Variants:
     """The active recognizer, and those that requests chose, by the names of their variants."""
 
     def __init__(
-        self, root: Path, active: str, load: Callable[[Artifact], Recognizer], choice: bool, also: str | None = None
+        self,
+        root: Path,
+        active: str,
+        load: Callable[[Artifact], Recognizer],
+        choice: bool,
+        also: str | None = None,
+        memory: Path | None = None,
     ) -> None:
-        """Load the `active` one of the artifacts below `root`, and perhaps another; raises ArtifactError. `choice` lets
-        requests choose."""
-        self.name = active
+        """Load the `active` one of the artifacts below `root`, and perhaps another; raises ArtifactError.
+
+        `choice` lets requests choose. The file `memory` keeps what is switched to: it goes before `active`, and all
+        processes that share it switch together.
+        """
+        self.on_switch: Callable[[Recognizer], None] = lambda recognizer: None  # told of each new active one
+        self._memory = memory
+        self._remembered = self._recall()
+        self.name = active = self._remembered.partition(" ")[0] or active
         self._root = root
         self._load = load
         self._choice = choice
@@ -95,15 +111,52 @@ class Variants:
         async with self._loading:
             before = self._loaded.get(name)
             recognizer = await self._made(name, before)
-            self._refused.pop(name, None)
-            leaving = [old for old in {before, self.active} if old is not None and old is not recognizer]
-            if name != self.name:
-                del self._loaded[self.name]
-            self._loaded[name], self.name = recognizer, name
-            for old in leaving:
-                task = asyncio.create_task(old.close())
-                self._leaving.add(task)
-                task.add_done_callback(self._leaving.discard)
+            await asyncio.to_thread(self._remember, name)
+            self._switch(name, before, recognizer)
+
+    async def follow(self) -> None:
+        """Switch to what another process that shares the memory switched to, until cancelled."""
+        while self._memory:
+            await asyncio.sleep(FOLLOW_S)
+            if (found := await asyncio.to_thread(self._recall)) == self._remembered:
+                continue
+            self._remembered = found
+            name = found.partition(" ")[0]
+            try:
+                async with self._loading:
+                    before = self._loaded.get(name)
+                    self._switch(name, before, await self._made(name, before))
+            except LprError as error:
+                log.warning("Another process switched to %s, this one could not: %s", name, error)
+
+    def _switch(self, name: str, before: Recognizer | None, recognizer: Recognizer) -> None:
+        """From here on new requests go to `recognizer`; `before` is what was loaded under its name."""
+        self._refused.pop(name, None)
+        leaving = [old for old in {before, self.active} if old is not None and old is not recognizer]
+        if name != self.name:
+            del self._loaded[self.name]
+        self._loaded[name], self.name = recognizer, name
+        for old in leaving:
+            task = asyncio.create_task(old.close())
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        self.on_switch(recognizer)
+
+    def _recall(self) -> str:
+        """What the memory holds: the name of a variant, a blank, and a word that differs from switch to switch."""
+        return self._memory.read_text(encoding="utf-8") if self._memory and self._memory.exists() else ""
+
+    def _remember(self, name: str) -> None:
+        if self._memory is None:
+            return
+        switch = f"{name} {uuid.uuid4().hex}"
+        aside = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
+        try:
+            aside.write_text(switch, encoding="utf-8")
+            aside.replace(self._memory)
+        except OSError as error:
+            raise VariantUnusable(f"The switch cannot be kept in LPR_MEMORY: {error.strerror}.") from error
+        self._remembered = switch
 
     async def close(self) -> None:
         """Finish what was admitted, then free all engines."""

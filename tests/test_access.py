@@ -9,21 +9,17 @@ import threading
 from base64 import b64encode
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 
 import httpx
 import pytest
-from conftest import TINY_TEXT, encode
+from conftest import PUBLISHED, encode
+from test_samples import FOLDER, SAMPLES
 from test_server import started
 
 from service import access
 
 KEY = "a key of 20 letters."
-JPEG = {"Content-Type": "image/jpeg"}
-
-
-def logged(capfd: pytest.CaptureFixture[str]) -> list[dict]:
-    return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+JPEG, PNG = ({"Content-Type": f"image/{kind}"} for kind in ("jpeg", "png"))
 
 
 @pytest.mark.parametrize("given", ["abc-123", "A.b_c:d", "x" * 128])
@@ -42,16 +38,17 @@ def test_any_other_request_gets_an_id_of_its_own(client, given):
     assert all(re.fullmatch("[0-9a-f]{32}", number) for number in ids)
 
 
-def test_each_request_is_a_line_of_json_without_image_plate_and_key(artifacts: Path, capfd):
-    image = encode()
-    with started(artifacts, API_KEYS=KEY) as server, httpx.Client(base_url=server.url) as client:
+def test_each_request_is_a_line_of_json_without_image_plate_and_key(capfd):
+    file, text = SAMPLES[0]
+    image = (FOLDER / file).read_bytes()
+    with started(PUBLISHED, BACKEND="tvm", API_KEYS=KEY) as server, httpx.Client(base_url=server.url) as client:
         for path in ("/healthz", "/readyz", "/metrics"):
             client.get(path)
         key = {"Authorization": f"Bearer {KEY}", "X-Request-Id": "mine"}
         client.post("/recognize?top_k=1", files=[("image", image), ("image", b"x")], headers=key)
         client.post("/recognize", json={"images": [{"data": b64encode(image).decode()}]}, headers=key)
-        client.post("/recognize", content=image, headers=JPEG | {"X-API-Key": "a wrong key"})
-        client.get("/\nx")
+        client.post("/recognize", content=image, headers=PNG | {"X-API-Key": "a wrong key"})
+        client.get("/%0Ax")
         assert server.stop(signal.SIGINT) == 0
     assert not any("Traceback" in line for line in server.said)
     out = capfd.readouterr().out
@@ -59,29 +56,24 @@ def test_each_request_is_a_line_of_json_without_image_plate_and_key(artifacts: P
     assert list(first)[:7] == ["time", "request_id", "client", "method", "path", "status", "ms"]
     assert datetime.fromisoformat(first["time"]).tzinfo
     assert (first["request_id"], first["client"], first["method"]) == ("mine", "127.0.0.1", "POST")
-    assert (first["path"], first["status"], first["variant"]) == ("/recognize", 200, "tiny")
+    assert (first["path"], first["status"], first["variant"]) == ("/recognize", 200, "tvm")
     assert (first["images"], first["plates"], first["unread"]) == (2, 1, 1)
     assert first["ms"] > 0
     assert second["status"] == 200
     assert (third["status"], third["error"]) == (401, "bad_key")
     assert (fourth["status"], fourth["path"]) == (404, "/\nx")
-    for secret in (TINY_TEXT, KEY, "a wrong key", b64encode(image).decode()[:40]):
+    for secret in (text, KEY, "a wrong key", b64encode(image).decode()[:40]):
         assert secret not in out + "".join(server.said)
 
 
-def test_the_texts_are_logged_where_that_was_asked_for(artifacts: Path, capfd):
-    with started(artifacts, LOG_PLATES="1") as server:
-        httpx.post(f"{server.url}/recognize", content=encode(), headers=JPEG)
+@pytest.mark.parametrize("settings", [{"LOG_PLATES": "1"}, {"LOG": "0"}])
+def test_the_texts_are_logged_where_that_was_asked_for_and_nothing_where_that_was(settings, capfd):
+    file, text = SAMPLES[0]
+    with started(PUBLISHED, BACKEND="tvm", **settings) as server:
+        httpx.post(f"{server.url}/recognize", content=(FOLDER / file).read_bytes(), headers=PNG)
         server.stop(signal.SIGINT)
-    (line,) = logged(capfd)
-    assert line["texts"] == [TINY_TEXT]
-
-
-def test_the_log_can_be_switched_off(artifacts: Path, capfd):
-    with started(artifacts, LOG="0") as server:
-        httpx.post(f"{server.url}/recognize", content=encode(), headers=JPEG)
-        server.stop(signal.SIGINT)
-    assert logged(capfd) == []
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["texts"] for line in lines] == ([[text]] if "LOG_PLATES" in settings else [])
 
 
 def test_an_unexpected_error_is_logged_with_its_id(client, caplog, monkeypatch):

@@ -11,11 +11,14 @@ import httpx
 import pytest
 from conftest import Serving, describe, encode, picture
 from test_api import JPEG
-from test_server import environment, eventually, refuse
+from test_server import eventually
 from test_variants import AUTHORIZED, KEY, activate
 
+from service.app import create_app
 from service.artifact import Artifact, write
+from service.errors import ArtifactError
 from service.recognizer import Recognizer
+from service.settings import Settings
 from service.shadow import WAITING, Shadow
 from service.variants import Variants
 
@@ -51,9 +54,10 @@ def test_what_it_reads_alike_is_counted_too_and_a_share_is_a_share(serving: Serv
     assert counts(client) == counts(none) == {}
 
 
-def test_a_shadow_that_is_not_there_or_does_not_prove_itself_is_refused(originals: Path):
-    assert "no variant 'none'" in refuse(environment(originals, SHADOW="none"))
-    assert "wrong/probe.npz" in refuse(environment(originals, SHADOW="wrong"))
+@pytest.mark.parametrize(("name", "sentence"), [("none", "no variant 'none'"), ("wrong", r"wrong/probe\.npz")])
+def test_a_shadow_that_is_not_there_or_does_not_prove_itself_is_refused(originals: Path, name: str, sentence: str):
+    with pytest.raises(ArtifactError, match=sentence):
+        create_app(Settings(backend="tiny", artifacts=originals, threads=1, shadow=name))
 
 
 def use(root: Path, task: Callable[[Variants, Shadow, Counter[str]], Awaitable[None]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from conftest import MEASURED, OTHER_TEXT, TINY_TEXT, Serving, describe, encode, picture, save_tiny_model
 from pydantic import ValidationError
 from test_api import JPEG, problem
+from test_server import eventually
 
 from service import errors
 from service.artifact import Measured, write
@@ -135,6 +136,32 @@ def test_the_active_variant_can_be_replaced_on_disk_and_activated_again(keyed, s
     assert activate(keyed, "tiny").json()["variants"][2]["version"] == "2"
     assert text(keyed) == OTHER_TEXT
     assert keyed.get("/model").json()["version"] == "2"
+
+
+def test_a_switch_is_kept_over_a_restart_and_followed_by_other_processes(serving, several, tmp_path):
+    memory = tmp_path / "memory"
+    clients = [serving(artifacts=several, api_keys=KEY, memory=memory) for _ in range(2)]
+    for client in clients:
+        client.headers.update(AUTHORIZED)
+    assert activate(clients[0], "other").status_code == 200
+    eventually(lambda: text(clients[1]) == OTHER_TEXT)
+    assert 'lpr_model_info{backend="other"' in clients[1].get("/metrics").text
+    assert activate(clients[1], "tiny").status_code == 200
+    eventually(lambda: text(clients[0]) == TINY_TEXT)
+    assert activate(clients[0], "wrong").status_code == 409
+    assert activate(clients[0], "other").status_code == 200
+    restarted = serving(artifacts=several, api_keys=KEY, memory=memory)
+    restarted.headers.update(AUTHORIZED)
+    assert text(restarted) == OTHER_TEXT
+    assert restarted.get("/model").json()["variant"] == "other"
+    assert 'lpr_plates_total{backend="other"} 1.0' in restarted.get("/metrics").text
+
+
+def test_a_switch_that_cannot_be_kept_is_not_made(serving, several, tmp_path):
+    client = serving(artifacts=several, api_keys=KEY, memory=tmp_path / "missing" / "memory")
+    client.headers.update(AUTHORIZED)
+    assert "LPR_MEMORY" in problem(activate(client, "other"), 409, errors.VariantUnusable)
+    assert text(client) == TINY_TEXT
 
 
 def test_no_request_is_lost_while_variants_switch(keyed):
