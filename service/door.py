@@ -5,14 +5,17 @@ ASGI middleware, because a server that is asked for three times what it can do m
 
 import asyncio
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
 from service.errors import Busy, SlowUpload, Stopping, Unavailable
 
+READING = ("/recognize", "/infer")  # how the addresses end that take images
+
 
 class Door:
-    """Around every POST: room in the queue, bytes held by all requests together, and the time that an upload takes.
+    """Around every request to read: room in the queue, bytes held by all of them together, and the time of an upload.
 
     Once the server is asked to stop, every answer also ends its connection, so that none is left with a request on its
     way when the port closes.
@@ -25,25 +28,25 @@ class Door:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer it with why not. The state of `scope["app"]` holds the recognizer and metrics."""
+        """Let a request in, or answer it with why not. `scope["app"].state` holds the variants and metrics."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        state = scope["app"].state
+        state, path = scope["app"].state, scope["path"]
 
         async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start" and state.recognizer.retired:
+            if message["type"] == "http.response.start" and state.variants.retired:
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" or not path.endswith(READING):
             await self._app(scope, receive, answer)
             return
         try:
-            state.recognizer.check_room()
+            state.variants.check_room()
         except Unavailable as error:
             with state.metrics.request():
-                await problems.refuse(scope["app"], error)(scope, receive, answer)
+                await problems.refuse(Request(scope), error)(scope, receive, answer)
             return
         held, complete, until = 0, False, asyncio.get_running_loop().time() + self._upload_s
 
@@ -68,6 +71,6 @@ class Door:
             await self._app(scope, take, answer)
         except asyncio.CancelledError:  # the time to drain is over
             error = Stopping("The server shut down before the request was done: send it to another one.")
-            await problems.refuse(scope["app"], error)(scope, receive, send)
+            await problems.refuse(Request(scope), error)(scope, receive, send)
         finally:
             self._held -= held

@@ -1,17 +1,23 @@
-"""Every error that the service raises on purpose. No HTTP in here: `api.py` maps each class to a status.
+"""Every error that the service raises on purpose. No HTTP in here: `problems.py` maps each class to a status.
 
 ::
 
     LprError
     ├── ArtifactError             the artifact cannot be trusted or run; the server does not start
     │   └── UnknownVariant        no folder of that name below LPR_ARTIFACTS
+    ├── ClientError               `service.client` did not get what it asked for
+    │   ├── Refused               the server answered with an error
+    │   └── Unreachable           no answer came
     ├── InputError                the client sent something that cannot be read; its message says what to do
+    │   ├── BadKey                no API key, or none that is known
     │   ├── BadParameter          a query parameter out of range
     │   ├── BodyTooLarge          more bytes than LPR_MAX_BYTES
     │   ├── ClientGone            the connection ended before the body did, or before the images were read
     │   ├── EmptyImage            an image of zero bytes
-    │   ├── MalformedBody         a multipart body that does not parse
+    │   ├── Forbidden             nobody may do that, as the server was started
+    │   ├── MalformedBody         a multipart or JSON body that does not parse
     │   ├── NoImage               a request without an image
+    │   ├── NoSuchVariant         the address names a variant that is not installed
     │   ├── SlowUpload            a body that took longer than LPR_UPLOAD_S to arrive
     │   ├── TooManyImages         more `image` parts than LPR_MAX_IMAGES
     │   ├── TooManyPixels         more pixels than LPR_MAX_PIXELS
@@ -20,7 +26,8 @@
     └── Unavailable               the fault is not the client's; the same request may succeed later
         ├── Busy                  the queue is full, or the memory for what arrives is
         ├── Stopping              the server is shutting down
-        └── TooLate               the images waited longer than LPR_DEADLINE_MS
+        ├── TooLate               the images waited longer than LPR_DEADLINE_MS
+        └── VariantUnusable       a variant that is installed cannot be loaded, or does not prove itself
 """
 
 import re
@@ -44,8 +51,28 @@ class UnknownVariant(ArtifactError):
     """There is no artifact of the requested name."""
 
 
+class ClientError(LprError):
+    """A client of the server did not get what it asked for."""
+
+
+class Refused(ClientError):
+    """The server answered with an error; the message is the server's."""
+
+    def __init__(self, detail: str, status: int) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class Unreachable(ClientError):
+    """The server did not answer."""
+
+
 class InputError(LprError):
     """The client's fault; the message says what to send instead."""
+
+
+class BadKey(InputError):
+    """The request carries no API key, or none that this server knows."""
 
 
 class BadParameter(InputError):
@@ -64,12 +91,20 @@ class EmptyImage(InputError):
     """An image was announced, but it has no bytes."""
 
 
+class Forbidden(InputError):
+    """The server was started in a way that lets nobody do that."""
+
+
 class MalformedBody(InputError):
-    """The multipart body does not parse."""
+    """The multipart or JSON body does not parse."""
 
 
 class NoImage(InputError):
     """The request holds no image."""
+
+
+class NoSuchVariant(InputError):
+    """The address names a variant that is not installed."""
 
 
 class SlowUpload(InputError):
@@ -106,3 +141,7 @@ class Stopping(Unavailable):
 
 class TooLate(Unavailable):
     """The images waited so long that nobody is likely to want the answer."""
+
+
+class VariantUnusable(Unavailable):
+    """A variant is installed, but its engine is missing, its files are damaged, or its probe fails."""

@@ -90,7 +90,7 @@ def _counting_in(shared: Shared) -> type:
 
 
 class Metrics:
-    """Counts what a server with one model does."""
+    """Counts what a server does, by the variant that it did it with."""
 
     def __init__(
         self, backend: str, version: str, engine: str, causes: Iterable[str], shared: Shared | None = None
@@ -101,7 +101,7 @@ class Metrics:
         """
         self._registry = registry = CollectorRegistry()
         self._told = registry
-        self._backend = backend
+        self._causes = tuple(causes)
         if shared:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared.folder)
             values.ValueClass = _counting_in(shared)
@@ -117,7 +117,7 @@ class Metrics:
             ["backend"],
             registry=registry,
             buckets=BUCKETS,
-        ).labels(backend)
+        )
         self._stages = Histogram(
             "lpr_stage_seconds",
             "Time per stage of a request.",
@@ -131,58 +131,83 @@ class Metrics:
             ["backend"],
             registry=registry,
             multiprocess_mode="livesum",
-        ).labels(backend)
-        self._plates = Counter("lpr_plates_total", "Plates read.", ["backend"], registry=registry).labels(backend)
+        )
+        self._plates = Counter("lpr_plates_total", "Plates read.", ["backend"], registry=registry)
         self._confidence = Histogram(
             "lpr_confidence",
             "Confidence of the reading of an image, 0 where none was read.",
             ["backend"],
             registry=registry,
             buckets=CONFIDENCES,
-        ).labels(backend)
+        )
         self._batches = Histogram(
             "lpr_batch_images",
             "Images that a thread computed together.",
             ["backend"],
             registry=registry,
             buckets=BATCHES,
-        ).labels(backend)
-        self._errors = Counter(
-            "lpr_errors_total", "Requests that failed, by cause.", ["backend", "cause"], registry=registry
         )
-        for cause in causes:
-            self._errors.labels(backend, cause)
-        model = Gauge(
+        self._errors = Counter(
+            "lpr_errors_total",
+            "Requests, and images among several, that failed, by cause.",
+            ["backend", "cause"],
+            registry=registry,
+        )
+        self._shadowed = Counter(
+            "lpr_shadow_images_total",
+            "Images that a shadow read too, by whether it agreed with the backend.",
+            ["backend", "shadow", "outcome"],
+            registry=registry,
+        )
+        self._model = Gauge(
             "lpr_model_info",
-            "The model served.",
+            "1 for the active model, 0 for those before it.",
             ["backend", "version", "engine"],
             registry=registry,
             multiprocess_mode="livemax",
         )
-        model.labels(backend, version, engine).set(1)
+        self._active = (backend, version, engine)
+        self.activate(backend, version, engine)
+
+    def activate(self, backend: str, version: str, engine: str) -> None:
+        """From now on this model is the active one: its series start at 0 instead of appearing when first counted."""
+        self._model.labels(*self._active).set(0)
+        self._active = (backend, version, engine)
+        self._model.labels(*self._active).set(1)
+        for series in (self._requests, self._in_flight, self._plates, self._confidence, self._batches):
+            series.labels(backend)
+        for cause in self._causes:
+            self._errors.labels(backend, cause)
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Around a request: counts it as in flight and times it, failed or not."""
-        with self._in_flight.track_inprogress(), self._requests.time():
+    def request(self, backend: str | None = None) -> Iterator[None]:
+        """Around a request to a variant, by default the active one: counts it as in flight and times it, failed or
+        not."""
+        backend = backend or self._active[0]
+        with self._in_flight.labels(backend).track_inprogress(), self._requests.labels(backend).time():
             yield
 
-    def read(self, confidences: Sequence[float], stages: dict[str, float]) -> None:
+    def read(self, confidences: Sequence[float], stages: dict[str, float], backend: str | None = None) -> None:
         """Record a successful request: the confidence of each image's reading, 0 where none was read, and the seconds
         of each stage."""
-        self._plates.inc(sum(confidence > 0 for confidence in confidences))
+        backend = backend or self._active[0]
+        self._plates.labels(backend).inc(sum(confidence > 0 for confidence in confidences))
         for confidence in confidences:
-            self._confidence.observe(confidence)
+            self._confidence.labels(backend).observe(confidence)
         for stage, seconds in stages.items():
-            self._stages.labels(self._backend, stage).observe(seconds)
+            self._stages.labels(backend, stage).observe(seconds)
 
-    def batch(self, images: int) -> None:
-        """Record that a thread computes so many images together; any thread may call it."""
-        self._batches.observe(images)
+    def batch(self, backend: str, images: int) -> None:
+        """Record that a thread computes so many images of a variant together; any thread may call it."""
+        self._batches.labels(backend).observe(images)
 
     def failed(self, cause: str) -> None:
         """Count a request that failed because of `cause`."""
-        self._errors.labels(self._backend, cause).inc()
+        self._errors.labels(self._active[0], cause).inc()
+
+    def shadowed(self, shadow: str, outcome: str, images: int) -> None:
+        """Count images that the variant `shadow` read, or did not get to read, beside the active one."""
+        self._shadowed.labels(self._active[0], shadow, outcome).inc(images)
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -186,6 +186,29 @@ def read(logits: NDArray[np.floating], alphabet: str, blank: int, grammar: Gramm
     )
 
 
+def read_as(logits: NDArray[np.floating], alphabet: str, blank: int, grammar: Grammar, top_k: int = 1) -> Reading:
+    """One plate's logits (T, C) to the `top_k` most probable texts that fit a format of the grammar, and no others.
+
+    The decoding itself is held to the formats, so that a text is found however improbable the model thinks it. Its
+    confidence is still its probability among all texts. The text is empty where none fits the frames.
+    """
+    classes = _classes(alphabet, blank)
+    numbers = {char: number for number, char in enumerate(classes) if char}
+    probabilities = ctc.softmax(logits)
+    scores: dict[ctc.Labels, float] = {}
+    for template in dict.fromkeys(template for format in grammar.formats for template in format.templates):
+        scores |= ctc.fitting(probabilities, blank, [[numbers[char] for char in allowed] for allowed in template])
+    ranked = sorted(scores, key=scores.__getitem__, reverse=True)[:top_k]
+    candidates = tuple(
+        Candidate("".join([classes[label] for label in labels]), min(scores[labels], 1.0)) for labels in ranked
+    )
+    if not candidates:
+        return Reading("", 0.0, None, (), ())
+    text, confidence = candidates[0].text, candidates[0].confidence
+    characters = tuple(map(Character, text, ctc.align(probabilities, ranked[0], blank)))
+    return Reading(text, confidence, grammar.format_of(text), characters, candidates)
+
+
 def _classes(alphabet: str, blank: int) -> list[str]:
     """The text of every class; the blank's is empty."""
     return [*alphabet[:blank], "", *alphabet[blank:]]

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import plate
-from service.artifact import Artifact
+from service.artifact import Artifact, Grammar
 from service.backends import Backend
 from service.backends.team import Crew
 from service.errors import Busy, ClientGone, InputError, Stopping, TooLate
-from service.plate import Encoded, Reading
+from service.plate import Encoded, Pixels, Reading
 
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
 PATIENCE_S: Final = 0.05  # of a request, before it is watched whether somebody still wants it: most are done by then
@@ -33,11 +33,15 @@ Gone = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Seen:
-    """One image: its size in pixels, orientation applied, and what was read on it."""
+    """One image: its size in pixels, orientation applied, what the network computed (T, C), and what was read in it."""
 
     width: int
     height: int
+    logits: NDArray[np.float32]
     reading: Reading
+
+
+Outcome = Seen | InputError  # of one image
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Recognizer:
         self._admitted = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.retired = False
+        self._retired = False
         self._crew: Crew[_Image] = Crew(artifact, threads, self._work, artifact.manifest.max_batch, batch_wait_s)
         self._large = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="large-images")
         self.engine = self._crew.engine
@@ -84,11 +88,15 @@ class Recognizer:
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here: the probe has passed, and nobody asked to stop."""
-        return self._crew.alive and not self.retired
+        return self._crew.alive and not self._retired
+
+    async def idle(self) -> None:
+        """Wait until nothing is admitted."""
+        await self._idle.wait()
 
     def retire(self) -> None:
         """Stop being ready; requests that come nevertheless are still served until `close`."""
-        self.retired = True
+        self._retired = True
 
     async def close(self) -> None:
         """Finish what was admitted, then free the engine."""
@@ -106,20 +114,21 @@ class Recognizer:
             raise Busy(f"{self._admitted} images are already waiting: try again in a moment.")
 
     async def recognize(
-        self, images: Sequence[Encoded], top_k: int, gone: Gone | None = None
-    ) -> tuple[list[Seen], Timing]:
-        """Read one plate per encoded image. `gone` returns when nobody wants the answer any more.
+        self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None = None, gone: Gone | None = None
+    ) -> tuple[list[Outcome], Timing]:
+        """Read one plate per image, an encoded one or BGR uint8 (H, W, 3); with `only`, as one of its formats and
+        nothing else. `gone` returns when nobody wants the answer any more.
 
-        Raises InputError for an image that cannot be read, Busy or Stopping where nothing more is admitted, TooLate
-        where no thread took all the images in time, ClientGone where `gone` returned before one did.
+        An image that cannot be read has its error in its place. Raises Busy or Stopping where nothing more is admitted,
+        TooLate where no thread took all the images in time, ClientGone where `gone` returned before one did.
         """
         with self._admit(len(images)):
             start = time.perf_counter()
-            request = _Request(images, top_k, expires=start + self._deadline_s)
+            request = _Request(images, top_k, only, expires=start + self._deadline_s)
             self._crew.put(request.images)
             await self._finished(request, gone)
             total = time.perf_counter() - start
-            return request.seen(), request.timing(total)
+            return request.outcomes(), request.timing(total)
 
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:
@@ -186,11 +195,14 @@ class Recognizer:
         if image.crop is None:
             start = time.perf_counter()
             try:
+                if isinstance(image.data, np.ndarray):
+                    self._shrink(image, image.data)
+                    return request.begin()
                 size = plate.check_size(image.data, self._max_pixels)
                 if size[0] * size[1] > LARGE:
-                    self._large.submit(self._decode_large, image, size)
+                    self._large.submit(self._decode_large, image, image.data, size)
                     return False
-                self._decode(image, size, start)
+                self._decode(image, image.data, size, start)
             except InputError as error:
                 request.refuse(image, error)
                 return False
@@ -199,17 +211,22 @@ class Recognizer:
                 return False
         return request.begin()
 
-    def _decode(self, image: "_Image", size: tuple[int, int], start: float) -> None:
-        pixels, (image.width, image.height) = plate.decode_plate(image.data, size)
-        decoded = time.perf_counter()
-        image.crop = plate.prepare(pixels)
-        image.decode = decoded - start
-        image.preprocess = time.perf_counter() - decoded
+    def _decode(self, image: "_Image", data: Encoded, size: tuple[int, int], start: float) -> None:
+        pixels, turned = plate.decode_plate(data, size)
+        image.decode = time.perf_counter() - start
+        self._shrink(image, pixels)
+        image.width, image.height = turned
 
-    def _decode_large(self, image: "_Image", size: tuple[int, int]) -> None:
+    def _shrink(self, image: "_Image", pixels: Pixels) -> None:
+        start = time.perf_counter()
+        image.crop = plate.prepare(pixels)
+        image.width, image.height = pixels.shape[1], pixels.shape[0]
+        image.preprocess = time.perf_counter() - start
+
+    def _decode_large(self, image: "_Image", data: Encoded, size: tuple[int, int]) -> None:
         try:
             if not image.request.dropped:
-                self._decode(image, size, time.perf_counter())
+                self._decode(image, data, size, time.perf_counter())
                 self._crew.put([image])
         except InputError as error:
             image.request.refuse(image, error)
@@ -220,18 +237,21 @@ class Recognizer:
         model, request = self.manifest, image.request
         started = time.perf_counter()
         try:
-            reading = plate.read(logits, model.alphabet, model.blank, model.grammar, request.top_k)
+            if request.only is None:
+                reading = plate.read(logits, model.alphabet, model.blank, model.grammar, request.top_k)
+            else:
+                reading = plate.read_as(logits, model.alphabet, model.blank, request.only, request.top_k)
         except Exception as error:
             request.fail(error)
             return
         request.spend(image.decode, image.preprocess, postprocess=time.perf_counter() - started)
-        request.finish(image, Seen(image.width, image.height, reading))
+        request.finish(image, Seen(image.width, image.height, logits, reading))
 
 
 class _Image:
-    """One image of a request, first encoded, then as the network's input uint8 (24, 94, 3)."""
+    """One image of a request, first as it came, then as the network's input uint8 (24, 94, 3)."""
 
-    def __init__(self, request: "_Request", number: int, data: Encoded) -> None:
+    def __init__(self, request: "_Request", number: int, data: Encoded | Pixels) -> None:
         self.request = request
         self.number = number
         self.data = data
@@ -243,15 +263,16 @@ class _Image:
 class _Request:
     """The images of one request and what became of them. Threads write it; `future` tells the event loop of the end."""
 
-    def __init__(self, images: Sequence[Encoded], top_k: int, expires: float) -> None:
+    def __init__(self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None, expires: float) -> None:
         self.images = [_Image(self, number, data) for number, data in enumerate(images)]
         self.top_k = top_k
+        self.only = only
         self.expires = expires  # by time.perf_counter
         self.dropped = False
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lock = threading.Lock()
         self._waiting = self._unread = len(images)
-        self._outcomes: list[Seen | InputError | None] = [None] * len(images)
+        self._outcomes: list[Outcome | None] = [None] * len(images)
         self._spent: dict[int, list[float]] = {}
         self._last: list[float] = [0.0] * 4
 
@@ -276,7 +297,7 @@ class _Request:
         for stage, seconds in enumerate((decode, preprocess, inference, postprocess)):
             spent[stage] += seconds
 
-    def finish(self, image: _Image, outcome: Seen | InputError) -> None:
+    def finish(self, image: _Image, outcome: Outcome) -> None:
         """Tell what became of one image."""
         with self._lock:
             self._outcomes[image.number] = outcome
@@ -297,16 +318,9 @@ class _Request:
         self.dropped = True
         self._settle(error)
 
-    def seen(self) -> list[Seen]:
-        """What was read on each image; raises the error of the first one that cannot be read."""
-        found = []
-        for number, outcome in enumerate(self._outcomes, start=1):
-            if isinstance(outcome, InputError):
-                alone = len(self._outcomes) == 1
-                raise outcome if alone else type(outcome)(f"Image {number} of {len(self._outcomes)}: {outcome}")
-            assert outcome is not None
-            found.append(outcome)
-        return found
+    def outcomes(self) -> list[Outcome]:
+        """What became of each image, once the request is done."""
+        return [outcome for outcome in self._outcomes if outcome is not None]
 
     def timing(self, total: float) -> Timing:
         """Where the `total` seconds went."""

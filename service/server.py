@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -15,6 +16,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from service import access
 from service.app import create_app
 from service.errors import ArtifactError
 from service.metrics import Shared
@@ -58,7 +60,7 @@ class Server(uvicorn.Server):
         if self._closes is not None:
             self.should_exit = self.force_exit = True
             return
-        self._app.state.recognizer.retire()
+        self._app.state.variants.retire()
         now = time.monotonic()
         self._closes = now + (self._notice_s if sig == signal.SIGTERM else 0)
         self._ends = now + self._drain_s - CLOSING_S
@@ -94,7 +96,8 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         print(error, file=sys.stderr)
         return REFUSED
     server = Server(app, settings, worker)
-    server.run(bind(settings.host, worker.port, shared=True) if worker else None)
+    with access.written_to(sys.stdout) if settings.log else nullcontext():
+        server.run(bind(settings.host, worker.port, shared=True) if worker else None)
     if worker and os.getppid() != worker.parent:  # which cannot do it any more
         shutil.rmtree(worker.shared.folder, ignore_errors=True)
     return 0 if server.started else 1

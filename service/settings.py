@@ -3,14 +3,28 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import cpu
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 Positive = Annotated[int, Field(gt=0)]
+
+
+def _split(value: object) -> object:
+    """A variable's text as the parts between its commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _long(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < 16:
+        raise ValueError("a key needs at least 16 characters: `openssl rand -hex 16` makes one")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_long)]
 
 
 class Settings(BaseSettings):
@@ -56,6 +70,26 @@ class Settings(BaseSettings):
         description="Milliseconds for which a thread that is free waits for more images to compute together with the "
         "first. At 0 it takes what waits by itself, up to the variant's largest batch.",
     )
+    choice: bool = Field(
+        default=True,
+        description="Whether a request may choose another installed variant; it is loaded beside the active one then.",
+    )
+    memory: Path | None = Field(
+        default=None,
+        description="A file that keeps the variant that the server was switched to: after a restart it goes before "
+        "LPR_BACKEND, and all processes that share the file switch together.",
+    )
+    shadow: str | None = Field(
+        default=None, description="A variant that reads part of the traffic too, to be compared; none by default."
+    )
+    shadow_share: float = Field(default=0.1, ge=0, le=1, description="The share of requests that it reads.")
+    api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(),
+        description="Keys, with commas between, of at least 16 characters each: requests to read must carry one of "
+        "them, and those who do may switch the variant. None: anybody may read, and nobody switch.",
+    )
+    log: bool = Field(default=True, description="Whether a line of JSON for each request goes to stdout.")
+    log_plates: bool = Field(default=False, description="Whether these lines hold the texts of the plates.")
     notice_s: float = Field(
         default=1.0, ge=0, description="Seconds between SIGTERM, when /readyz turns 503, and the closing of the port."
     )
@@ -73,3 +107,12 @@ class Settings(BaseSettings):
         if self.drain_s <= self.notice_s:
             raise ValueError(f"LPR_DRAIN_S ({self.drain_s}) must be more than LPR_NOTICE_S ({self.notice_s})")
         return self
+
+
+class ClientSettings(BaseSettings):
+    """What the command line `lpr` takes from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="LPR_", frozen=True)
+
+    url: str | None = Field(default=None, description="Server to read on, such as http://127.0.0.1:8000.")
+    api_key: SecretStr | None = Field(default=None, description="Its API key, if it wants one.")

@@ -6,7 +6,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from service import backends
@@ -25,8 +24,11 @@ from service.artifact import (
     Description,
     Format,
     Grammar,
+    Latency,
+    Measured,
     Probe,
     Provenance,
+    Score,
     Tensor,
     read,
     variants,
@@ -37,9 +39,18 @@ from service.backends import Backend
 from service.settings import REPOSITORY, Settings
 
 PUBLISHED = REPOSITORY / "artifacts"
-TINY_TEXT = "京A12345"
+TINY_TEXT, OTHER_TEXT = "京A12345", "沪B54321"
 ALPHABET = "京沪0123456789ABCDE"
 FRAMES = 20
+
+MEASURED = Measured(
+    accuracy={"some": Score(exact=9, total=10, low=0.6, high=0.98)},
+    latency_ms=Latency(median=1, p95=2, threads=1, batch=1, repeats=1),
+    size_bytes=1,
+    parameters=1,
+    multiply_adds=1,
+    machine="x",
+)
 
 Serving = Callable[..., httpx.Client]
 
@@ -62,8 +73,8 @@ def describe(variant: str = "tiny") -> Description:
     )
 
 
-def save_tiny_model(folder: Path) -> None:
-    """Export a real, small convolutional network that reads TINY_TEXT on whatever it sees, and its probe."""
+def save_tiny_model(folder: Path, text: str = TINY_TEXT) -> None:
+    """Export a real, small convolutional network that reads `text` on whatever it sees, and its probe."""
     import torch
 
     class Tiny(torch.nn.Module):
@@ -71,7 +82,7 @@ def save_tiny_model(folder: Path) -> None:
             super().__init__()
             self.conv = torch.nn.Conv2d(3, len(ALPHABET) + 1, 3, padding=1)
             path = torch.full((FRAMES,), len(ALPHABET))
-            path[1 : 2 * len(TINY_TEXT) : 2] = torch.tensor([ALPHABET.index(char) for char in TINY_TEXT])
+            path[1 : 2 * len(text) : 2] = torch.tensor([ALPHABET.index(char) for char in text])
             self.register_buffer("text", 12.0 * torch.nn.functional.one_hot(path))
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -108,6 +119,22 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def originals(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny artifact, another one that reads another text, and a third that does not compute its probe."""
+    root = tmp_path_factory.mktemp("variants")
+    shutil.copytree(artifacts / "tiny", root / "tiny")
+    for name, text in (("other", OTHER_TEXT), ("wrong", TINY_TEXT)):
+        (root / name).mkdir()
+        save_tiny_model(root / name, text)
+    shutil.copy(root / "other" / "probe.npz", root / "wrong")
+    write(root / "other", describe("other").model_copy(update={"measured": MEASURED}))
+    write(root / "wrong", describe("wrong"))
+    (root / "broken").mkdir()
+    (root / "broken" / "manifest.json").write_text("{")
+    return root
+
+
+@pytest.fixture(scope="session")
 def tiny(artifacts: Path) -> Artifact:
     """The tiny artifact."""
     return read(artifacts / "tiny")
@@ -140,15 +167,12 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def running(settings: Settings) -> AbstractContextManager[str]:
-    """A real server of these settings; yields its URL."""
-    return running_app(create_app(settings))
-
-
 @contextmanager
-def running_app(app: FastAPI) -> Iterator[str]:
-    """A real uvicorn on a free port, in a thread of this process; yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", access_log=False, log_level="error"))
+def running(settings: Settings) -> Iterator[str]:
+    """A real server of these settings on a free port, in a thread of this process; yields its URL."""
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), port=0, ws="none", access_log=False, log_level="error")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started and thread.is_alive():

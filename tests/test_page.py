@@ -3,30 +3,24 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 import httpx
 import numpy as np
 import pytest
-from conftest import PUBLISHED, program, running, running_app
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from conftest import PUBLISHED, program, running
 from test_samples import FOLDER, SAMPLES
 
 from service import page as served
-from service.app import create_app
-from service.artifact import read
+from service.artifact import read, variants
 from service.settings import REPOSITORY, Settings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright: make test")
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
-from playwright.sync_api import Browser, BrowserContext, FileChooser, Locator, Page, expect  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Dialog, FileChooser, Locator, Page, expect  # noqa: E402
 
 EXAMPLES = {"a blue plate": "云JJ5X61", "a green plate": "新NB88079", "a yellow plate": "豫UU4ZPP"}
-COMPARED = ["quantized", "tvm"]
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 SCROLL_WIDTH = "() => document.documentElement.scrollWidth"
 WIDE = {"viewport": {"width": 1280, "height": 860}}
@@ -129,7 +123,7 @@ def test_a_first_visitor_sees_what_to_do_and_what_reads(visit):
     expect(page.get_by_role("button", name=re.compile("Try an example"))).to_have_count(4)
     facts = page.locator("#facts")
     expect(facts).to_contain_text(Settings().backend)
-    expect(page.get_by_label("Compare all variants")).to_be_hidden()  # the server reads with one
+    expect(page.get_by_label("Compare all variants")).to_be_visible()
 
 
 @pytest.mark.parametrize(("name", "text"), EXAMPLES.items())
@@ -323,49 +317,57 @@ def test_the_documentation_needs_no_other_host(visit):
     expect(page.get_by_text("Read the plates on images")).to_be_visible()
 
 
-@pytest.fixture
-def choosing() -> Iterator[str]:
-    """A server of every variant, as GET /variants and POST /recognize?variant= are meant to be, made of one server
-    for each."""
-    with ExitStack() as stack:
-        urls = {name: stack.enter_context(running(Settings(backend=name, threads=1))) for name in COMPARED}
-        app = create_app(Settings(threads=1))
-        api = app.openapi()
-        api["paths"]["/variants"] = {"get": {}}
-        api["paths"]["/recognize"]["post"]["parameters"].append({"name": "variant", "in": "query"})
-
-        async def recognize(request: Request) -> Response:
-            url = urls[request.query_params.get("variant", COMPARED[0])]
-            async with httpx.AsyncClient() as client:
-                kind = {"Content-Type": request.headers["content-type"]}
-                answer = await client.post(f"{url}/recognize", content=await request.body(), headers=kind)
-            return Response(answer.content, answer.status_code, media_type=answer.headers["content-type"])
-
-        async def names(request: Request) -> Response:
-            return JSONResponse([{"variant": name} for name in COMPARED])
-
-        app.router.routes[:0] = [Route("/recognize", recognize, methods=["POST"]), Route("/variants", names)]
-        yield stack.enter_context(running_app(app))
-
-
-def test_all_variants_can_be_compared_where_a_request_may_choose_one(chromium, choosing):
-    page = chromium.new_context(**PHONE).new_page()
-    page.goto(choosing)
+def test_all_variants_can_be_compared(visit):
+    page = visit(**PHONE)
     example(page, "a blue plate")
     switch = page.get_by_role("switch", name="Compare all variants")
     switch.focus()
     page.keyboard.press("Space")
     rows = page.get_by_role("region", name="Comparison").locator("tbody tr")
     expect(page.get_by_text("Reading …")).to_have_count(0)
-    assert [row.get_by_role("rowheader").inner_text() for row in rows.all()] == COMPARED
+    assert [row.get_by_role("rowheader").inner_text() for row in rows.all()] == variants(PUBLISHED)
     engines = [row.get_by_role("cell").last.inner_text().split()[0] for row in rows.all()]
-    assert engines == [read(PUBLISHED / name).manifest.backend for name in COMPARED]
-    assert [row.get_by_role("cell").first.inner_text() for row in rows.all()] == [EXAMPLES["a blue plate"]] * 2
+    assert engines == [read(PUBLISHED / name).manifest.backend for name in variants(PUBLISHED)]
+    assert [row.get_by_role("cell").first.inner_text() for row in rows.all()] == [EXAMPLES["a blue plate"]] * len(
+        engines
+    )
     assert page.evaluate(SCROLL_WIDTH) == 360
     assert broken_rules(page) == []
     switch.uncheck()
     expect(rows.first).to_be_hidden()
-    page.context.close()
+
+
+def test_there_is_nothing_to_compare_where_no_request_may_choose(chromium):
+    with running(Settings(threads=1, choice=False)) as url:
+        page = chromium.new_page()
+        page.goto(url)
+        expect(page.locator("#facts")).to_contain_text(Settings().backend)
+        expect(page.get_by_label("Compare all variants")).to_be_hidden()
+        page.close()
+
+
+def test_a_key_is_asked_for_once_and_kept_while_the_page_is_open(chromium):
+    with running(Settings(threads=1, api_keys="a key of 20 letters.")) as url:
+        page = chromium.new_page()
+        answers, asked = [None, "wrong", "a key of 20 letters."], []
+
+        def answer(dialog: Dialog) -> None:
+            asked.append(dialog.message)
+            given = answers.pop(0)
+            dialog.dismiss() if given is None else dialog.accept(given)
+
+        page.on("dialog", answer)
+        page.goto(url)
+        example(page, "a blue plate")
+        sees(page, "This server wants an API key")
+        assert len(asked) == 1
+        page.get_by_role("button", name="Try again").click()  # the first key is wrong, so that it asks once more
+        expect(page.locator(".characters")).to_be_visible()
+        page.reload()
+        choose(page, *(FOLDER / file for file, _ in SAMPLES))
+        assert readings(page, len(SAMPLES)) == [text for _, text in SAMPLES]
+        assert len(asked) == 3
+        page.close()
 
 
 @pytest.fixture(scope="module")

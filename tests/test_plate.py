@@ -105,6 +105,56 @@ def test_greedy_is_the_collapsed_best_path(logits):
     assert plate.greedy(logits, "abc", 3) == expected
 
 
+@given(small_logits, st.data())
+def test_a_template_finds_the_labellings_that_fit_it_with_their_exact_probability(logits, data):
+    blank = data.draw(st.integers(0, logits.shape[1] - 1))
+    labels = st.sampled_from([label for label in range(logits.shape[1]) if label != blank])
+    template = data.draw(st.lists(st.lists(labels, min_size=1, unique=True), max_size=4))
+    expected = {
+        found: p
+        for found, p in oracle(logits, blank).items()
+        if len(found) == len(template) and all(label in at for label, at in zip(found, template, strict=True))
+    }
+    found = ctc.fitting(ctc.softmax(logits), blank, template, beam=1000)
+    assert sorted(labels for labels, _ in found) == sorted(expected)
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b for (_, a), (_, b) in itertools.pairwise(found))
+
+
+def spelled(text: str, alphabet: str, doubts: dict[int, str]) -> NDArray[np.float64]:
+    """Logits of a model that sees `text`, and in some places hardly less of another character."""
+    logits = np.zeros((2 * len(text) + 1, len(alphabet) + 1))
+    logits[::2, -1] = 12
+    for position, char in enumerate(text):
+        logits[2 * position + 1, alphabet.index(char)] = 12
+        if other := doubts.get(position):
+            logits[2 * position + 1, alphabet.index(other)] = 4
+    return logits
+
+
+def test_read_as_gives_only_texts_of_the_formats_however_improbable():
+    alphabet = "京ABO0"
+    grammar = Grammar(formats=(Format(name="x", templates=(("京", "AB", "0", "0"),)),))
+    logits = spelled("京AO0", alphabet, {1: "B"})
+    assert plate.read(logits, alphabet, 5, grammar).text == "京AO0"  # a text that fits is too improbable
+    reading = plate.read_as(logits, alphabet, 5, grammar, top_k=5)
+    assert (reading.text, reading.format) == ("京A00", "x")
+    assert reading.confidence < 1e-4
+    assert [candidate.text for candidate in reading.candidates] == ["京A00", "京B00"]
+    assert [character.char for character in reading.characters] == list("京A00")
+    nothing = plate.read_as(logits[:3], alphabet, 5, grammar)  # too few frames for four characters
+    assert (nothing.text, nothing.confidence, nothing.candidates) == ("", 0, ())
+
+
+def test_read_as_agrees_with_read_where_the_text_fits():
+    alphabet = "京AB01"
+    grammar = Grammar(formats=(Format(name="x", templates=(("京", "AB", "01", "01"), ("京", "AB", "01"))),))
+    logits = spelled("京A10", alphabet, {1: "B", 3: "1"})
+    free, held = plate.read(logits, alphabet, 5, grammar, 1), plate.read_as(logits, alphabet, 5, grammar, 1)
+    assert (held.text, held.format, held.characters) == (free.text, free.format, free.characters)
+    assert held.confidence == pytest.approx(free.confidence, rel=1e-9)
+
+
 def test_greedy_with_the_blank_first():
     assert plate.greedy(np.eye(3)[None, [1, 1, 0, 1, 2, 0]], "ab", 0) == ["aab"]
 

@@ -22,7 +22,7 @@ from service.errors import (
     TooManyPixels,
     UndecodableImage,
 )
-from service.recognizer import Recognizer
+from service.recognizer import Recognizer, Seen
 
 T = TypeVar("T")
 
@@ -58,13 +58,24 @@ def test_images_are_read_in_their_order(tiny):
     assert 0 < sum(stages) == pytest.approx(timing.total)
 
 
-def test_an_error_says_which_image_it_means(tiny):
-    with pytest.raises(UndecodableImage, match=r"^Image 2 of 2: "):
-        use(tiny, lambda recognizer: recognizer.recognize([encode(), b"x"], 1))
-    with pytest.raises(EmptyImage, match=r"^The image has no bytes"):
-        use(tiny, lambda recognizer: recognizer.recognize([b""], 1))
-    with pytest.raises(TooManyPixels, match="2000 x 1000"):
-        use(tiny, lambda recognizer: recognizer.recognize([encode(".png", picture(2000, 1000))], 1))
+def test_an_image_that_cannot_be_read_stays_among_the_others(tiny):
+    images = [encode(), b"x", b"", encode(".png", picture(50, 20))]
+    seen, _ = use(tiny, lambda recognizer: recognizer.recognize(images, 1))
+    assert [type(outcome) for outcome in seen] == [Seen, UndecodableImage, EmptyImage, Seen]
+    assert (seen[0].width, seen[3].width) == (94, 50)
+    nothing, timing = use(tiny, lambda recognizer: recognizer.recognize([b"x", b"y"], 1))
+    assert [type(outcome) for outcome in nothing] == [UndecodableImage] * 2
+    assert timing.inference == 0
+
+
+def test_an_error_says_what_is_wrong(tiny):
+    for image, error, sentence in (
+        (b"", EmptyImage, "The image has no bytes"),
+        (encode(".png", picture(2000, 1000)), TooManyPixels, "2000 x 1000"),
+    ):
+        ((outcome,), _) = use(tiny, lambda recognizer, image=image: recognizer.recognize([image], 1))
+        assert isinstance(outcome, error)
+        assert sentence in str(outcome)
 
 
 def test_beyond_the_bound_it_is_busy_and_afterwards_not(tiny):
@@ -81,8 +92,7 @@ def test_beyond_the_bound_it_is_busy_and_afterwards_not(tiny):
 def test_a_failed_request_gives_its_place_back(tiny):
     async def task(recognizer: Recognizer) -> None:
         for _ in range(3):
-            with pytest.raises(UndecodableImage):
-                await recognizer.recognize([b"x"], 1)
+            await recognizer.recognize([b"x"], 1)
         await recognizer.recognize([encode()], 1)
 
     use(tiny, task, queue=1)

@@ -15,34 +15,34 @@ export async function recognize(image, name, variant) {
   const query = new URLSearchParams({ top_k: 3, ...(variant && { variant }) });
   const start = performance.now();
   const answer = await ask(`recognize?${query}`, { method: "POST", body: form });
-  if (variant && answer.model.variant !== variant) {
-    throw new Refusal(`The server read it with ${answer.model.variant} instead.`, false);
-  }
   return { ...answer, elapsed: performance.now() - start };
 }
 
-/** The manifest of the model served, and the variants that a request may choose from: none where it may not. */
+/** The manifest of the active model, and the names of the variants that a request may choose. */
 export async function describe() {
-  const [model, { paths }] = await Promise.all([ask("model"), ask("openapi.json")]);
-  const parameters = paths["/recognize"].post.parameters ?? [];
-  const choosable = paths["/variants"]?.get && parameters.some(({ name }) => name === "variant");
-  return { model, variants: choosable ? names(await ask("variants")) : [] };
+  const [model, { variants }] = await Promise.all([ask("model"), ask("variants")]);
+  return { model, variants: variants.filter(({ choosable }) => choosable).map(({ variant }) => variant) };
 }
 
-function names(answer) {
-  const entries = Array.isArray(answer) ? answer : answer.variants;
-  return entries.map((entry) => entry.variant ?? entry.name ?? entry);
-}
+let key = sessionStorage.getItem("key");
 
 async function ask(address, options) {
+  const sent = key;
   let response;
   try {
-    response = await fetch(address, options);
+    response = await fetch(address, { ...options, headers: sent ? { Authorization: `Bearer ${sent}` } : {} });
   } catch {
     throw new Refusal("The server did not answer: see that it runs and that you are connected, then try again.", true);
+  }
+  if (response.status === 401) {
+    if (key === sent) key = window.prompt("This server wants an API key:"); // else another request has just asked
+    if (key && key !== sent) {
+      sessionStorage.setItem("key", key);
+      return ask(address, options);
+    }
   }
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
   const sentence = body.detail ?? `The server answered ${response.status} ${response.statusText}.`;
-  throw new Refusal(sentence, response.status === 429 || response.status >= 500);
+  throw new Refusal(sentence, [401, 429].includes(response.status) || response.status >= 500);
 }
