@@ -14,7 +14,7 @@ from service.errors import BadParameter, InputError, Stopping
 from service.keys import Keys
 from service.metrics import Metrics
 from service.recognizer import Outcome, Recognizer, Seen, Timing
-from service.schema import JsonImages, Listing, Model, Plate, Problem, Recognition, Result, Status, TimingMs
+from service.schema import JsonImages, Listing, Model, Plate, Problem, Recognition, Result, Status, TimingMs, inlined
 from service.shadow import Shadow
 from service.variants import Variants
 
@@ -22,7 +22,7 @@ from service.variants import Variants
 def _problem(description: str) -> dict[str, Any]:
     return {
         "description": description,
-        "content": {problems.MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+        "content": {problems.MEDIA_TYPE: {"schema": inlined(Problem)}},
     }
 
 
@@ -45,6 +45,7 @@ REFUSALS_TO_CHANGE: dict[int | str, dict[str, Any]] = {
     403: _problem("The server has no API keys, so nobody may change it."),
     404: REFUSALS[404],
     409: _problem("It cannot be loaded or does not prove itself; the active one stays."),
+    503: REFUSALS[503],
 }
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -56,7 +57,7 @@ REQUEST_BODY: dict[str, Any] = {
         "content": {
             "multipart/form-data": {"schema": _PARTS},
             **{kind: {"schema": _BINARY} for kind in IMAGE_TYPES},
-            JSON: {"schema": JsonImages.model_json_schema()},
+            JSON: {"schema": inlined(JsonImages)},
         },
     }
 }

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     except ValidationError as error:
         first = error.errors()[0]
-        print(f"lpr: LPR_{str(first['loc'][0]).upper()}: {first['msg']}", file=sys.stderr)
+        name = "_".join(["LPR", *(str(part).upper() for part in first["loc"])])
+        print(f"lpr: {name}: {first['msg']}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -83,7 +83,7 @@ class Client:
         while True:
             try:
                 response = self._http.request(method, path, **content)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise _unreachable(self._http.base_url, error) from error
             if response.status_code not in WAITED_FOR or not left:
                 return _checked(response)
@@ -139,7 +139,7 @@ class AsyncClient:
         while True:
             try:
                 response = await self._http.request(method, path, **content)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise _unreachable(self._http.base_url, error) from error
             if response.status_code not in WAITED_FOR or not left:
                 return _checked(response)
@@ -148,6 +148,10 @@ class AsyncClient:
 
 
 def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise Unreachable(f"{url!r} is no address such as {URL} ({error}).") from error
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     return {"base_url": url, "headers": headers, "timeout": timeout}
 
@@ -185,5 +189,5 @@ def _delay(response: httpx.Response) -> float:
     return float(seconds) if seconds.isdecimal() else 1.0
 
 
-def _unreachable(url: httpx.URL, error: httpx.TransportError) -> Unreachable:
+def _unreachable(url: httpx.URL, error: httpx.RequestError) -> Unreachable:
     return Unreachable(f"{url} does not answer ({error or type(error).__name__}): see that the server runs there.")

@@ -1,6 +1,6 @@
 """What goes over the wire, for the server and its clients alike: requests and answers as pydantic models."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -146,3 +146,22 @@ class Status(BaseModel):
     """A health probe's answer."""
 
     status: str = Field(examples=["ok"])
+
+
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model with nothing to look up elsewhere, for a part of a document that has none of its own.
+
+    Of models that don't contain themselves.
+    """
+    schema = model.model_json_schema()
+    named = schema.pop("$defs", {})
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolved(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        found = {key: resolved(value) for key, value in node.items() if key != "$ref"}
+        return resolved(named[node["$ref"].rsplit("/", 1)[1]]) | found if "$ref" in node else found
+
+    return dict(resolved(schema))

@@ -30,11 +30,13 @@ from service.body import Limits, check_count, decode_base64, gone, read_whole
 from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, Stopping, VariantUnusable
 from service.plate import Encoded, Pixels
 from service.recognizer import Outcome, Seen
+from service.schema import inlined
 
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 EXTENSIONS = ["binary_tensor_data"]
 IMAGE, INPUT = "image", "input"
 OUTPUTS = ("text", "confidence", "format", "logits")
+LENGTH = re.compile("[0-9]{1,9}")  # of JSON, as that header has it
 LENGTH_BYTES = 4  # before each element of a binary BYTES tensor, little-endian
 
 
@@ -101,7 +103,7 @@ async def _manifest(request: Request, name: str, variants: TheVariants) -> Manif
 
 
 TheManifest = Annotated[Manifest, Depends(_manifest)]
-MISSING: dict[int | str, dict[str, Any]] = {404: REFUSALS[404]}
+UNUSABLE: dict[int | str, dict[str, Any]] = {404: REFUSALS[404], 409: REFUSALS[409]}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -126,7 +128,7 @@ async def ready(variants: TheVariants) -> dict[str, Any]:
     return {"ready": True}
 
 
-@router.get("/models/{name}", responses=MISSING, summary="What a variant takes and gives")
+@router.get("/models/{name}", responses=UNUSABLE, summary="What a variant takes and gives")
 @router.get("/models/{name}/versions/{version}", include_in_schema=False)
 async def model(manifest: TheManifest) -> dict[str, Any]:
     """Its tensors; a request gives one of the two inputs."""
@@ -146,9 +148,7 @@ async def model(manifest: TheManifest) -> dict[str, Any]:
     }
 
 
-@router.get(
-    "/models/{name}/ready", responses=MISSING | {409: REFUSALS[409], 503: REFUSALS[503]}, summary="Can a variant infer?"
-)
+@router.get("/models/{name}/ready", responses=UNUSABLE | {503: REFUSALS[503]}, summary="Can a variant infer?")
 @router.get("/models/{name}/versions/{version}/ready", include_in_schema=False)
 async def model_ready(manifest: TheManifest, variants: TheVariants) -> dict[str, Any]:
     """Whether it is loaded, or can be on its first request."""
@@ -162,7 +162,7 @@ async def model_ready(manifest: TheManifest, variants: TheVariants) -> dict[str,
     "/models/{name}/infer",
     dependencies=[Depends(may_read)],
     responses=REFUSALS,
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": InferRequest.model_json_schema()}}}},
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": inlined(InferRequest)}}}},
     summary="Read plates with a variant",
 )
 @router.post("/models/{name}/versions/{version}/infer", dependencies=[Depends(may_read)], include_in_schema=False)
@@ -200,9 +200,7 @@ def _parse(
     body: bytes | bytearray, header_length: str | None, manifest: Manifest, limits: Limits
 ) -> tuple[InferRequest, list[Encoded | Pixels]]:
     """The request and its images; raises MalformedBody, NoImage or TooManyImages."""
-    length = (
-        len(body) if header_length is None else int(header_length) if re.fullmatch("[0-9]{1,9}", header_length) else -1
-    )
+    length = len(body) if header_length is None else int(header_length) if LENGTH.fullmatch(header_length) else -1
     if not 0 <= length <= len(body):
         raise MalformedBody(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes.")
     try:

@@ -45,7 +45,7 @@ class Variants:
         self._root = root
         self._load = load
         self._choice = choice
-        self._loaded = {name: load(artifact.find(root, name)) for name in {active, also or active}}
+        self._loaded = {name: load(artifact.find(root, name)) for name in dict.fromkeys((active, also or active))}
         self._refused: dict[str, str] = {}  # why it could not be loaded, so that not every request tries again
         self._loading = asyncio.Lock()  # not every engine can be loaded twice at a time
         self._leaving: set[asyncio.Task[None]] = set()
@@ -127,16 +127,16 @@ class Variants:
         """Switch to what another process that shares the memory switched to, until cancelled."""
         while self._memory:
             await asyncio.sleep(FOLLOW_S)
-            if (found := await asyncio.to_thread(self._recall)) == self._remembered:
-                continue
-            self._remembered = found
-            name = found.partition(" ")[0]
             try:
+                if (found := await asyncio.to_thread(self._recall)) in ("", self._remembered):
+                    continue
+                self._remembered = found
                 async with self._loading:
+                    name = found.partition(" ")[0]
                     before = self._loaded.get(name)
                     self._switch(name, before, await self._made(name, before))
             except LprError as error:
-                log.warning("Another process switched to %s, this one could not: %s", name, error)
+                log.warning("Another process switched the variant, and this one could not follow: %s", error)
 
     def _switch(self, name: str, before: Recognizer | None, recognizer: Recognizer) -> None:
         """From here on new requests go to `recognizer`; `before` is what was loaded under its name."""
@@ -153,7 +153,12 @@ class Variants:
 
     def _recall(self) -> str:
         """What the memory holds: the name of a variant, a blank, and a word that differs from switch to switch."""
-        return self._memory.read_text(encoding="utf-8") if self._memory and self._memory.exists() else ""
+        try:
+            return self._memory.read_text(encoding="utf-8") if self._memory else ""
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"LPR_MEMORY {self._memory} cannot be read: {error}") from error
 
     def _remember(self, name: str) -> None:
         if self._memory is None:
