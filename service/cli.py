@@ -5,6 +5,7 @@ import asyncio
 import csv
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -157,7 +158,7 @@ def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
     settings = Settings(**({"backend": options.variant} if options.variant else {}))
     found = artifact.find(settings.artifacts, settings.backend)
     only = restrict(found.manifest.grammar, options.format or None)
-    recognizer = Recognizer(found, settings.threads, settings.queue, settings.max_pixels)
+    recognizer = Recognizer(found, settings.threads, settings.queue, settings.max_pixels, deadline_s=math.inf)
     with asyncio.Runner() as runner:
         try:
             remaining = iter(files)

@@ -275,6 +275,8 @@ class _Request:
         self._outcomes: list[Outcome | None] = [None] * len(images)
         self._spent: dict[int, list[float]] = {}
         self._last: list[float] = [0.0] * 4
+        if not images:
+            self.future.set_result(None)
 
     def drop(self) -> bool:
         """Have no more of its images computed, and free them; False if all of them are computed already."""

@@ -57,6 +57,8 @@ class Workers:
         reserved = server.bind(self._settings.host, self._settings.port, shared=False)
         self._port = reserved[0].getsockname()[1]
         with metrics.shared_folder(len(self._slots)) as self._folder:
+            if self._settings.memory is None:  # through it they switch variants together
+                self._settings = self._settings.model_copy(update={"memory": self._folder / "variant"})
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
             for slot in self._slots:

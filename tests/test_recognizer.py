@@ -63,6 +63,7 @@ def test_an_image_that_cannot_be_read_stays_among_the_others(tiny):
     seen, _ = use(tiny, lambda recognizer: recognizer.recognize(images, 1))
     assert [type(outcome) for outcome in seen] == [Seen, UndecodableImage, EmptyImage, Seen]
     assert (seen[0].width, seen[3].width) == (94, 50)
+    assert use(tiny, lambda recognizer: recognizer.recognize([], 1))[0] == []
     nothing, timing = use(tiny, lambda recognizer: recognizer.recognize([b"x", b"y"], 1))
     assert [type(outcome) for outcome in nothing] == [UndecodableImage] * 2
     assert timing.inference == 0
