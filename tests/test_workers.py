@@ -84,6 +84,16 @@ def test_their_counts_add_up_on_every_scrape_also_when_one_is_killed():
     assert not any("Traceback" in line for line in process.said)
 
 
+def test_a_switch_of_the_variant_reaches_all_of_them():
+    key = "0123456789abcdef"
+    with serving(API_KEYS=key) as process:
+        switch = f"{process.url}/variants/tvm/activate"
+        assert httpx.post(switch, headers={"X-API-Key": key}, timeout=60).status_code == 200
+        models = [f"{process.url}/model"] * 8  # each on a connection of its own
+        eventually(lambda: {httpx.get(model, timeout=60).json()["variant"] for model in models} == {"tvm"})
+        assert process.stop(signal.SIGINT) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_of_them_and_the_port(number):
     with serving(NOTICE_S="0.1") as process:
