@@ -21,8 +21,6 @@ def main() -> int:
             print(f"{name}: {problem['msg']}", file=sys.stderr)
     except ArtifactError as error:
         print(error, file=sys.stderr)
-    except OSError as error:
-        print(f"LPR_HOST and LPR_PORT cannot be listened on: {error}", file=sys.stderr)
     return REFUSED
 
 

@@ -54,7 +54,11 @@ class Workers:
     def run(self) -> int:
         """Serve; the exit status is 0 if every process ended well after a signal, else that of the one that did not."""
         logging.config.dictConfig(LOGGING_CONFIG)
-        reserved = server.bind(self._settings.host, self._settings.port, shared=False)
+        try:
+            reserved = server.bind(self._settings.host, self._settings.port, shared=False)
+        except OSError as error:
+            print(f"LPR_HOST and LPR_PORT name an address that is not to be had: {error}", file=sys.stderr)
+            return server.REFUSED
         self._port = reserved[0].getsockname()[1]
         with metrics.shared_folder(len(self._slots)) as self._folder:
             if self._settings.memory is None:  # through it they switch variants together
