@@ -103,7 +103,7 @@ def decode_plate(data: Encoded, size: tuple[int, int]) -> tuple[Pixels, tuple[in
     and leaves out frequencies that `prepare` would average away. Raises UndecodableImage.
     """
     if data.startswith(JPEG_START) and max(size) >= 2 * MARGIN * WIDTH:
-        width, height = reversed(size) if _is_turned(data) else size
+        width, height = size[::-1] if _is_turned(data) else size
         fitting = [by for by in REDUCED if width >= by * MARGIN * WIDTH and height >= by * MARGIN * HEIGHT]
         factor = max(fitting, default=1)
         image = _imdecode(data, REDUCED[factor]) if factor > 1 else None

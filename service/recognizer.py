@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +157,8 @@ class Recognizer:
         leaving = [asyncio.ensure_future(gone())] if gone else []
         try:
             remaining = max(0.0, request.expires - time.perf_counter())
-            await asyncio.wait([request.future, *leaving], timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [request.future, *leaving]
+            await asyncio.wait(ends, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
             left = any(task.done() for task in leaving)
         finally:
             for task in leaving:

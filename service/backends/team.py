@@ -139,7 +139,6 @@ class Team:
         self._size = threads
         self._crew: Crew[_Part] = Crew(artifact, threads, _compute)
         self.engine = self._crew.engine
-        self.close = self._crew.close
 
     def submit(self, batch: NDArray[np.uint8]) -> "list[Future[Inferred]]":
         """Queue a batch of crops uint8 (N, H, W, 3): its parts in their order, one a thread where there are enough."""
@@ -155,6 +154,10 @@ class Team:
     def alive(self) -> bool:
         """Whether every thread still takes jobs."""
         return self._crew.alive
+
+    def close(self) -> None:
+        """Finish what is queued, then free the engines."""
+        self._crew.close()
 
 
 def _compute(engine: backends.Backend, parts: list[_Part]) -> None:
