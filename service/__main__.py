@@ -38,7 +38,7 @@ def main() -> int:
         timeout_graceful_shutdown=settings.drain_s,
     )
     server = Server(config, app.state.variants.retire, settings.notice_s)
-    with access.written_to(sys.stdout) if settings.log else nullcontext():
+    with access.written_to(sys.stdout.fileno()) if settings.log else nullcontext():
         server.run()
     return 0 if server.started else 1
 
