@@ -5,15 +5,16 @@ Texts of plates are personal data in many places, so that they are in the log on
 
 import json
 import logging
+import os
 import re
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
-from typing import Any, TextIO
+from threading import Thread
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 HEADER = "X-Request-Id"
 PROBES = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")  # logged only if they fail
 BACKLOG = 10_000  # lines that wait for a slow reader; those beyond it are lost, rather than requests delayed
+LAST_S = 1.0  # in which a reader may take what is left in the end
 
 log = logging.getLogger("lpr.requests")
 
@@ -83,27 +85,43 @@ def _line(scope: Scope, number: str, status: int, seconds: float, facts: dict[st
     return json.dumps(line, ensure_ascii=False)
 
 
-class _Dropping(QueueHandler):
-    """Hands lines to the thread that writes them, and loses those that it has no room for."""
+class _Writer(logging.Handler):
+    """Writes lines from a thread of its own."""
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Never wait: this is called on the event loop."""
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._lines: Queue[str | None] = Queue(BACKLOG)
+        self._thread = Thread(target=self._write, args=(descriptor,), name="access-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never waits: this is called on the event loop."""
         with suppress(Full):
-            self.queue.put_nowait(record)
+            self._lines.put_nowait(record.getMessage())
+
+    def close(self) -> None:
+        """Write what there is, if somebody takes it within LAST_S."""
+        with suppress(Full):
+            self._lines.put(None, timeout=LAST_S)
+            self._thread.join(LAST_S)
+        super().close()
+
+    def _write(self, descriptor: int) -> None:
+        """Without a buffer, which would hold what could not be written until the process ends, and fail it then."""
+        while (line := self._lines.get()) is not None:
+            with suppress(OSError):
+                os.write(descriptor, f"{line}\n".encode(errors="replace"))
 
 
 @contextmanager
-def written_to(stream: TextIO) -> Iterator[None]:
-    """Meanwhile the access log goes to `stream`, from a thread of its own: a full disk or pipe delays no request."""
-    logging.raiseExceptions = False  # a line that cannot be written is no reason to write more
-    waiting: Queue[logging.LogRecord] = Queue(BACKLOG)
-    handler, listener = _Dropping(waiting), QueueListener(waiting, logging.StreamHandler(stream))
-    log.addHandler(handler)
+def written_to(descriptor: int) -> Iterator[None]:
+    """Meanwhile the access log goes to a file descriptor; one that is full, or that nobody reads, delays no request."""
+    writer = _Writer(descriptor)
+    log.addHandler(writer)
     log.setLevel(logging.INFO)
-    log.propagate = False
-    listener.start()
     try:
         yield
     finally:
-        log.removeHandler(handler)
-        listener.stop()
+        log.removeHandler(writer)
+        log.setLevel(logging.NOTSET)
+        writer.close()

@@ -96,7 +96,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         print(error, file=sys.stderr)
         return REFUSED
     server = Server(app, settings, worker)
-    with access.written_to(sys.stdout) if settings.log else nullcontext():
+    with access.written_to(sys.stdout.fileno()) if settings.log else nullcontext():
         server.run(bind(settings.host, worker.port, shared=True) if worker else None)
     if worker and os.getppid() != worker.parent:  # which cannot do it any more
         shutil.rmtree(worker.shared.folder, ignore_errors=True)

@@ -83,7 +83,8 @@ class Output:
 
     def listed(self) -> list[Any]:
         """The values as JSON has them, flat."""
-        return self.values if isinstance(self.values, list) else self.values.ravel().tolist()
+        values: list[Any] = self.values if isinstance(self.values, list) else self.values.ravel().tolist()
+        return values
 
     def packed(self) -> bytes:
         """The values as the binary extension has them."""
@@ -254,6 +255,7 @@ def _decoded(data: list[Any]) -> list[bytes]:
 def _crops(tensor: InputTensor, raw: memoryview, manifest: Manifest) -> Pixels:
     """The tensor `input`, uint8 (N, H, W, 3)."""
     wanted = (tensor.shape[0], *manifest.input.shape[1:])
+    values: NDArray[Any]
     try:
         values = np.frombuffer(raw, np.uint8) if tensor.data is None else np.array(tensor.data)
     except ValueError:  # of rows that are not equally long

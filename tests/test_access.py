@@ -7,7 +7,6 @@ import re
 import signal
 import threading
 from base64 import b64encode
-from contextlib import suppress
 from datetime import datetime
 
 import httpx
@@ -88,13 +87,36 @@ def test_an_unexpected_error_is_logged_with_its_id(client, caplog, monkeypatch):
     assert (line["request_id"], line["status"]) == ("broken", 500)
 
 
-def test_a_log_that_cannot_be_written_or_is_not_read_delays_and_loses_no_request():
-    """More lines than a pipe and the backlog hold together, and nobody takes them before the end."""
+def test_a_log_that_nobody_reads_delays_nothing_and_then_has_its_oldest_lines(monkeypatch):
+    """More lines than a pipe and the backlog hold together."""
+    monkeypatch.setattr(access, "LAST_S", 60)  # it ends as soon as all is read
     read, write = os.pipe()
-    with open(write, "w") as stream, open(read) as reader, access.written_to(stream):
-        for _ in range(3 * access.BACKLOG):
-            access.log.info("a line of 20 letters")
-        taken = threading.Thread(target=reader.read, daemon=True)
-        taken.start()
-    with suppress(OSError), open("/dev/full", "w") as full, access.written_to(full):
+    with access.written_to(write):
+        for number in range(3 * access.BACKLOG):
+            access.log.info("line %d", number)
+        taken: list[str] = []
+        reader = threading.Thread(target=lambda: taken.extend(open(read)))  # noqa: SIM115
+        reader.start()
+    os.close(write)
+    reader.join()
+    assert access.BACKLOG <= len(taken) < 3 * access.BACKLOG
+    assert taken[:2] == ["line 0\n", "line 1\n"]
+
+
+def test_a_log_that_cannot_be_written_fails_nothing():
+    with open("/dev/full", "wb", buffering=0) as full, access.written_to(full.fileno()):
         access.log.info("x")
+    read, write = os.pipe()
+    os.close(read)
+    with access.written_to(write):
+        access.log.info("x")
+    os.close(write)
+
+
+def test_a_reader_that_is_stuck_does_not_keep_the_process_from_ending(monkeypatch):
+    monkeypatch.setattr(access, "LAST_S", 0.01)
+    read, write = os.pipe()
+    with access.written_to(write):
+        for _ in range(3 * access.BACKLOG):
+            access.log.info("x" * 99)
+    os.close(read)  # which frees its thread; the other end stays open, because that may still write to it

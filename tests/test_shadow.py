@@ -46,7 +46,7 @@ def test_what_the_shadow_reads_otherwise_is_counted(serving: Serving, originals:
     eventually(lambda: counts(client) == {"tiny other disagreed": 3})
 
 
-def test_what_it_reads_alike_is_counted_too_and_a_share_is_a_share(serving: Serving, originals: Path):
+def test_beside_itself_or_with_no_share_it_reads_nothing(serving: Serving, originals: Path):
     client = serving(artifacts=originals, backend="other", shadow="other", shadow_share=1)
     client.post("/recognize", content=encode(), headers=JPEG)
     none = serving(artifacts=originals, shadow="other", shadow_share=0)
