@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test tools check format train extras preview bench report clean
+.PHONY: help serve test tools check format train extras preview bench report loadtest fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -63,6 +63,12 @@ bench: $(VENV)/.bench ## measure all variants beside other engines, and the rend
 report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
 
+loadtest: $(VENV)/.scale ## what each variant sustains, beside LitServe and BentoML; let nothing else run meanwhile
+	$(BIN)/python -m tests.load $(ARGS)
+
+fuzz: $(VENV)/.dev ## 20,000 damaged and hostile images to a real server; no fault, no crash, no growth
+	$(BIN)/python -m tests.load.fuzz $(ARGS)
+
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
@@ -87,6 +93,10 @@ $(VENV)/.build: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.pip
 	$(PIP) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.scale: pyproject.toml | $(VENV)/.pip
+	$(PIP) --editable '.[scale]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
