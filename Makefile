@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test tools check format train extras preview bench report loadtest fuzz clean
+.PHONY: help serve test tools check format train extras preview bench profile report loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -60,6 +60,9 @@ preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--hel
 bench: $(VENV)/.bench ## measure all variants beside other engines, and the renderer; let nothing else run meanwhile
 	$(BIN)/python -m model_builder bench $(ARGS)
 
+profile: $(VENV)/.dev ## measure where a request's time goes in the server; let nothing else run meanwhile
+	$(BIN)/python tests/load/profile.py $(ARGS)
+
 report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
 
@@ -68,6 +71,9 @@ loadtest: $(VENV)/.scale ## what each variant sustains, beside LitServe and Bent
 
 fuzz: $(VENV)/.dev ## 20,000 damaged and hostile images to a real server; no fault, no crash, no growth
 	$(BIN)/python -m tests.load.fuzz $(ARGS)
+
+soak: $(VENV)/.dev ## ten minutes of load to a real server; no growth, no drift; ARGS="--help" shows the options
+	$(BIN)/python -m tests.load.soak $(ARGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

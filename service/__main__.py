@@ -2,42 +2,28 @@
 
 import sys
 
-import uvicorn
 from pydantic import ValidationError
 
-from service.app import create_app
 from service.errors import ArtifactError
-from service.server import Server
+from service.server import REFUSED, serve
 from service.settings import Settings
-
-REFUSED = 2  # exit status: wrong settings, or an artifact that cannot be served
+from service.workers import Workers
 
 
 def main() -> int:
     """Serve; the exit status is 0 after a graceful end, REFUSED with a sentence on stderr if it cannot start."""
     try:
         settings = Settings()
-        app = create_app(settings)
+        return serve(settings) if settings.workers == 1 else Workers(settings).run()
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(["LPR", *(str(part).upper() for part in problem["loc"])])
             print(f"{name}: {problem['msg']}", file=sys.stderr)
-        return REFUSED
     except ArtifactError as error:
         print(error, file=sys.stderr)
-        return REFUSED
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=settings.drain_s,
-    )
-    server = Server(config, app.state.recognizer.retire, settings.notice_s)
-    server.run()
-    return 0 if server.started else 1
+    except OSError as error:
+        print(f"LPR_HOST and LPR_PORT cannot be listened on: {error}", file=sys.stderr)
+    return REFUSED
 
 
 if __name__ == "__main__":

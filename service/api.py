@@ -1,6 +1,7 @@
 """The HTTP interface: what goes in, what comes out, and short routes between them."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service import metrics, problems
 from service.artifact import Manifest
-from service.body import FIELD, IMAGE_TYPES, Limits, Upload, read_images
+from service.body import FIELD, IMAGE_TYPES, Limits, Upload, gone, read_images
 from service.errors import Stopping
 from service.metrics import Metrics
 from service.recognizer import Recognizer, Seen, Timing
@@ -102,10 +103,14 @@ def _problem(description: str) -> dict[str, Any]:
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: _problem("An image is empty, not an image, or cut off beyond use; or the multipart body does not parse."),
+    408: _problem("The body took too long to arrive."),
     413: _problem("Too many bytes, or too many pixels."),
     415: _problem("Not an accepted media type."),
     422: _problem("No image, too many images, or `top_k` out of range."),
     429: _problem("Too much is waiting: try again after the seconds in Retry-After."),
+    503: _problem(
+        "Nobody read it in time, or the server is shutting down: try again after the seconds in Retry-After."
+    ),
 }
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -149,7 +154,8 @@ async def recognize(
     """Each image is a crop of one plate, as a detector cuts it."""
     with metrics.request():
         uploads = await read_images(request, limits)
-        seen, timing = await recognizer.recognize([upload.data for upload in uploads], top_k)
+        images = [upload.data for upload in uploads]
+        seen, timing = await recognizer.recognize(images, top_k, gone=partial(gone, request))
         answer = _compose(recognizer, uploads, seen, timing)
         metrics.read([image.reading.confidence if image.reading.text else 0 for image in seen], asdict(timing))
     return answer

@@ -1,7 +1,7 @@
 """Takes the images out of a request body while it arrives: a limit ends the reading, it does not follow it."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -24,12 +24,12 @@ class Limits:
     max_images: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Upload:
     """One encoded image; `filename` is the one that the client gave its part, if any."""
 
-    filename: str | None = None
-    data: bytearray = field(default_factory=bytearray)
+    filename: str | None
+    data: bytes | bytearray
 
 
 async def read_images(request: Request, limits: Limits) -> list[Upload]:
@@ -43,13 +43,25 @@ async def read_images(request: Request, limits: Limits) -> list[Upload]:
         case "multipart/form-data":
             return await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images)
         case media_type if media_type in IMAGE_TYPES:
-            return [Upload(data=bytearray().join([chunk async for chunk in chunks]))]
+            return [Upload(None, await _read(chunks))]
         case "":
             async for _ in chunks:
                 raise UnsupportedMediaType(f"The request has no Content-Type: {ACCEPTED}.")
             raise NoImage(f"The request has no body: {ACCEPTED}.")
         case media_type:
             raise UnsupportedMediaType(f"The Content-Type {media_type!r} is not accepted: {ACCEPTED}.")
+
+
+async def gone(request: Request) -> None:
+    """Return once the client has closed the connection; for when the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _read(chunks: AsyncIterator[bytes]) -> bytes | bytearray:
+    """All of a body; without a copy, if it came in one piece as a small one does."""
+    found = [chunk async for chunk in chunks]
+    return found[0] if len(found) == 1 else bytearray().join(found)
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
@@ -96,7 +108,7 @@ class _Form:
         self._headers: dict[str, str] = {}
         self._name = bytearray()
         self._value = bytearray()
-        self._part: Upload | None = None
+        self._data: bytearray | None = None  # of the part that is being read, if it is an image
 
     def callbacks(self) -> dict[str, object]:
         """The events as `MultipartParser` names them."""
@@ -104,7 +116,7 @@ class _Form:
         return {f"on_{name}": getattr(self, f"_{name}") for name in names}
 
     def _part_begin(self) -> None:
-        self._headers, self._part = {}, None
+        self._headers, self._data = {}, None
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -129,12 +141,12 @@ class _Form:
                 f"The request holds more than {self._max_images} images: send them in several requests."
             )
         filename = options.get(b"filename")
-        self._part = Upload(None if filename is None else filename.decode("utf-8", "replace"))
-        self.images.append(self._part)
+        self._data = bytearray()
+        self.images.append(Upload(None if filename is None else filename.decode("utf-8", "replace"), self._data))
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._part is not None:
-            self._part.data += data[start:end]
+        if self._data is not None:
+            self._data += memoryview(data)[start:end]
 
     def _end(self) -> None:
         self.complete = True

@@ -8,17 +8,19 @@
     ├── InputError                the client sent something that cannot be read; its message says what to do
     │   ├── BadParameter          a query parameter out of range
     │   ├── BodyTooLarge          more bytes than LPR_MAX_BYTES
-    │   ├── ClientGone            the connection ended before the body did
+    │   ├── ClientGone            the connection ended before the body did, or before the images were read
     │   ├── EmptyImage            an image of zero bytes
     │   ├── MalformedBody         a multipart body that does not parse
     │   ├── NoImage               a request without an image
+    │   ├── SlowUpload            a body that took longer than LPR_UPLOAD_S to arrive
     │   ├── TooManyImages         more `image` parts than LPR_MAX_IMAGES
     │   ├── TooManyPixels         more pixels than LPR_MAX_PIXELS
     │   ├── UndecodableImage      not an image, or too little of one arrived
     │   └── UnsupportedMediaType  a content type other than the accepted ones
     └── Unavailable               the fault is not the client's; the same request may succeed later
-        ├── Busy                  the queue is full
-        └── Stopping              the server is shutting down
+        ├── Busy                  the queue is full, or the memory for what arrives is
+        ├── Stopping              the server is shutting down
+        └── TooLate               the images waited longer than LPR_DEADLINE_MS
 """
 
 import re
@@ -55,7 +57,7 @@ class BodyTooLarge(InputError):
 
 
 class ClientGone(InputError):
-    """The client closed the connection before its request was complete."""
+    """The client closed the connection before its request was complete, or before its images were read."""
 
 
 class EmptyImage(InputError):
@@ -68,6 +70,10 @@ class MalformedBody(InputError):
 
 class NoImage(InputError):
     """The request holds no image."""
+
+
+class SlowUpload(InputError):
+    """The request's body did not arrive in the time that it is given."""
 
 
 class TooManyImages(InputError):
@@ -91,8 +97,12 @@ class Unavailable(LprError):
 
 
 class Busy(Unavailable):
-    """As many images as the limit allows are already waiting."""
+    """As many images are waiting, or as many bytes held, as the limits allow."""
 
 
 class Stopping(Unavailable):
     """The server is shutting down and takes no new work."""
+
+
+class TooLate(Unavailable):
+    """The images waited so long that nobody is likely to want the answer."""

@@ -1,6 +1,7 @@
 """What stands before the network and after it, once for training, evaluation and serving alike. Pure functions.
 
-Before: encoded bytes -> `decode_image` -> BGR image -> `prepare` -> the 94x24 crop that the network takes.
+Before: encoded bytes -> `decode_plate` -> BGR image -> `prepare` -> the 94x24 crop that the network takes.
+(`decode_image` does the same without reducing, for whole photographs from which plates are cut.)
 After: logits -> `read` -> text, confidences, candidates (or `greedy` for many plates and only their texts).
 """
 
@@ -19,6 +20,9 @@ from service.artifact import Grammar
 from service.errors import EmptyImage, TooManyPixels, UndecodableImage
 
 WIDTH, HEIGHT = 94, 24
+MARGIN = 4  # a JPEG of a plate is decoded reduced only where it stays so many times as large as the network's input
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # Exif's tag, and its values that exchange width and height
 IMAGE_TYPES = ("JPEG", "PNG", "BMP", "WEBP")
 
 RANKS = 10  # of the most probable texts, a plate's is chosen among
@@ -83,6 +87,12 @@ def decode_image(data: Encoded, max_pixels: int) -> Pixels:
     the first frame. A JPEG that was cut off is read if at least half of it arrived. Raises EmptyImage, TooManyPixels
     (from the header alone, before anything is decoded) or UndecodableImage.
     """
+    check_size(data, max_pixels)
+    return _decode(data)
+
+
+def check_size(data: Encoded, max_pixels: int) -> tuple[int, int]:
+    """Width and height of an encoded image by its header alone, not turned yet; raises as `decode_image` does."""
     if not data:
         raise EmptyImage("The image has no bytes: send the content of the file.")
     width, height = _size(data)
@@ -90,6 +100,42 @@ def decode_image(data: Encoded, max_pixels: int) -> Pixels:
         raise TooManyPixels(
             f"The image has {width} x {height} pixels; at most {max_pixels:,} are accepted: send a smaller one."
         )
+    return width, height
+
+
+def decode_plate(data: Encoded, size: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
+    """As `decode_image`, an image of one plate whose `size` was checked; also its width and height, turned.
+
+    A large JPEG comes reduced by 2, 4 or 8, as far as MARGIN allows: then libjpeg computes a fraction of the pixels,
+    and leaves out frequencies that `prepare` would average away. Raises UndecodableImage.
+    """
+    if data.startswith(JPEG_START) and max(size) >= 2 * MARGIN * WIDTH:
+        width, height = reversed(size) if _is_turned(data) else size
+        fitting = [by for by in REDUCED if width >= by * MARGIN * WIDTH and height >= by * MARGIN * HEIGHT]
+        factor = max(fitting, default=1)
+        image = _imdecode(data, REDUCED[factor]) if factor > 1 else None
+        # Where decoders disagree on how it is turned, or it is damaged, it is decoded whole.
+        if image is not None and image.shape[:2] == (-(-height // factor), -(-width // factor)):
+            return image, (width, height)
+    image = _decode(data)
+    return image, (image.shape[1], image.shape[0])
+
+
+def load(data: Encoded, max_pixels: int) -> Pixels:
+    """An encoded image of one plate to the network's input, as the server does it; raises as `decode_image` does."""
+    return prepare(decode_plate(data, check_size(data, max_pixels))[0])
+
+
+def _is_turned(data: Encoded) -> bool:
+    """Whether Exif says that rows are columns."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
+            return header.getexif().get(ORIENTATION) in TURNED
+    except Exception:  # as in `_size`; whoever decodes it will tell
+        return False
+
+
+def _decode(data: Encoded) -> Pixels:
     image = _imdecode(data)
     if image is None and data.startswith(JPEG_START):
         image = _decode_truncated(data)
@@ -201,11 +247,11 @@ def _has_too_many_scans(data: Encoded) -> bool:
     return scans > MAX_SCANS
 
 
-def _imdecode(data: Encoded) -> Pixels | None:
+def _imdecode(data: Encoded, flags: int = cv2.IMREAD_COLOR) -> Pixels | None:
     if _may_be_transparent(data) and (flat := _over_white(data)) is not None:
         return flat
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)

@@ -22,7 +22,9 @@ STATUS: dict[type[LprError], HTTPStatus] = {
     errors.EmptyImage: HTTPStatus.BAD_REQUEST,
     errors.MalformedBody: HTTPStatus.BAD_REQUEST,
     errors.NoImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.SlowUpload: HTTPStatus.REQUEST_TIMEOUT,
     errors.Stopping: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.TooLate: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.TooManyImages: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.TooManyPixels: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UndecodableImage: HTTPStatus.BAD_REQUEST,
@@ -32,8 +34,10 @@ STATUS: dict[type[LprError], HTTPStatus] = {
 HEADERS: dict[type[LprError], dict[str, str]] = {
     errors.Busy: {"Retry-After": str(RETRY_AFTER_S)},
     errors.Stopping: {"Retry-After": str(RETRY_AFTER_S)},
+    errors.TooLate: {"Retry-After": str(RETRY_AFTER_S)},
     # What was not read of a refused body must not be taken for the next request; closing also stops the sender.
     errors.BodyTooLarge: {"Connection": "close"},
+    errors.SlowUpload: {"Connection": "close"},
     errors.UnsupportedMediaType: {"Connection": "close"},
     errors.TooManyImages: {"Connection": "close"},
     errors.MalformedBody: {"Connection": "close"},
@@ -64,7 +68,12 @@ def causes() -> list[str]:
 
 async def _lpr_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LprError)
-    request.app.state.metrics.failed(error.slug)
+    return refuse(request.app, error)
+
+
+def refuse(app: FastAPI, error: LprError) -> Response:
+    """The answer to a request that ends with `error`, which is counted."""
+    app.state.metrics.failed(error.slug)
     return _answer(STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
 
 

@@ -22,10 +22,15 @@ class Settings(BaseSettings):
     artifacts: Path = Field(default=REPOSITORY / "artifacts", description="Folder that holds the variants.")
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: Positive = Field(
+        default=1,
+        description="Processes that serve the port together, each with a copy of everything; the limits below are for "
+        "each of them. Beyond 1, one more process starts them and replaces those that end.",
+    )
     threads: Positive = Field(
-        default_factory=cpu.available,
-        description="CPU threads, each with a network of its own: so many plates are computed at a time. "
-        "Default: what the affinity mask and the cgroup limit allow.",
+        default_factory=lambda others: max(1, cpu.available() // others.get("workers", 1)),
+        description="CPU threads of a process, each with a network of its own: so many plates are computed at a time. "
+        "Default: what the affinity mask and the cgroup limit allow, shared among the processes.",
     )
     max_bytes: Positive = Field(default=16 * 1024**2, description="Largest request body in bytes; beyond it: 413.")
     max_pixels: Positive = Field(
@@ -33,15 +38,38 @@ class Settings(BaseSettings):
     )
     max_images: Positive = Field(default=32, description="Most images in one request; beyond it: 422.")
     queue: Positive = Field(default=256, description="Most images waiting or being read at a time; beyond it: 429.")
+    queue_bytes: Positive = Field(
+        default=256 * 1024**2,
+        description="Most bytes of request bodies held at a time, also of those that still arrive; beyond it: 429.",
+    )
+    upload_s: float = Field(
+        default=30.0, gt=0, description="Seconds that a request's body may take to arrive; beyond it: 408."
+    )
+    deadline_ms: float = Field(
+        default=5000.0,
+        gt=0,
+        description="Milliseconds that images may wait for a thread; what waited longer is not read any more: 503.",
+    )
+    batch_wait_ms: float = Field(
+        default=0.0,
+        ge=0,
+        description="Milliseconds for which a thread that is free waits for more images to compute together with the "
+        "first. At 0 it takes what waits by itself, up to the variant's largest batch.",
+    )
     notice_s: float = Field(
         default=1.0, ge=0, description="Seconds between SIGTERM, when /readyz turns 503, and the closing of the port."
     )
     drain_s: Positive = Field(
-        default=10, description="Seconds that accepted requests get to finish once the port is closed."
+        default=10,
+        description="Seconds from SIGTERM to the end, LPR_NOTICE_S included; what was accepted is finished by then.",
     )
 
     @model_validator(mode="after")
-    def _one_request_fits(self) -> Self:
+    def _consistent(self) -> Self:
         if self.queue < self.max_images:
             raise ValueError(f"LPR_QUEUE ({self.queue}) must be at least LPR_MAX_IMAGES ({self.max_images})")
+        if self.queue_bytes < self.max_bytes:
+            raise ValueError(f"LPR_QUEUE_BYTES ({self.queue_bytes}) must be at least LPR_MAX_BYTES ({self.max_bytes})")
+        if self.drain_s <= self.notice_s:
+            raise ValueError(f"LPR_DRAIN_S ({self.drain_s}) must be more than LPR_NOTICE_S ({self.notice_s})")
         return self

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
+from service import backends
 from service.app import create_app
 from service.artifact import (
     Artifact,
@@ -32,6 +33,7 @@ from service.artifact import (
     write,
     write_probe,
 )
+from service.backends import Backend
 from service.settings import REPOSITORY, Settings
 
 PUBLISHED = REPOSITORY / "artifacts"
@@ -176,6 +178,49 @@ def serving(artifacts: Path) -> Iterator[Serving]:
 def client(serving: Serving) -> httpx.Client:
     """A client of a server with default limits."""
     return serving()
+
+
+class Gate:
+    """Holds engines back before they compute, and knows what came in."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []  # images of each batch that came to the gate
+        self._open = threading.Event()
+        self._changed = threading.Condition()
+
+    def open(self) -> None:
+        """Let all go on, from now on without holding any."""
+        self._open.set()
+
+    def wait_for(self, batches: int) -> None:
+        """Wait until so many batches have come, but not for ever."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.batches) >= batches, timeout=60)
+
+    def guard(self, engine: Backend) -> Backend:
+        """The same engine behind this gate. Its first batch is the probe and passes."""
+        infer, probed = engine.infer, threading.Event()
+
+        def guarded(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if probed.is_set():
+                with self._changed:
+                    self.batches.append(len(batch))
+                    self._changed.notify_all()
+                assert self._open.wait(timeout=60)
+            probed.set()
+            return infer(batch)
+
+        engine.infer = guarded  # type: ignore[method-assign]
+        return engine
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """A gate before every engine that is loaded from now on."""
+    gate, load = Gate(), backends.load
+    monkeypatch.setattr(backends, "load", lambda artifact, threads: gate.guard(load(artifact, threads)))
+    yield gate
+    gate.open()
 
 
 def program(name: str) -> str:

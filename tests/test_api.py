@@ -222,6 +222,7 @@ def test_metrics_count_what_happened(serving):
         'lpr_requests_in_flight{backend="tiny"} 0.0',
         'lpr_stage_seconds_count{backend="tiny",stage="inference"} 1.0',
         'lpr_stage_seconds_bucket{backend="tiny",le="0.00025",stage="queue"}',
+        'lpr_batch_images_sum{backend="tiny"} 3.0',
     ):
         assert line in text
     assert 'lpr_model_info{backend="tiny",engine="torch ' in text
@@ -232,7 +233,7 @@ def test_the_documentation_shows_bodies_answers_and_refusals(client):
     recognize = client.get("/openapi.json").json()["paths"]["/recognize"]["post"]
     bodies = {"multipart/form-data", "image/jpeg", "image/png", "image/bmp", "image/webp"}
     assert set(recognize["requestBody"]["content"]) == bodies
-    assert set(recognize["responses"]) == {"200", "400", "413", "415", "422", "429"}
+    assert set(recognize["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "503"}
     for status in ("400", "422"):
         assert list(recognize["responses"][status]["content"]) == ["application/problem+json"]
 

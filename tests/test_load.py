@@ -127,6 +127,8 @@ def test_a_real_servers_metrics_agree_with_what_was_sent(artifacts):
         told = scrape.between(before, scrape.scrape(server.url))
     assert outcome.statuses == {200: 20}
     assert told.requests == 20
+    assert 1 <= told.batch <= told.batch_max <= 8
+    assert told.queue_p99 > 0
     assert 0 < told.mean <= outcome.latency.mean  # the server cannot have taken longer than its client waited
 
 
@@ -149,7 +151,8 @@ def test_quantiles_of_the_time_between_two_scrapes(values, earlier):
         exact = sorted(values)[math.ceil(share * len(values)) - 1]
         upper = next(bound for bound in bounds if exact <= bound)
         assert bounds[bounds.index(upper) - 1] <= found.quantile(share) <= upper * (1 + 1e-9)
-    assert scrape.distribution(*scrapes, "lpr_batch_size") is None
+    assert scrape.distribution(*scrapes, "lpr_batch_images") is None
+    assert scrape.distribution(*scrapes, "lpr_request_seconds", stage="queue") is None
 
 
 class Machine:

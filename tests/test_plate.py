@@ -1,5 +1,6 @@
 """Image bytes to tensors, and CTC decoding against an oracle that enumerates every path."""
 
+import io
 import itertools
 from collections import defaultdict
 
@@ -293,3 +294,44 @@ def test_prepare_averages_areas_when_it_shrinks():
 
 def test_prepare_leaves_a_crop_of_the_right_size_alone():
     np.testing.assert_array_equal(plate.prepare(picture()), picture())
+
+
+def photograph(width: int, height: int, turned: bool = False, mode: str = "RGB", **options: object) -> bytes:
+    """A JPEG of the test picture, with detail that a smaller one cannot show."""
+    noise = np.random.default_rng(0).integers(-20, 20, (height, width, 1))
+    image = Image.fromarray(np.clip(picture(width, height)[:, :, ::-1] + noise, 0, 255).astype(np.uint8)).convert(mode)
+    exif, file = Image.Exif(), io.BytesIO()
+    if turned:
+        exif[0x0112] = 6
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    image.save(file, "JPEG", exif=exif, quality=92, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("width", "height", "factor"),
+    [(751, 400, 1), (752, 191, 1), (752, 192, 2), (1503, 799, 2), (1505, 385, 4), (3010, 771, 8), (900, 3000, 2)],
+)
+def test_a_large_jpeg_is_decoded_reduced_and_gives_the_same_crop(width, height, factor, turned, mode):
+    data = photograph(width, height, turned, mode)
+    reduced, size = plate.decode_plate(data, plate.check_size(data, 5_000_000))
+    assert (size, reduced.shape[:2]) == ((width, height), (-(-height // factor), -(-width // factor)))
+    assert factor == 1 or (reduced.shape[1] >= plate.MARGIN * plate.WIDTH and reduced.shape[0] >= 96)
+    whole = plate.prepare(plate.decode_image(data, 5_000_000)).astype(int)
+    assert np.abs(plate.prepare(reduced) - whole).mean() < 1  # of 255
+    np.testing.assert_array_equal(plate.load(data, 5_000_000), plate.prepare(reduced))
+
+
+def test_other_types_and_damaged_jpegs_are_decoded_whole():
+    for data in (encode(".png", picture(1600, 400)), photograph(1600, 400)[:-2000]):
+        image, size = plate.decode_plate(data, plate.check_size(data, LIMIT))
+        assert (size, image.shape) == ((1600, 400), (400, 1600, 3))
+
+
+def test_a_large_jpeg_whose_orientation_is_hard_to_tell_is_decoded_whole(monkeypatch):
+    data = photograph(1600, 400, turned=True)
+    monkeypatch.setattr(plate, "_is_turned", lambda data: False)
+    image, size = plate.decode_plate(data, (400, 1600))
+    assert size == (image.shape[1], image.shape[0])

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -9,18 +10,34 @@ import numpy as np
 import pytest
 from conftest import TINY_TEXT, encode, picture
 
+from service import plate
 from service.artifact import Artifact, read_probe, write, write_probe
-from service.errors import ArtifactError, Busy, EmptyImage, Stopping, TooManyPixels, UndecodableImage
+from service.errors import (
+    ArtifactError,
+    Busy,
+    ClientGone,
+    EmptyImage,
+    Stopping,
+    TooLate,
+    TooManyPixels,
+    UndecodableImage,
+)
 from service.recognizer import Recognizer
 
 T = TypeVar("T")
 
 
-def use(artifact: Artifact, task: Callable[[Recognizer], Awaitable[T]], queue: int = 4) -> T:
+def use(
+    artifact: Artifact,
+    task: Callable[[Recognizer], Awaitable[T]],
+    queue: int = 4,
+    threads: int = 2,
+    deadline_s: float = 60,
+) -> T:
     """Run `task` with a recognizer of `artifact` that is closed afterwards."""
 
     async def run() -> T:
-        recognizer = Recognizer(artifact, threads=2, queue=queue, max_pixels=1_000_000)
+        recognizer = Recognizer(artifact, threads, queue, max_pixels=1_000_000, deadline_s=deadline_s)
         try:
             return await task(recognizer)
         finally:
@@ -77,6 +94,98 @@ def test_concurrent_requests_do_not_mix(tiny):
         return [seen[0].width for seen, _ in await asyncio.gather(*calls)]
 
     assert use(tiny, task, queue=20) == list(range(20, 40))
+
+
+def test_requests_that_wait_are_computed_together_up_to_the_largest_batch(tiny, gate):
+    async def task(recognizer: Recognizer) -> list[int]:
+        recognizer.on_batch = (told := []).append
+        calls = [asyncio.create_task(recognizer.recognize([encode(".png", picture(20, 10))], 1))]
+        await asyncio.to_thread(gate.wait_for, 1)
+        for i in range(1, 11):
+            calls.append(asyncio.create_task(recognizer.recognize([encode(".png", picture(20 + i, 10))], 1)))
+        await asyncio.sleep(0)
+        gate.open()
+        answers = await asyncio.gather(*calls)
+        assert gate.batches == told == [1, tiny.manifest.max_batch, 10 - tiny.manifest.max_batch]
+        assert {seen[0].reading.text for seen, _ in answers} == {TINY_TEXT}
+        return [seen[0].width for seen, _ in answers]
+
+    assert use(tiny, task, queue=11, threads=1) == list(range(20, 31))
+
+
+def test_a_small_image_does_not_wait_for_a_large_one_to_be_decoded(tiny, monkeypatch):
+    decode, read_small = plate.decode_plate, threading.Event()
+
+    def slow(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+        if size == (900, 900):
+            assert read_small.wait(timeout=60)
+        return decode(data, size)
+
+    monkeypatch.setattr(plate, "decode_plate", slow)
+
+    async def task(recognizer: Recognizer) -> list[int]:
+        large = asyncio.create_task(recognizer.recognize([encode(".bmp", picture(900, 900))], 1))
+        await asyncio.sleep(0)
+        seen = [await recognizer.recognize([encode()], 1)]
+        read_small.set()
+        seen.append(await large)
+        return [image.width for images, _ in seen for image in images]
+
+    assert use(tiny, task, threads=1) == [94, 900]
+
+
+def test_what_waited_too_long_is_refused_and_never_computed(tiny, gate):
+    async def task(recognizer: Recognizer) -> None:
+        first = asyncio.create_task(recognizer.recognize([encode()], 1))
+        await asyncio.to_thread(gate.wait_for, 1)
+        with pytest.raises(TooLate):
+            await recognizer.recognize([encode()] * 2, 1)
+        gate.open()
+        await first  # it was late too, but the engine had begun
+        await recognizer.recognize([encode()], 1)
+
+    use(tiny, task, threads=1, deadline_s=0.5)
+    assert gate.batches == [1, 1]
+
+
+def test_what_nobody_waits_for_any_more_is_never_computed(tiny, gate):
+    async def task(recognizer: Recognizer) -> None:
+        first = asyncio.create_task(recognizer.recognize([encode()], 1))
+        await asyncio.to_thread(gate.wait_for, 1)
+        left = asyncio.Event()
+        second = asyncio.create_task(recognizer.recognize([encode()], 1, gone=left.wait))
+        third = asyncio.create_task(recognizer.recognize([encode()], 1))
+        await asyncio.sleep(0)
+        left.set()
+        with pytest.raises(ClientGone):
+            await second
+        third.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await third
+        gate.open()
+        await first
+
+    use(tiny, task, threads=1)
+    assert gate.batches == [1]
+
+
+def test_an_engine_that_fails_fails_the_request_and_works_on(tiny, monkeypatch):
+    read, failing = plate.read, [True]
+
+    def fail_once(*arguments: object) -> object:
+        if failing:
+            raise ZeroDivisionError(failing.pop())
+        return read(*arguments)
+
+    monkeypatch.setattr(plate, "read", fail_once)
+
+    async def task(recognizer: Recognizer) -> str:
+        with pytest.raises(ZeroDivisionError):
+            await recognizer.recognize([encode()], 1)
+        seen, _ = await recognizer.recognize([encode()], 1)
+        return seen[0].reading.text
+
+    assert use(tiny, task) == TINY_TEXT
 
 
 def test_retired_it_is_not_ready_but_serves_until_closed(tiny):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -127,6 +128,45 @@ def test_sigterm_turns_readiness_off_then_closes_the_port_then_drains_then_exits
         connection.settimeout(20)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         assert server.process.wait(timeout=20) == 0
+    assert not any("Traceback" in line for line in server.said)
+
+
+def test_asked_to_stop_it_ends_connections_with_their_answers_and_loses_no_request(artifacts):
+    with started(artifacts, NOTICE_S="1") as server, ThreadPoolExecutor(4) as pool:
+        stopping = threading.Event()
+
+        def post_until_refused(_: int) -> list[int]:
+            statuses = []
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                while True:
+                    try:
+                        response = client.post("/recognize", content=encode(), headers={"Content-Type": "image/jpeg"})
+                    except httpx.ConnectError:  # the port is closed; anything else is a request lost
+                        return statuses
+                    statuses.append(response.status_code)
+                    if len(statuses) > 3:
+                        stopping.set()
+                    if response.headers.get("connection") == "close":
+                        statuses.append(0)
+
+        clients = [pool.submit(post_until_refused, number) for number in range(4)]
+        assert stopping.wait(timeout=60)
+        server.process.send_signal(signal.SIGTERM)
+        answers = [client.result() for client in clients]
+        assert server.process.wait(timeout=20) == 0
+    assert all(set(statuses) == {200, 0} for statuses in answers)
+
+
+def test_what_never_arrives_holds_it_up_no_longer_than_it_may(artifacts):
+    with started(artifacts, NOTICE_S="0", DRAIN_S="2") as server, server.connect() as connection:
+        connection.sendall(HEAD % 999 + b"abc")
+        eventually(lambda: 'lpr_requests_in_flight{backend="tiny"} 1.0' in httpx.get(f"{server.url}/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        connection.settimeout(20)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert server.process.wait(timeout=20) == 0
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"urn:lpr:stopping" in answer
     assert not any("Traceback" in line for line in server.said)
 
 

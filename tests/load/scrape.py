@@ -11,8 +11,8 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 Samples = Mapping[Key, float]
 
 REQUESTS = "lpr_request_seconds"
-BATCHES = ("lpr_batch_size", "bentoml_service_adaptive_batch_size")  # by their servers; others don't tell
-QUEUE_WAIT = "lpr_queue_wait_seconds"
+BATCHES = ("lpr_batch_images", "bentoml_service_adaptive_batch_size")  # by their servers; others don't tell
+STAGES = "lpr_stage_seconds"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def scrape(url: str) -> Samples:
 
 def between(before: Samples, after: Samples) -> Told:
     """The difference of two scrapes."""
-    requests, waits = (distribution(before, after, name) for name in (REQUESTS, QUEUE_WAIT))
+    requests = distribution(before, after, REQUESTS)
+    waits = distribution(before, after, STAGES, stage="queue")
     batches = next((found for name in BATCHES if (found := distribution(before, after, name))), None)
     return Told(
         requests=None if requests is None else round(requests.count),
@@ -78,11 +79,13 @@ def between(before: Samples, after: Samples) -> Told:
     )
 
 
-def distribution(before: Samples, after: Samples, name: str) -> Distribution | None:
-    """What a histogram observed between two scrapes, over all its labels; None where there is none of that name."""
+def distribution(before: Samples, after: Samples, name: str, **only: str) -> Distribution | None:
+    """What a histogram observed between two scrapes, over all labels but `only`; None where there is none."""
     counts: dict[float, float] = {}
     total = 0.0
     for (sample, labels), value in after.items():
+        if not only.items() <= dict(labels).items():
+            continue
         grown = value - before.get((sample, labels), 0)
         if sample == f"{name}_bucket":
             bound = float(dict(labels)["le"])

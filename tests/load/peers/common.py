@@ -33,7 +33,7 @@ class Model:
 
     def crop(self, data: bytes) -> NDArray[np.uint8]:
         """An encoded image to the network's input (24, 94, 3)."""
-        return plate.prepare(plate.decode_image(data, self.settings.max_pixels))
+        return plate.load(data, self.settings.max_pixels)
 
     def answers(self, engine: Backend, crops: Sequence[NDArray[np.uint8]]) -> list[dict[str, object]]:
         """What each crop says, as JSON."""

@@ -1,0 +1,73 @@
+"""What stands before the application: it turns away at once what there is no room for, and bounds what arrives.
+
+ASGI middleware, because a server that is asked for three times what it can do must not spend its time on refusing.
+"""
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import problems
+from service.errors import Busy, SlowUpload, Stopping, Unavailable
+
+
+class Door:
+    """Around every POST: room in the queue, bytes held by all requests together, and the time that an upload takes.
+
+    Once the server is asked to stop, every answer also ends its connection, so that none is left with a request on its
+    way when the port closes.
+    """
+
+    def __init__(self, app: ASGIApp, most_bytes: int, upload_s: float) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+        self._upload_s = upload_s
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it with why not. The state of `scope["app"]` holds the recognizer and metrics."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope["app"].state
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and state.recognizer.retired:
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        if scope["method"] != "POST":
+            await self._app(scope, receive, answer)
+            return
+        try:
+            state.recognizer.check_room()
+        except Unavailable as error:
+            with state.metrics.request():
+                await problems.refuse(scope["app"], error)(scope, receive, answer)
+            return
+        held, complete, until = 0, False, asyncio.get_running_loop().time() + self._upload_s
+
+        async def take() -> Message:
+            nonlocal held, complete
+            if complete:  # what follows the body, the end of the connection, may take its time
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError as error:
+                raise SlowUpload(f"The body took over {self._upload_s:g} s to arrive: send less at a time.") from error
+            size = len(message.get("body", b""))
+            held += size
+            self._held += size
+            complete = not message.get("more_body", False)
+            if self._held > self._most_bytes:
+                raise Busy("Too many bytes are arriving or waiting just now: try again in a moment.")
+            return message
+
+        try:
+            await self._app(scope, take, answer)
+        except asyncio.CancelledError:  # the time to drain is over
+            error = Stopping("The server shut down before the request was done: send it to another one.")
+            await problems.refuse(scope["app"], error)(scope, receive, send)
+        finally:
+            self._held -= held
