@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.connection import allow_many, impatient
 from service.errors import ArtifactError
 from service.metrics import Shared
 from service.settings import Settings
@@ -39,7 +40,14 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings, worker: Worker | None = None) -> None:
         super().__init__(
             uvicorn.Config(
-                app, settings.host, settings.port, access_log=False, server_header=False, ws="none", lifespan="on"
+                app,
+                settings.host,
+                settings.port,
+                http=impatient(settings.upload_s),
+                access_log=False,
+                server_header=False,
+                ws="none",
+                lifespan="on",
             )
         )
         self._app = app
@@ -92,6 +100,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     except ArtifactError as error:
         print(error, file=sys.stderr)
         return REFUSED
+    allow_many()
     server = Server(app, settings, worker)
     server.run(bind(settings.host, worker.port, shared=True) if worker else None)
     return 0 if server.started else 1

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from test_server import started
 
-from tests.load import generator, report, scrape, trial
+from tests.load import generator, report, scrape, soak, trial
 from tests.load.generator import Load, Outcome, Quantiles
 from tests.load.scrape import Told
 from tests.load.trial import Limits, Step, Trial
@@ -171,11 +171,11 @@ class Machine:
         return trial.find(None, [], Limits(start=50, top=1000), lambda step: None)
 
 
-def step(rate: float, kind: str, p99: float, statuses: dict[int, int] | None = None) -> Step:
+def step(rate: float, kind: str, p99: float, statuses: dict[int, int] | None = None, memory: float = 100) -> Step:
     some, none = Quantiles(9, 5, 4, 8, p99, p99), Quantiles.of([])
     told = Told(requests=9, mean=4, p50=4, p99=9, queue_p99=None, batch=1.5, batch_max=8)
     outcome = Outcome(statuses or {200: 9}, some, none, some, some, 0.1)
-    return Step(rate, kind, outcome, told, cpu=1.5, memory_mb=100)
+    return Step(rate, kind, outcome, told, cpu=1.5, memory_mb=memory)
 
 
 @pytest.mark.parametrize("sustains", [50, 51, 123, 400])
@@ -221,3 +221,33 @@ def test_the_report_has_a_row_for_each_load_and_a_figure_for_each_variant(tmp_pa
     assert data["trials"]["tvm"]["lpr"]["sustainable"]["rate"] == 400
     assert data["trials"]["tvm"]["lpr"]["sustainable"]["outcome"]["refusal"]["p99"] is None
     assert {path.name for path in tmp_path.glob("*.svg")} == {"load-tvm.svg", "load-quantized.svg"}
+
+
+def minutes(p99: list[float], memory: list[float], statuses: dict[int, int] | None = None) -> list[Step]:
+    return [step(100, "soak", *each, statuses=statuses, memory=mb) for *each, mb in zip(p99, memory, strict=True)]
+
+
+def test_a_soak_is_good_if_nothing_grows_or_drifts():
+    assert soak.verdict(minutes([10, 14, 9, 10, 30, 10, 11, 9, 12], [100, *[102.9] * 8])) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "fault"),
+    [
+        (minutes([10] * 9, [100, *[90] * 7, 103.1]), "memory grew from 100.0 to 103.1 MB"),
+        (minutes([10, 10, 10, 11, 12, 13, 13, 14, 13], [100] * 9), "p99 drifted from 10.00 to 13.00 ms"),
+        (minutes([math.nan] * 9, [100] * 9), "p99 drifted from nan to nan ms"),
+        (minutes([10] * 9, [100] * 9, {0: 1, 200: 9, 429: 2}), "answers other than 200: [0, 429] (0: none)"),
+    ],
+)
+def test_a_soak_tells_what_is_wrong(steps, fault):
+    assert soak.verdict(steps) == [fault]
+
+
+def test_a_soak_takes_its_rate_from_the_report_of_the_load_test(tmp_path):
+    good = step(400, "hold", 20)
+    trials = {"tvm": {"lpr": Trial((good,), good, good)}, "slow": {"lpr": Trial((good,), None, good)}}
+    report.write(tmp_path, "a machine", Limits(), trials["tvm"]["lpr"], trials)
+    assert soak._known(tmp_path / "load.json", "tvm") == 400
+    assert soak._known(tmp_path / "load.json", "slow") is soak._known(tmp_path / "load.json", "other") is None
+    assert soak._known(tmp_path / "none", "tvm") is None
