@@ -174,7 +174,7 @@ class Machine:
 def step(rate: float, kind: str, p99: float, statuses: dict[int, int] | None = None, memory: float = 100) -> Step:
     some, none = Quantiles(9, 5, 4, 8, p99, p99), Quantiles.of([])
     told = Told(requests=9, mean=4, p50=4, p99=9, queue_p99=None, batch=1.5, batch_max=8)
-    outcome = Outcome(statuses or {200: 9}, some, none, some, some, 0.1)
+    outcome = Outcome(0.5, statuses or {200: 9}, some, none, some, some, 0.1)
     return Step(rate, kind, outcome, told, cpu=1.5, memory_mb=memory)
 
 
@@ -215,7 +215,7 @@ def test_the_report_has_a_row_for_each_load_and_a_figure_for_each_variant(tmp_pa
     assert len(rows) == 3 * 2 - 1 + 2  # no sustainable row for the weak one
     assert {row.count("|") for row in rows} == {len(report.COLUMNS) + 1}
     assert "| 1,200 |" in rows[1]
-    assert "| 5 | 3 | 1 |" in rows[1]
+    assert "| 10 | 3 | 1 |" in rows[1]  # 5 answers in half a second
     assert (tmp_path / "load.md").read_text(encoding="utf-8") == text
     data = json.loads((tmp_path / "load.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
     assert data["trials"]["tvm"]["lpr"]["sustainable"]["rate"] == 400

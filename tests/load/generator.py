@@ -68,8 +68,12 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a load. `lag` is how late the generator itself sent, `cpu` the share of a core that it took."""
+    """What came of a load. `lag` is how late the generator itself sent, `cpu` the share of a core that it took.
 
+    `seconds` passed between the first request and the last answer, or the end of the patience.
+    """
+
+    seconds: float
     statuses: dict[int, int]
     latency: Quantiles  # of the answers with status 200
     refusal: Quantiles  # of those with REFUSED
@@ -166,23 +170,24 @@ class _Generator:
 
     async def run(self) -> Outcome:
         loop = asyncio.get_running_loop()
-        before, started = time.process_time_ns(), time.monotonic_ns()
-        self._start = started + LEAD_NS
+        before, self._start = time.process_time_ns(), time.monotonic_ns() + LEAD_NS
         timer = _timer(self._start, self._period)
         loop.add_reader(timer, self._tick, timer)
         health = asyncio.create_task(self._watch_health())
         with suppress(TimeoutError):
             await asyncio.wait_for(self._complete.wait(), LEAD_NS / 1e9 + self._load.seconds + self._load.patience_s)
+        seconds = (time.monotonic_ns() - self._start) / 1e9
+        cpu = (time.process_time_ns() - before) / 1e9 / seconds
         health.cancel()
         loop.remove_reader(timer)
         os.close(timer)
-        cpu = (time.process_time_ns() - before) / (time.monotonic_ns() - started)
-        return self._outcome(cpu)
+        return self._outcome(seconds, cpu)
 
-    def _outcome(self, cpu: float) -> Outcome:
+    def _outcome(self, seconds: float, cpu: float) -> Outcome:
         statuses = Counter({status: len(latencies) for status, latencies in self._latencies.items()})
         statuses[UNANSWERED] += self._count - self._answered
         return Outcome(
+            seconds=seconds,
             statuses={status: count for status, count in sorted(statuses.items()) if count},
             latency=Quantiles.of(self._latencies[200]),
             refusal=Quantiles.of([latency for status in REFUSED for latency in self._latencies[status]]),

@@ -18,7 +18,7 @@ from tests.load.trial import HOLD, Limits, Step, Trial
 Trials = Mapping[str, Mapping[str, Trial]]  # variant -> server -> trial
 
 COLUMNS = (
-    *("variant", "server", "load", "requests/s", "p50 ms", "p95 ms", "p99 ms", "answered", "429 or 503", "errors"),
+    *("variant", "server", "load", "requests/s", "p50 ms", "p95 ms", "p99 ms", "answered/s", "429 or 503", "errors"),
     *("health p99 ms", "refusal p99 ms", "batch", "batch max", "queue p99 ms", "CPUs", "MB"),
     *("server p50 ms", "server p99 ms", "counts agree", "generator p99 ms"),
 )
@@ -105,7 +105,8 @@ def _row(variant: str, server: str, step: Step) -> list[str]:
     return [
         *(f"`{variant}`", server, load, f"{step.rate:,.0f}"),
         *(_number(value) for value in (outcome.latency.p50, outcome.latency.p95, outcome.latency.p99)),
-        *(f"{count:,}" for count in (answered, refused, sum(outcome.statuses.values()) - answered - refused)),
+        f"{answered / outcome.seconds:,.0f}",
+        *(f"{count:,}" for count in (refused, sum(outcome.statuses.values()) - answered - refused)),
         *(_number(value) for value in (outcome.health.p99, outcome.refusal.p99, told.batch, told.batch_max)),
         *(_number(value) for value in (told.queue_p99, step.cpu, step.memory_mb, told.p50, told.p99)),
         {True: "yes", False: f"no: {told.requests:,}" if told.requests else "no", None: ""}[step.counts_agree],

@@ -90,13 +90,13 @@ def find(running: Running, messages: Sequence[bytes], limits: Limits, watch: Wat
 
 def load(running: Running, messages: Sequence[bytes], rate: float, seconds: float, kind: str) -> Step:
     """One load, with what the server used and told from just before it to just after."""
-    before, used, began = scrape.scrape(running.url), running.usage(), time.monotonic()
+    before, used = scrape.scrape(running.url), running.usage()
     health = generator.message(running.server.health, method="GET")
     outcome = generator.run(Load(running.port, messages, health, rate, seconds))
-    after, spent = running.usage(), time.monotonic() - began
+    after = running.usage()
     time.sleep(SETTLE_S)
     told = scrape.between(before, scrape.scrape(running.url))
-    return Step(rate, kind, outcome, told, (after.cpu_s - used.cpu_s) / spent, after.memory / 1e6)
+    return Step(rate, kind, outcome, told, (after.cpu_s - used.cpu_s) / outcome.seconds, after.memory / 1e6)
 
 
 def _rise(limits: Limits, holds: Callable[[float], bool]) -> tuple[float, float]:
