@@ -179,6 +179,7 @@ class _Generator:
         seconds = (time.monotonic_ns() - self._start) / 1e9
         cpu = (time.process_time_ns() - before) / 1e9 / seconds
         health.cancel()
+        await asyncio.wait([health])
         loop.remove_reader(timer)
         os.close(timer)
         return self._outcome(seconds, cpu)
