@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test tools check format train extras preview bench profile report clean
+.PHONY: help serve test tools check format train extras preview bench profile report loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -66,6 +66,15 @@ profile: $(VENV)/.dev ## measure where a request's time goes in the server; let 
 report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
 
+loadtest: $(VENV)/.scale ## what each variant sustains, beside LitServe and BentoML; let nothing else run meanwhile
+	$(BIN)/python -m tests.load $(ARGS)
+
+fuzz: $(VENV)/.dev ## 20,000 damaged and hostile images to a real server; no fault, no crash, no growth
+	$(BIN)/python -m tests.load.fuzz $(ARGS)
+
+soak: $(VENV)/.dev ## ten minutes of load to a real server; no growth, no drift; ARGS="--help" shows the options
+	$(BIN)/python -m tests.load.soak $(ARGS)
+
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
@@ -90,6 +99,10 @@ $(VENV)/.build: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.pip
 	$(PIP) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.scale: pyproject.toml | $(VENV)/.pip
+	$(PIP) --editable '.[scale]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip

@@ -6,13 +6,14 @@ After: logits -> `read` -> text, confidences, candidates (or `greedy` for many p
 """
 
 import io
+import re
 from dataclasses import dataclass
 from itertools import islice
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from service import ctc
 from service.artifact import Grammar
@@ -32,10 +33,16 @@ FORMAT_PRIOR = 0.01
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 JPEG_OTHERS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))  # tables and what applications add
+JPEG_SCAN = b"\xff\xda"
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")
+JPEG_BARE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers that no length follows
+MAX_SCANS = 100  # in a JPEG; progressive ones have about ten
 MISSING_GREY = 128  # libjpeg's colour for what did not arrive
 MISSING_SHARE = 0.5  # of the pixels; beyond it, a truncated image is of no use
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow only reads headers here, and `decode_image` has its own limit
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+Image.MAX_IMAGE_PIXELS = None  # `decode_image` has its own limit
 
 Encoded = bytes | bytearray
 Pixels = NDArray[np.uint8]
@@ -76,9 +83,9 @@ class Reading:
 def decode_image(data: Encoded, max_pixels: int) -> Pixels:
     """An encoded JPEG, PNG, BMP or WebP to BGR uint8 (H, W, 3), EXIF orientation applied.
 
-    Grey, palette, 16-bit and transparent images become 8-bit BGR; of an animation it is the first frame. A JPEG that
-    was cut off is read if at least half of it arrived. Raises EmptyImage, TooManyPixels (from the header alone, before
-    anything is decoded) or UndecodableImage.
+    Grey, palette, CMYK and 16-bit images become 8-bit BGR, transparent ones are laid over white; of an animation it is
+    the first frame. A JPEG that was cut off is read if at least half of it arrived. Raises EmptyImage, TooManyPixels
+    (from the header alone, before anything is decoded) or UndecodableImage.
     """
     check_size(data, max_pixels)
     return _decode(data)
@@ -216,8 +223,11 @@ def _classes(alphabet: str, blank: int) -> list[str]:
 
 def _size(data: Encoded) -> tuple[int, int]:
     """Width and height from the header. Pillow opens lazily: no pixel is decoded."""
-    if data.startswith(JPEG_START) and (size := _jpeg_size(data)):
-        return size
+    if data.startswith(JPEG_START):
+        if _has_too_many_scans(data):
+            raise UndecodableImage(f"The JPEG has more than {MAX_SCANS} scans: save it again as an ordinary one.")
+        if size := _jpeg_size(data):
+            return size
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_TYPES) as header:
             return header.size
@@ -243,12 +253,58 @@ def _jpeg_size(data: Encoded) -> tuple[int, int] | None:
     return None
 
 
+def _has_too_many_scans(data: Encoded) -> bool:
+    """Whether a JPEG would take far longer to decode than its size suggests.
+
+    A scan of a progressive JPEG can go over all pixels in a dozen bytes, so a file of a few megabytes can hold hours of
+    work. Markers are found as libjpeg finds them: from the end of a segment, or of a scan's header, to the next one.
+    """
+    if data.count(JPEG_SCAN) <= MAX_SCANS:
+        return False
+    scans, at = 0, len(JPEG_START)
+    while scans <= MAX_SCANS and (found := JPEG_MARKER.search(data, at)) and found[0] != JPEG_END:
+        scans += found[0] == JPEG_SCAN
+        at = found.end()
+        if found[1][0] not in JPEG_BARE:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans > MAX_SCANS
+
+
 def _imdecode(data: Encoded, flags: int = cv2.IMREAD_COLOR) -> Pixels | None:
+    if _may_be_transparent(data) and (flat := _over_white(data)) is not None:
+        return flat
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _may_be_transparent(data: Encoded) -> bool:
+    """By the header. A BMP's fourth byte is seldom meant so."""
+    if data.startswith(PNG_START):
+        return data[25:26] in (b"\x04", b"\x06") or b"tRNS" in data  # colour types with alpha, or a transparent colour
+    flags = {b"VP8X": data[20:21], b"VP8L": data[24:25]}.get(bytes(data[12:16]), b"")
+    return bool(flags and flags[0] & 0x10)  # the same bit in WebP's extended and in its lossless header
+
+
+def _over_white(data: Encoded) -> Pixels | None:
+    """A transparent PNG or WebP as it is seen on a page; None if nothing of it is opaque, or Pillow cannot read it.
+
+    OpenCV would drop the transparency, and show what was hidden: often black, on which black characters vanish.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            layer = image.convert("RGBA")
+    except Exception:  # its decoders raise whatever hostile bytes lead them to; OpenCV has the last word on those
+        return None
+    alpha = layer.getchannel("A")
+    if alpha.getextrema()[1] == 0:
+        return None
+    flat = Image.new("RGB", layer.size, "white")
+    flat.paste(layer, mask=alpha)
+    return np.ascontiguousarray(np.asarray(flat)[:, :, ::-1])
 
 
 def _decode_truncated(data: Encoded) -> Pixels | None:

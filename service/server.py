@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from service import access
 from service.app import create_app
+from service.connection import allow_many, impatient
 from service.errors import ArtifactError
 from service.metrics import Shared
 from service.settings import Settings
@@ -42,7 +43,14 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings, worker: Worker | None = None) -> None:
         super().__init__(
             uvicorn.Config(
-                app, settings.host, settings.port, access_log=False, server_header=False, ws="none", lifespan="on"
+                app,
+                settings.host,
+                settings.port,
+                http=impatient(settings.upload_s),
+                access_log=False,
+                server_header=False,
+                ws="none",
+                lifespan="on",
             )
         )
         self._app = app
@@ -95,6 +103,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     except ArtifactError as error:
         print(error, file=sys.stderr)
         return REFUSED
+    allow_many()
     server = Server(app, settings, worker)
     with access.written_to(sys.stdout.fileno()) if settings.log else nullcontext():
         server.run(bind(settings.host, worker.port, shared=True) if worker else None)

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         description="Most bytes of request bodies held at a time, also of those that still arrive; beyond it: 429.",
     )
     upload_s: float = Field(
-        default=30.0, gt=0, description="Seconds that a request's body may take to arrive; beyond it: 408."
+        default=30.0, gt=0, description="Seconds that a request's head may take to arrive, then its body: 408."
     )
     deadline_ms: float = Field(
         default=5000.0,
