@@ -203,7 +203,6 @@ class Recognizer:
         pixels, (image.width, image.height) = plate.decode_plate(image.data, size)
         decoded = time.perf_counter()
         image.crop = plate.prepare(pixels)
-        image.data = b""  # memory that nobody needs any more
         image.decode = decoded - start
         image.preprocess = time.perf_counter() - decoded
 
@@ -257,9 +256,12 @@ class _Request:
         self._last: list[float] = [0.0] * 4
 
     def drop(self) -> bool:
-        """Have no more of its images computed; False if all of them are already."""
+        """Have no more of its images computed, and free them; False if all of them are computed already."""
         with self._lock:
             self.dropped = self._waiting > 0
+        if self.dropped:
+            for image in self.images:  # which a queue may hold for a while yet
+                image.data = b""
         return self.dropped
 
     def begin(self) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -103,6 +104,8 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     allow_many()
     server = Server(app, settings, worker)
     server.run(bind(settings.host, worker.port, shared=True) if worker else None)
+    if worker and os.getppid() != worker.parent:  # which cannot do it any more
+        shutil.rmtree(worker.shared.folder, ignore_errors=True)
     return 0 if server.started else 1
 
 

@@ -86,12 +86,12 @@ class Workers:
             self._ends = time.monotonic() + self._settings.drain_s + SPARE_S
         for slot in self._slots:
             if slot.process and slot.process.pid and slot.process.is_alive():
-                os.kill(slot.process.pid, number)
+                with suppress(ProcessLookupError):  # this may have interrupted what was just noticing its end
+                    os.kill(slot.process.pid, number)
 
     def _wait(self) -> None:
         """Until a process serves or ends, or it is time to replace or kill one."""
-        times = [slot.restarts for slot in self._slots if not slot.process]
-        times += [] if self._ends is None else [self._ends]
+        times = [slot.restarts for slot in self._slots if not slot.process] if self._ends is None else [self._ends]
         readers = [slot.started for slot in self._slots if slot.started]
         sentinels = [slot.process.sentinel for slot in self._slots if slot.process]
         timeout = max(0.0, min(times) - time.monotonic()) if times else None

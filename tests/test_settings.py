@@ -30,10 +30,31 @@ def test_variables_override_the_defaults(monkeypatch, tmp_path):
     assert (settings.backend, settings.artifacts, settings.port, settings.threads) == ("tiny", tmp_path, 81, 3)
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "x"), ("PORT", "65536"), ("THREADS", "0"), ("QUEUE", "5")])
+@pytest.mark.parametrize(("workers", "threads"), [("1", 5), ("2", 2), ("9", 1)])
+def test_processes_share_the_cpus(monkeypatch, workers, threads):
+    monkeypatch.setattr(cpu, "available", lambda: 5)
+    monkeypatch.setenv("LPR_WORKERS", workers)
+    assert Settings().threads == threads
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "x"),
+        ("PORT", "65536"),
+        ("THREADS", "0"),
+        ("WORKERS", "0"),
+        ("QUEUE", "5"),
+        ("QUEUE_BYTES", "5"),
+        ("DRAIN_S", "1"),
+        ("DEADLINE_MS", "0"),
+        ("BATCH_WAIT_MS", "-1"),
+        ("UPLOAD_S", "0"),
+    ],
+)
 def test_senseless_values_are_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"LPR_{name}", value)
-    with pytest.raises(ValidationError, match=name.lower() if name != "QUEUE" else "LPR_QUEUE"):
+    with pytest.raises(ValidationError, match=f"(?i){name}"):
         Settings()
 
 
