@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -122,7 +123,8 @@ def test_it_serves_though_its_log_cannot_be_written():
         process = subprocess.Popen(COMMAND, cwd=REPOSITORY, env=env, stdout=full, stderr=full)
     url = f"http://127.0.0.1:{port}"
     try:
-        eventually(lambda: process.poll() is not None or answers(url))
+        while process.poll() is None and not answers(url):
+            time.sleep(0.05)
         with socket.create_connection(("127.0.0.1", int(port))) as connection:
             connection.sendall(b"rubbish\r\n\r\n")  # which is logged
             assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
