@@ -164,7 +164,7 @@ def test_what_makes_no_sense_is_refused_with_a_sentence(where, folder, tmp_path,
         ([file, "--variant", "none"], "here is no"),
         (["--url", "http://127.0.0.1:1", file], "does not answer"),
         (["--url", "127.0.0.1:1", file], "does not answer"),
-        (["--url", "http://[", file], "is no address"),
+        (["--url", "http://host:port", file], "is no address"),
     ):
         assert cli.main(["read", *(where if "--url" not in arguments else []), *arguments]) == cli.REFUSED
         said = capsys.readouterr()
