@@ -26,6 +26,7 @@ from service.errors import LprError
 
 _ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 _NETWORK = "network.pt"
+_NOTE = "kept in the manifest's provenance: what its other fields don't tell"
 _FINE_TUNING = TrainConfig(steps=600, learning_rate=1e-3, warmup=50, log_every=100)
 
 
@@ -67,7 +68,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="your crops: labels.csv with file,text")
     parser.add_argument("--out", type=Path, help="checkpoint and log (default: runs/VARIANT)")
     parser.add_argument("--variant", help="name to publish as (default: baseline, or fine-tuned with --data)")
-    parser.add_argument("--note", help="kept in the manifest's provenance: what its other fields don't tell")
+    parser.add_argument("--note", help=_NOTE)
     parser.add_argument("--source", help="artifact to start from (default: none; baseline with --data)")
     _add_publishing(parser)
     for field in fields(TrainConfig):
@@ -140,6 +141,7 @@ def _add_prune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="FILE",
         help="prune by magnitude only, publish nothing, and write what it did to accuracy and size as JSON",
     )
+    parser.add_argument("--note", help=_NOTE)
     _add_publishing(parser)
     _add_gate(parser)
     _add_fields(parser, PruneConfig)
@@ -178,7 +180,7 @@ def _prune(options: argparse.Namespace) -> None:
         print(f"wrote {options.study}")
         return
     reference = contract.find(options.artifacts, build.BASELINE)
-    _publish(options, build.pruned(source, options.variant, folder, config=config), reference)
+    _publish(options, build.pruned(source, options.variant, folder, config=config, note=options.note), reference)
 
 
 def _use_all_cores() -> None:
@@ -258,7 +260,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="LEVEL",
         help="x86-64-v4 (AVX-512), x86-64-v4-vnni (and its VNNI, for integers), x86-64-v3 (AVX2) or native (this "
         "machine's CPU, with all it can do); may be repeated, the fastest first (default: AVX-512, with VNNI for "
-        "integers, and AVX2)",
+        "integers, and AVX2). Without VNNI, the integers are computed as floats of the same weights: that is faster",
     )
     parser.add_argument("--tune", action="store_true", help="first search for the convolutions' best schedules")
     parser.add_argument(

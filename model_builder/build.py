@@ -50,14 +50,16 @@ def pruned(
     published: Artifact | None = None,
     *,
     config: PruneConfig,
+    note: str | None = None,
     **training: Any,
 ) -> publish.Candidate:
-    """`source` with fewer channels; `training` are more fields of TrainConfig."""
+    """`source` with fewer channels; `note` is kept in the manifest; `training` are more fields of TrainConfig."""
     made_with = asdict(config)
     match _arguments(published):
-        case {"source": {"version": str(version)}, "prune": settings, "cuts": cuts} if (
+        case {"source": {"version": str(version)}, "prune": settings, "cuts": cuts, **rest} if (
             _same_weights(version, source) and settings == made_with
         ):
+            note = rest.get("note")
             network = publish.load_network(_taken(published))
         case _:
             crops = development_set(config.plates)
@@ -67,7 +69,7 @@ def pruned(
         "source": {"variant": source.manifest.variant, "version": source.manifest.version},
         "prune": made_with,
         "cuts": cuts,
-    }
+    } | ({"note": note} if note else {})
     return publish.torch_candidate(variant, network, seed=10, arguments=arguments)
 
 
@@ -109,11 +111,9 @@ def compiled(
 STAGES: Final = (
     Stage("pruned", BASELINE, partial(pruned, config=PruneConfig())),
     Stage("quantized", BASELINE, partial(quantized, config=QuantizeConfig())),
-    Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig())),
     Stage("tvm", BASELINE, compiled),
     Stage("tvm-pruned", "pruned", compiled),
     Stage("tvm-int8", "quantized", compiled),
-    Stage("tvm-fast", "pruned-quantized", compiled),
 )
 
 

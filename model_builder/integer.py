@@ -56,6 +56,12 @@ class Linear:
         return self.weights.dtype == np.int8
 
     @property
+    def real(self) -> NDArray[np.float32]:
+        """The weights as real numbers, in their shape."""
+        scales = self.weight_scales.reshape(-1, *[1] * (self.weights.ndim - 1))
+        return np.asarray(self.weights * scales, np.float32)
+
+    @property
     def scales(self) -> NDArray[np.float32]:
         """Real value of one step of each output's integer sum, float32 (outputs)."""
         assert self.input_scale is not None

@@ -15,23 +15,22 @@ from numpy.typing import NDArray
 from tvm import ir, relax, te, tirx
 from tvm.s_tir import Schedule
 
-from model_builder import integer
-from model_builder.dot import Dot, uses
+from model_builder import dot, integer
 from model_builder.integer import Array, Layer
 from model_builder.model import HEIGHT, WIDTH
 from model_builder.space import tiled, vectors
 
-VECTOR: Final = 16  # channels of a layer are made a multiple of it: a vector of sums, and whole groups of inputs
+VECTOR: Final = dot.LANES  # channels of a layer are made a multiple of it; as many floats fill a vector of AVX-512
 
 _CONTEXTS, _CONTEXT_PRODUCT, _SUM = "contexts", "context_product", "sum"  # kernels without integers
 _SCHEDULED: Final = "tirx.is_scheduled"
 
 
-def build(network: integer.Network, dot: Dot, lanes: int, *, traced: bool = False) -> ir.IRModule:
+def build(network: integer.Network, *, traced: bool = False) -> ir.IRModule:
     """`main`: one uint8 crop (1, 24, 94, 3) to float32 logits (1, T, classes); and `prepare`, which has nothing to do.
 
-    Floats come in vectors of `lanes`. With `traced`, `main` returns a tuple of the logits and every layer's output
-    (1, H, W, channels made whole vectors). Raises ValueError for a network with layers in float.
+    With `traced`, `main` returns a tuple of the logits and every layer's output (1, H, W, channels made whole vectors).
+    Raises ValueError for a network with layers in float.
     """
     if floats := [layer.name for layer in network.layers if not layer.integer or layer.output_scale is None]:
         raise ValueError(f"{', '.join(floats)}: layers in float are not compiled; quantize all of them")
@@ -40,8 +39,8 @@ def build(network: integer.Network, dot: Dot, lanes: int, *, traced: bool = Fals
     crop = relax.Var("crop", relax.TensorType((1, HEIGHT, WIDTH, 3), "uint8"))
     with builder.function("main", [crop]):
         with builder.dataflow():
-            outputs = _layers(builder, network, dot, crop)
-            logits = _classified(builder, network, dot, outputs)
+            outputs = _layers(builder, network, crop)
+            logits = _classified(builder, network, outputs)
             result = builder.emit_output(relax.Tuple([logits, *outputs.values()]) if traced else logits)
         builder.emit_func_output(result)
     with builder.function("prepare", []):
@@ -49,7 +48,7 @@ def build(network: integer.Network, dot: Dot, lanes: int, *, traced: bool = Fals
     module = builder.get()
     for variable, function in module.functions.items():
         if variable.name_hint == _CONTEXTS:
-            module[variable] = _scheduled_contexts(function, lanes)
+            module[variable] = _scheduled_contexts(function)
     return module
 
 
@@ -91,19 +90,17 @@ def _extended(array: Array, *shape: int) -> Array:
     )
 
 
-def _layers(builder: Any, network: integer.Network, dot: Dot, crop: Any) -> dict[str, Any]:
+def _layers(builder: Any, network: integer.Network, crop: Any) -> dict[str, Any]:
     outputs: dict[str, Any] = {}
     x = crop
     for layer in network.layers:
-        constants = [relax.const(array) for array in (_packed(layer.weights, dot), layer.bias, layer.multiplier)]
+        constants = [relax.const(array) for array in (_packed(layer.weights), layer.bias, layer.multiplier)]
         hint = f"convolution_{layer.name.replace('.', '_')}"
-        x = outputs[layer.name] = builder.emit_te(
-            partial(_convolution, layer, dot), x, *constants, primfunc_name_hint=hint
-        )
+        x = outputs[layer.name] = builder.emit_te(partial(_convolution, layer), x, *constants, primfunc_name_hint=hint)
     return outputs
 
 
-def _classified(builder: Any, network: integer.Network, dot: Dot, outputs: dict[str, Any]) -> Any:
+def _classified(builder: Any, network: integer.Network, outputs: dict[str, Any]) -> Any:
     """The logits of the last two layers' outputs and of all contexts."""
     classifier, (column, wide) = network.classifier, network.layers[-2:]
     columns = int(outputs[wide.name].ty.shape[2])
@@ -117,9 +114,9 @@ def _classified(builder: Any, network: integer.Network, dot: Dot, outputs: dict[
     padded = _round_up(classes)
     parts = [
         builder.emit_te(
-            partial(_product, dot),
+            _product,
             outputs[layer.name],
-            relax.const(_packed(_extended(part.weights, padded)[..., None, None], dot)),
+            relax.const(_packed(_extended(part.weights, padded)[..., None, None])),
             relax.const(_extended(part.scales, padded)),
             primfunc_name_hint="product",
         )
@@ -131,35 +128,33 @@ def _classified(builder: Any, network: integer.Network, dot: Dot, outputs: dict[
     return builder.emit_te(_sum, *parts, bias, classes, primfunc_name_hint=_SUM)
 
 
-def _packed(weights: NDArray[np.int8], dot: Dot) -> Array:
+def _packed(weights: NDArray[np.int8]) -> Array:
     """(O, I, KH, KW) as (O / lanes, KH, KW, I / group, lanes, group), with zeros behind the inputs."""
     outputs, inputs, height, width = weights.shape
-    extended = _extended(weights, outputs, inputs + -inputs % dot.group).astype(dot.weights)
-    split = extended.reshape(outputs // dot.lanes, dot.lanes, -1, dot.group, height, width)
+    extended = _extended(weights, outputs, inputs + -inputs % dot.GROUP)
+    split = extended.reshape(outputs // dot.LANES, dot.LANES, -1, dot.GROUP, height, width)
     return np.ascontiguousarray(split.transpose(0, 4, 5, 2, 1, 3))
 
 
-def _sums(prepared: te.Tensor, weights: te.Tensor, dot: Dot, high: int, wide: int, stride: integer.Pair) -> te.Tensor:
+def _sums(prepared: te.Tensor, weights: te.Tensor, high: int, wide: int, stride: integer.Pair) -> te.Tensor:
     """Sums (1, high, wide, O / lanes, lanes) of a convolution of (H, W, I), which is padded already."""
     _, rows, across, groups, _, _ = (int(size) for size in weights.shape)
     ry, rx = te.reduce_axis((0, rows), "ry"), te.reduce_axis((0, across), "rx")
-    rg, rk = te.reduce_axis((0, groups), "rg"), te.reduce_axis((0, dot.group), "rk")
+    rg, rk = te.reduce_axis((0, groups), "rg"), te.reduce_axis((0, dot.GROUP), "rk")
 
     def term(n: Any, h: Any, w: Any, o: Any, lane: Any) -> Any:
-        activation = prepared[h * stride[0] + ry, w * stride[1] + rx, rg * dot.group + rk].astype("int32")
+        activation = prepared[h * stride[0] + ry, w * stride[1] + rx, rg * dot.GROUP + rk].astype("int32")
         return te.sum(activation * weights[o, ry, rx, rg, lane, rk].astype("int32"), axis=[ry, rx, rg, rk])
 
-    return te.compute((1, high, wide, weights.shape[0], dot.lanes), term, name="sums")
+    return te.compute((1, high, wide, weights.shape[0], dot.LANES), term, name="sums")
 
 
-def _convolution(
-    layer: Layer, dot: Dot, x: te.Tensor, weights: te.Tensor, bias: te.Tensor, multiplier: te.Tensor
-) -> te.Tensor:
+def _convolution(layer: Layer, x: te.Tensor, weights: te.Tensor, bias: te.Tensor, multiplier: te.Tensor) -> te.Tensor:
     _, height, width, inputs = (int(size) for size in x.shape)
     height, width = height // layer.pool[0], width // layer.pool[1]
     (top, left), (down, right) = layer.padding, layer.stride
     kernel = int(weights.shape[1]), int(weights.shape[2])
-    padded = int(weights.shape[3]) * dot.group
+    padded = int(weights.shape[3]) * dot.GROUP
     zero, fill = tirx.const(0, "uint8"), tirx.const(layer.fill, "uint8")
 
     def prepare(h: Any, w: Any, i: Any) -> Any:
@@ -169,14 +164,14 @@ def _convolution(
             value = tirx.if_then_else(inside, value, fill)
         if padded > inputs:
             value = tirx.if_then_else(i < inputs, value, zero)
-        return value.astype(dot.activations)
+        return value
 
     prepared = te.compute((height + 2 * top, width + 2 * left, padded), prepare, name="prepared")
     high, wide = (height + 2 * top - kernel[0]) // down + 1, (width + 2 * left - kernel[1]) // right + 1
-    sums = _sums(prepared, weights, dot, high, wide, layer.stride)
+    sums = _sums(prepared, weights, high, wide, layer.stride)
 
     def requantize(n: Any, h: Any, w: Any, o: Any) -> Any:
-        real = (sums[n, h, w, o // dot.lanes, o % dot.lanes] + bias[o]).astype("float32") * multiplier[o]
+        real = (sums[n, h, w, o // dot.LANES, o % dot.LANES] + bias[o]).astype("float32") * multiplier[o]
         bounded = tirx.max(tirx.min(real, tirx.const(integer.TOP, "float32")), tirx.const(0, "float32"))
         return tirx.nearbyint(bounded).astype("uint8")
 
@@ -192,16 +187,14 @@ def _pooled(x: te.Tensor, pool: integer.Pair, h: Any, w: Any, i: Any) -> Any:
     return result
 
 
-def _product(dot: Dot, x: te.Tensor, weights: te.Tensor, scales: te.Tensor) -> te.Tensor:
+def _product(x: te.Tensor, weights: te.Tensor, scales: te.Tensor) -> te.Tensor:
     """The classifier's part of one layer's output: real values (1, 1, T, classes)."""
     _, _, columns, channels = (int(size) for size in x.shape)
-    prepared = te.compute(
-        (1, columns, channels), lambda h, t, i: x[0, h, t, i].astype(dot.activations), name="prepared"
-    )
-    sums = _sums(prepared, weights, dot, 1, columns, (1, 1))
+    prepared = te.compute((1, columns, channels), lambda h, t, i: x[0, h, t, i], name="prepared")
+    sums = _sums(prepared, weights, 1, columns, (1, 1))
     return te.compute(
         (1, 1, columns, scales.shape[0]),
-        lambda n, h, t, o: sums[n, h, t, o // dot.lanes, o % dot.lanes].astype("float32") * scales[o],
+        lambda n, h, t, o: sums[n, h, t, o // dot.LANES, o % dot.LANES].astype("float32") * scales[o],
         name="scaled",
     )
 
@@ -264,15 +257,15 @@ def _sum(wide: te.Tensor, column: te.Tensor, context: te.Tensor, bias: te.Tensor
     )
 
 
-def _scheduled_contexts(kernel: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc:
-    """The kernel of all contexts in vectors of `lanes`: a few additions, with nothing for a tuner to find."""
+def _scheduled_contexts(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The kernel of all contexts in vectors: a few additions, with nothing for a tuner to find."""
     schedule = Schedule(kernel)
     for block in schedule.get_child_blocks(schedule.get_sblock("root")):
         name = str(schedule.get(block).name_hint)
         if name.startswith("column_sums"):
             (means,) = schedule.get_consumers(block)
             column, channels, used = schedule.get_loops(block)
-            channels, lane = vectors(schedule, channels, lanes)
+            channels, lane = vectors(schedule, channels, VECTOR)
             schedule.reorder(column, channels, used, lane)
             schedule.reverse_compute_at(means, channels, preserve_unit_loops=True)
             schedule.set_scope(block, 0, "local")
@@ -283,17 +276,17 @@ def _scheduled_contexts(kernel: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc:
         elif name.startswith("partial_squares"):
             lane, column, vector = schedule.get_loops(block)
             schedule.reorder(column, vector, lane)
-            schedule.vectorize(vectors(schedule, lane, lanes)[1])
+            schedule.vectorize(vectors(schedule, lane, VECTOR)[1])
             start = schedule.decompose_reduction(block, column)
-            schedule.vectorize(vectors(schedule, schedule.get_loops(start)[-1], lanes)[1])
+            schedule.vectorize(vectors(schedule, schedule.get_loops(start)[-1], VECTOR)[1])
         elif name == "joined":
             vector, _, lane = schedule.get_loops(block)
             schedule.unroll(vector)
-            schedule.vectorize(vectors(schedule, lane, lanes)[1])
+            schedule.vectorize(vectors(schedule, lane, VECTOR)[1])
     return schedule.mod["main"].with_attr(_SCHEDULED, True)
 
 
-def completed(module: ir.IRModule, dot: Dot, lanes: int) -> ir.IRModule:
+def completed(module: ir.IRModule) -> ir.IRModule:
     """Give every product that has no schedule yet the first one of its space, so that all have the instruction.
 
     Raises ValueError for a kernel of integers that has a schedule without it.
@@ -303,8 +296,8 @@ def completed(module: ir.IRModule, dot: Dot, lanes: int) -> ir.IRModule:
             continue
         if not (function.attrs and function.attrs.get(_SCHEDULED)):
             schedule = Schedule(function, seed=1)
-            tiled(schedule, lanes)
+            tiled(schedule, VECTOR)
             function = module[variable] = schedule.mod["main"].with_attr(_SCHEDULED, True)
-        if variable.name_hint != _CONTEXT_PRODUCT and not uses(function, dot):
-            raise ValueError(f"the schedule of {variable.name_hint} lacks {dot.llvm}: tune it again")
+        if variable.name_hint != _CONTEXT_PRODUCT and not dot.uses(function):
+            raise ValueError(f"the schedule of {variable.name_hint} lacks {dot.LLVM}: tune it again")
     return module

@@ -7,8 +7,8 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,22 @@ MAX_BATCH = 64
 _PROBE_PLATES = 8
 _TOLERANCE = 1e-3  # of a logit: engines add in other orders, and the probe's lie between -33 and 46
 
+Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A model that wants to be published as `variant`.
 
     `write` puts the model files of `backend` into a folder; `logits` computes, by what the model was made from, the
-    float32 logits (n, T, C) that it has to reproduce within `tolerance` for crops uint8 (n, H, W, 3).
+    float32 logits (n, T, C) that it has to reproduce within `tolerance` for crops uint8 (n, H, W, 3). `others` compute,
+    by the probe's file, those that a library with a probe of its own has to reproduce instead.
     """
 
     variant: str
     backend: BackendName
     write: Callable[[Path], None]
-    logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    logits: Logits
     tolerance: float
     digest: str
     max_batch: int
@@ -63,6 +66,7 @@ class Candidate:
     seed: int
     arguments: dict[str, object]
     libraries: tuple[Library, ...] = ()
+    others: Mapping[str, Logits] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,16 @@ class Gate:
         backend.close()
         return score
 
-    def check(self, score: Score) -> None:
-        """Raise Refused where `score`, reached on the same crops, is too far below the baseline's."""
+    def check(self, score: Score, library: str = "") -> None:
+        """Raise Refused where `score`, reached on the same crops, is too far below the baseline's.
+
+        `library` names the level of the library that reached it, where it is not the one that is served here.
+        """
         loss = 100 * (self.reference.exact - score.exact) / score.total
         if loss > self.max_loss:
+            subject = f"the library for {library} " if library else ""
             raise Refused(
-                f"reads {score.exact} of {score.total} rendered plates, {self.baseline.manifest.variant} "
+                f"{subject}reads {score.exact} of {score.total} rendered plates, {self.baseline.manifest.variant} "
                 f"{self.reference.exact}: {loss:.2f} points lost, {self.max_loss:.2f} allowed (--max-loss)"
             )
 
@@ -104,6 +112,7 @@ def publish(
 ) -> Artifact:
     """Publish as `root`/variant what has proved equal through the serving code and passed the gate.
 
+    Of several libraries, each that this CPU can run has to; the figures are those of the one that it would be served.
     `sets` holds the set "rendered", which the gate compares on. `older`, the artifact in that place, stays and is
     returned where the new one would only tell another day and other times. Raises ArtifactError when a logit differs
     from the candidate's reference by more than the tolerance, Refused by the gate; either leaves an older artifact as
@@ -117,6 +126,8 @@ def publish(
     try:
         candidate.write(aside)
         contract.write_probe(aside, probe, logits)
+        for file, compute in candidate.others.items():
+            contract.write_probe(aside, probe, compute(probe), file)
         description = Description(
             variant=candidate.variant,
             version=f"{importlib.metadata.version('lpr')}+{candidate.digest}",
@@ -141,6 +152,7 @@ def publish(
         accuracy = {name: evaluate.accuracy(written, backend, crops) for name, crops in sets.items()}
         if gate is not None:
             gate.check(accuracy["rendered"])
+        _check_other_libraries(written, gate)
         measured = Measured(
             accuracy=accuracy,
             latency_ms=evaluate.latency(backend, threads=1),
@@ -168,16 +180,11 @@ def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict
     network.load_state_dict(trained.state_dict())
     network.eval()
 
-    def logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            computed: NDArray[np.float32] = network(torch.from_numpy(crops)).numpy()
-        return computed
-
     return Candidate(
         variant=variant,
         backend="torch",
         write=lambda folder: torch.export.save(exported(network), folder / MODEL),
-        logits=logits,
+        logits=partial(torch_logits, network),
         tolerance=_TOLERANCE,
         digest=digest({name: tensor.numpy() for name, tensor in network.state_dict().items()}),
         max_batch=MAX_BATCH,
@@ -186,6 +193,13 @@ def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict
         seed=seed,
         arguments={**arguments, "network": network.configuration()},
     )
+
+
+def torch_logits(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits float32 (n, T, C) of crops uint8 (n, H, W, 3), by torch."""
+    with torch.inference_mode():
+        computed: NDArray[np.float32] = network(torch.from_numpy(crops)).numpy()
+    return computed
 
 
 def load_network(artifact: Artifact) -> LPRNet:
@@ -202,7 +216,10 @@ def load_network(artifact: Artifact) -> LPRNet:
 def exported(network: nn.Module) -> ExportedProgram:
     """The network in evaluation mode as a program that takes up to MAX_BATCH crops."""
     example = torch.from_numpy(_noise(2))
-    return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1, max=MAX_BATCH)},))
+    program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1, max=MAX_BATCH)},))
+    for node in program.graph.nodes:  # the paths of this machine's files, which would make it another file elsewhere
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def _noise(count: int) -> NDArray[np.uint8]:
@@ -239,15 +256,33 @@ def _provenance(seed: int, arguments: dict[str, object]) -> Provenance:
     )
 
 
+def _check_other_libraries(written: Artifact, gate: Gate | None) -> None:
+    """Run each library that this CPU can run beside the one that it is served, alone: its probe and the gate."""
+    served = contract.library_here(written)
+    for library in written.manifest.libraries:
+        alone = replace(written, manifest=written.manifest.model_copy(update={"libraries": (library,)}))
+        if contract.library_here(alone) is None:
+            print(f"{library.level}: this CPU lacks what it needs, so the library was not run")
+        elif library != served:
+            backend = load(alone, threads=1)
+            contract.check_probe(backend, alone)
+            if gate is not None:
+                score = evaluate.accuracy(alone, backend, gate.crops)
+                print(f"{library.level}: {score.exact} of {score.total} rendered plates read")
+                gate.check(score, library.level)
+            backend.close()
+
+
 def _unchanged(old: Artifact, new: Artifact) -> bool:
     """Whether `old` holds the same model, byte by byte, says the same of it, and reads what `new` reads.
 
-    Day, commit, libraries and times are not compared, nor is the probe: on another CPU its logits end in other bits.
+    Day, commit, libraries and times are not compared, nor are probes: on another CPU their logits end in other bits.
     """
 
     def told(artifact: Artifact) -> dict[str, Any]:
         manifest = artifact.manifest
-        files = {name: value for name, value in manifest.files.items() if name != manifest.probe.file}
+        probes = {probe.file for probe in manifest.probes}
+        files = {name: value for name, value in manifest.files.items() if name not in probes}
         told = manifest.model_dump(exclude={"files", "measured", "provenance"})
         return told | {"files": files, "seed": manifest.provenance.seed, "arguments": manifest.provenance.arguments}
 

@@ -200,8 +200,8 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     assert manifest.measured is not None
     files = [name for name in manifest.files if name != contract.PROBE]
-    if manifest.libraries:
-        files = [_library(manifest.libraries).file]
+    if library := contract.library_here(artifact):
+        files = [library.file]
     return {
         "version": manifest.version,
         "bytes": sum((artifact.folder / name).stat().st_size for name in files),
@@ -210,10 +210,6 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "nonzero": nonzero(artifact),
         "multiply_adds": manifest.measured.multiply_adds,
     }
-
-
-def _library(libraries: Sequence[Library]) -> Library:
-    return next(library for library in libraries if cpu_flags().issuperset(library.needs))
 
 
 def nonzero(artifact: Artifact) -> int | None:

@@ -108,4 +108,4 @@ def limit(level: compile.Level) -> float:
         started = time.perf_counter()
         main(*operands, sums)
         times.append(time.perf_counter() - started)
-    return _TURNS * _CHAINS * dot.VNNI.lanes * dot.VNNI.group / min(times)
+    return _TURNS * _CHAINS * dot.LANES * dot.GROUP / min(times)

@@ -7,6 +7,7 @@ learned with the weights, as logarithms (Jain et al., arXiv 1903.08066).
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -237,6 +238,43 @@ def fold(network: LPRNet) -> Network:
     simulation = Simulation(network)
     simulation.floats = frozenset(simulation.names)
     return simulation.describe()
+
+
+def dequantized(network: Network) -> LPRNet:
+    """A float network of the same weights, as real numbers.
+
+    Its activations are neither rounded nor clamped at the top of uint8; its first layer pads with MIDDLE, not FILL.
+    """
+    widths: dict[str, Any] = {}
+    for layer in network.layers:
+        name, _, index = layer.name.partition(".")
+        widths[name] = [*widths.get(name, []), len(layer.weights)] if index else len(layer.weights)
+    contexts = [layer.context for layer in network.layers if layer.context]
+    configuration = {"widths": widths, "context_channels": contexts, "transformer": False}
+    made = LPRNet.configured(len(network.classifier.bias), configuration).eval()
+    units = [module for module in made.modules() if isinstance(module, ConvUnit)]
+    classifier = network.classifier
+    heads = np.concatenate([classifier.wide.real, classifier.column.real, classifier.context], axis=1)
+    with torch.no_grad():
+        for unit, layer in zip(units, network.layers, strict=True):
+            convolution, norm = unit[0], unit[1]
+            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            norm.eps = 0.0  # it only adds the bias
+            convolution.weight.copy_(torch.tensor(layer.real))
+            norm.bias.copy_(torch.tensor(_real_bias(layer, first=layer is network.layers[0])))
+        made.classify.weight.copy_(torch.tensor(heads[:, :, None, None]))
+        assert made.classify.bias is not None
+        made.classify.bias.copy_(torch.tensor(classifier.bias))
+    return made
+
+
+def _real_bias(layer: Layer, *, first: bool) -> integer.Array:
+    """The bias of sums of real inputs; the `first` layer's are normalized, its integers the pixels themselves."""
+    if not layer.integer:
+        return layer.bias
+    steps = layer.bias + (MIDDLE * layer.weights.sum((1, 2, 3), dtype=np.int64) if first else 0)
+    return np.asarray(steps * layer.scales)
 
 
 def _units(network: LPRNet) -> list[Unit]:

@@ -39,15 +39,15 @@ def search() -> ms.search_strategy.EvolutionarySearch:
 def tiled(sch: Schedule, lanes: int) -> None:
     """Schedule a kernel with tile sizes drawn at random, which the tuner then varies: always the same instructions."""
     sums = next(block for block in sch.get_child_blocks(sch.get_sblock("root")) if _REDUCTION in _kinds(sch, block))
-    instruction = _instruction(sch, sums)
+    integers = _integers(sch, sums)
     for block in sch.get_producers(sums):
-        _prepare(sch, block, _BYTES if instruction else lanes)
+        _prepare(sch, block, _BYTES if integers else lanes)
     result = _result(sch, sums)
     loops, kinds = sch.get_loops(sums), _kinds(sch, sums)
     summed = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _REDUCTION]
     first, *rows = (loop for loop, kind in zip(loops, kinds, strict=True) if kind != _REDUCTION)
     group = []
-    if instruction:  # its sums and the products of each are loops of their own
+    if integers:  # the instruction's sums and the products of each are loops of their own
         *rows, channels, lane = rows
         group = [summed.pop()]
     else:
@@ -66,22 +66,18 @@ def tiled(sch: Schedule, lanes: int) -> None:
     sch.reorder(*outer, *summed, *inner, lane, *group)
     sch.reverse_compute_at(result, outer[-1], preserve_unit_loops=True)
     _unroll(sch, *inner)
-    if not instruction:
+    if not integers:
         sch.vectorize(lane)
     _unroll_vectors(sch, result, len(outer), lanes)
     start = sch.decompose_reduction(sums, summed[0])
     _unroll_vectors(sch, start, len(outer), lanes)
-    if instruction:
-        sch.tensorize(lane, instruction.name)
+    if integers:
+        sch.tensorize(lane, dot.NAME)
 
 
-def _instruction(sch: Schedule, sums: Any) -> dot.Dot | None:
-    """What multiplies and adds for a block of integers; None for one of floats."""
-    (written,) = sch.get(sums).writes
-    if str(written.source.dtype) != "int32":
-        return None
-    lanes = int(written.source.shape[-1])
-    return next(instruction for instruction in dot.INSTRUCTIONS if instruction.lanes == lanes)
+def _integers(sch: Schedule, block: Any) -> bool:
+    (written,) = sch.get(block).writes
+    return str(written.source.dtype) == "int32"
 
 
 def _kinds(sch: Schedule, block: Any) -> list[int]:

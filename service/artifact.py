@@ -5,6 +5,7 @@
     artifacts/<variant>/manifest.json    Manifest; names every other file with its sha256
                         probe.npz        "input" uint8 (n, H, W, 3), "logits" float32 (n, T, C)
                         model.pt2, ...   whatever the backend named in the manifest loads
+                        <level>.npz      as probe.npz, for a library that computes something else
 
 `read` trusts nothing: an unknown key, another format version, a changed byte or a stray file is an `ArtifactError`
 that names the file. `write` is for `model_builder/publish.py` alone.
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from service import cpu
 from service.errors import ArtifactError, UnknownVariant
 
 if TYPE_CHECKING:  # backends reads artifacts, so only the type may come from there
@@ -88,7 +90,7 @@ class Tensor(Frozen):
 class Probe(Frozen):
     """Inputs with their expected logits, and the largest absolute difference that counts as equal."""
 
-    file: Literal["probe.npz"] = PROBE
+    file: FileName = PROBE
     tolerance: Annotated[float, Field(gt=0)]
 
 
@@ -133,11 +135,15 @@ class Measured(Frozen):
 
 
 class Library(Frozen):
-    """One compiled file: it runs on a CPU that has every one of `needs`, named as in /proc/cpuinfo."""
+    """One compiled file: it runs on a CPU that has every one of `needs`, named as in /proc/cpuinfo.
+
+    `probe` is its own where it computes something else than the artifact's probe tells: floats in place of integers.
+    """
 
     file: FileName
     level: Annotated[str, Field(min_length=1)]
     needs: tuple[str, ...]
+    probe: Probe | None = None
 
 
 class Description(Frozen):
@@ -168,6 +174,15 @@ class Description(Frozen):
             if strange := set("".join("".join(t) for t in format.templates)) - set(self.alphabet):
                 raise ValueError(f"format {format.name} uses {''.join(sorted(strange))}, not in the alphabet")
         return self
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """The artifact's probe, and those of libraries that have their own."""
+        return self.probe, *(library.probe for library in self.libraries if library.probe)
+
+    def library(self, flags: frozenset[str]) -> Library | None:
+        """The first, and so fastest, library that a CPU with `flags` can run; None where it can run none."""
+        return next((library for library in self.libraries if flags.issuperset(library.needs)), None)
 
 
 class Manifest(Description):
@@ -223,8 +238,9 @@ def read(folder: Path) -> Artifact:
             raise ArtifactError(f"{folder / name} differs from its sha256 in {MANIFEST}: it was changed or damaged")
     if stray := sorted(present - set(manifest.files)):
         raise ArtifactError(f"{folder / stray[0]} is not listed in {MANIFEST}: remove it or publish again")
-    if manifest.probe.file not in manifest.files:
-        raise ArtifactError(f"{folder / MANIFEST} lists no {manifest.probe.file}, so the model cannot be checked")
+    for probe in manifest.probes:
+        if probe.file not in manifest.files:
+            raise ArtifactError(f"{folder / MANIFEST} lists no {probe.file}, so the model cannot be checked")
     return Artifact(folder, manifest)
 
 
@@ -249,7 +265,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write(folder: Path, description: Description) -> Artifact:
-    """Write manifest.json for the model files and the probe that lie in `folder`, then read it back.
+    """Write manifest.json for the model files and the probes that lie in `folder`, then read it back.
 
     May be called again on the same folder, for example once figures have been measured.
     """
@@ -260,14 +276,25 @@ def write(folder: Path, description: Description) -> Artifact:
     return read(folder)
 
 
-def write_probe(folder: Path, images: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
-    """Write probe.npz: images uint8 (n, H, W, 3) and the logits float32 (n, T, C) expected for them."""
-    np.savez_compressed(folder / PROBE, input=images, logits=logits)
+def write_probe(folder: Path, images: NDArray[np.uint8], logits: NDArray[np.float32], file: str = PROBE) -> None:
+    """Write a probe: images uint8 (n, H, W, 3) and the logits float32 (n, T, C) expected for them."""
+    np.savez_compressed(folder / file, input=images, logits=logits)
+
+
+def library_here(artifact: Artifact) -> Library | None:
+    """The library that this CPU runs; None where it can run none, or nothing is compiled."""
+    return artifact.manifest.library(cpu.flags())
+
+
+def probe_here(artifact: Artifact) -> Probe:
+    """What has to be computed on this CPU: the probe of the library that it runs, if that has its own."""
+    library = library_here(artifact)
+    return library.probe if library and library.probe else artifact.manifest.probe
 
 
 def read_probe(artifact: Artifact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The probe's images uint8 (n, H, W, 3) and expected logits float32 (n, T, C)."""
-    path = artifact.file(artifact.manifest.probe.file)
+    """Images uint8 (n, H, W, 3) and expected logits float32 (n, T, C) of the probe for this CPU."""
+    path = artifact.file(probe_here(artifact).file)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, logits = arrays["input"], arrays["logits"]
@@ -279,12 +306,13 @@ def read_probe(artifact: Artifact) -> tuple[NDArray[np.uint8], NDArray[np.float3
 
 
 def check_probe(backend: "Backend", artifact: Artifact) -> None:
-    """Compute the probe and compare: the one check of publisher, readiness and tests.
+    """Compute the probe for this CPU and compare: the one check of publisher, readiness and tests.
 
     Raises ArtifactError if shapes differ or a logit is further from the expected one than the manifest's tolerance.
     """
     images, expected = read_probe(artifact)
-    path, tolerance = artifact.file(artifact.manifest.probe.file), artifact.manifest.probe.tolerance
+    probe = probe_here(artifact)
+    path, tolerance = artifact.file(probe.file), probe.tolerance
     logits = backend.infer(images)
     if logits.shape != expected.shape or logits.shape[-1] != len(artifact.manifest.alphabet) + 1:
         raise ArtifactError(f"{path}: expected logits {expected.shape}, {backend.engine} computed {logits.shape}")

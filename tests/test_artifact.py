@@ -12,7 +12,8 @@ from conftest import describe
 from numpy.typing import NDArray
 
 from service import artifact as contract
-from service.artifact import Artifact, Measured
+from service import cpu
+from service.artifact import Artifact, Library, Measured, Probe
 from service.errors import ArtifactError, UnknownVariant
 
 Edit = Callable[[dict[str, Any]], object]
@@ -161,6 +162,50 @@ def test_the_probe_tells_equal_from_different(tiny):
     ):
         with pytest.raises(ArtifactError, match=rf"probe\.npz: .*{message}"):
             contract.check_probe(Computes(logits), tiny)
+
+
+@pytest.fixture
+def libraries(folder: Path) -> Artifact:
+    """An artifact with two libraries, the second of which computes logits greater by 3."""
+    images, logits = contract.read_probe(contract.read(folder))
+    contract.write_probe(folder, images, logits + np.float32(3), "plain.npz")
+    fast = Library(file="model.pt2", level="fast", needs=("warp",))
+    plain = Library(file="model.pt2", level="plain", needs=(), probe=Probe(file="plain.npz", tolerance=0.5))
+    return contract.write(folder, describe().model_copy(update={"libraries": (fast, plain)}))
+
+
+@pytest.mark.parametrize(("flags", "more", "file"), [({"warp"}, 0, "probe.npz"), ({"sse"}, 3, "plain.npz")])
+def test_a_library_is_compared_with_the_probe_of_its_own(libraries, tiny, monkeypatch, flags, more, file):
+    expected = contract.read_probe(tiny)[1] + np.float32(more)
+    monkeypatch.setattr(cpu, "flags", lambda: frozenset(flags))
+    np.testing.assert_array_equal(contract.read_probe(libraries)[1], expected)
+    contract.check_probe(Computes(expected), libraries)
+    for wrong in (3 - 2 * more, 0.6):
+        with pytest.raises(ArtifactError, match=rf"{file}: arithmetic 1 is off by {abs(wrong)}"):
+            contract.check_probe(Computes(expected + np.float32(wrong)), libraries)
+    allowed = Computes(expected + np.float32(0.4))
+    if file == "plain.npz":
+        contract.check_probe(allowed, libraries)
+    else:
+        with pytest.raises(ArtifactError, match=r"more than the 0\.0001 allowed"):
+            contract.check_probe(allowed, libraries)
+
+
+def test_a_library_whose_probe_is_missing_is_refused(libraries):
+    (libraries.folder / "plain.npz").unlink()
+    edit_manifest(libraries.folder, lambda m: m["files"].pop("plain.npz"))
+    with pytest.raises(ArtifactError, match=r"manifest\.json lists no plain\.npz"):
+        contract.read(libraries.folder)
+
+
+def test_manifests_from_before_libraries_had_probes_are_read(libraries):
+    (libraries.folder / "plain.npz").unlink()
+    edit_manifest(libraries.folder, lambda m: m["files"].pop("plain.npz"))
+    edit_manifest(libraries.folder, lambda m: [library.pop("probe") for library in m["libraries"]])
+    manifest = contract.read(libraries.folder).manifest
+    assert manifest.format_version == 1
+    assert manifest.probes == (manifest.probe,)
+    assert [library.level for library in manifest.libraries] == ["fast", "plain"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """What every backend owes, on every artifact there is; nothing in here knows which."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from service import backends
-from service.artifact import Artifact, check_probe, read_probe, write
+from service.artifact import Artifact, check_probe, library_here, probe_here, read_probe, write
 from service.backends import Backend
 from service.errors import ArtifactError
 
@@ -31,6 +32,13 @@ def test_the_probe_is_computed_as_published(artifact, backend):
     check_probe(backend, artifact)
 
 
+def test_every_library_that_this_cpu_can_run_computes_its_probe(artifact):
+    for library in artifact.manifest.libraries:
+        alone = replace(artifact, manifest=artifact.manifest.model_copy(update={"libraries": (library,)}))
+        if library_here(alone):
+            check_probe(backends.load(alone, threads=1), alone)
+
+
 def test_logits_are_as_the_manifest_says(artifact, backend, crops):
     logits = backend.infer(crops[:3])
     assert logits.dtype == np.float32
@@ -42,14 +50,14 @@ def test_logits_are_as_the_manifest_says(artifact, backend, crops):
 def test_every_row_of_a_batch_equals_that_row_alone(artifact, backend, crops):
     together = backend.infer(crops)
     for i, row in enumerate(together):
-        np.testing.assert_allclose(backend.infer(crops[i : i + 1])[0], row, atol=artifact.manifest.probe.tolerance)
+        np.testing.assert_allclose(backend.infer(crops[i : i + 1])[0], row, atol=probe_here(artifact).tolerance)
 
 
 @pytest.mark.parametrize("size", range(1, 33))
 def test_batch_sizes(artifact, backend, crops, size):
     logits = backend.infer(crops[-size:])
     assert logits.shape[0] == size
-    np.testing.assert_allclose(logits[0], backend.infer(crops[-size:][:1])[0], atol=artifact.manifest.probe.tolerance)
+    np.testing.assert_allclose(logits[0], backend.infer(crops[-size:][:1])[0], atol=probe_here(artifact).tolerance)
 
 
 def test_a_batch_beyond_the_artifacts_maximum_is_served_too(artifact, backend, crops):
@@ -60,14 +68,14 @@ def test_a_batch_beyond_the_artifacts_maximum_is_served_too(artifact, backend, c
 def test_an_input_that_is_not_contiguous_is_served(artifact, backend, crops):
     flipped = crops[:4, :, ::-1]
     expected = backend.infer(flipped.copy())
-    np.testing.assert_allclose(backend.infer(flipped), expected, atol=artifact.manifest.probe.tolerance)
+    np.testing.assert_allclose(backend.infer(flipped), expected, atol=probe_here(artifact).tolerance)
 
 
 def test_on_two_threads_the_same_is_computed(artifact, backend, crops):
     two = backends.load(artifact, threads=2)
     for count in (1, 2, 7):
         expected = backend.infer(crops[:count])
-        np.testing.assert_allclose(two.infer(crops[:count]), expected, atol=artifact.manifest.probe.tolerance)
+        np.testing.assert_allclose(two.infer(crops[:count]), expected, atol=probe_here(artifact).tolerance)
     assert two.engine == backend.engine
     two.close()
 

@@ -31,7 +31,7 @@ QUANTIZE = QuantizeConfig(calibration=8, development=16, steps=0)
 PRUNED = partial(build.pruned, config=PRUNE, batch_size=4, validation=4, workers=0)
 QUANTIZED = partial(build.quantized, config=QUANTIZE)
 STAGES = (
-    Stage("pruned", "baseline", PRUNED),
+    Stage("pruned", "baseline", partial(PRUNED, note="trained in two parts")),
     Stage("quantized", "baseline", QUANTIZED),
     Stage("pruned-quantized", "pruned", QUANTIZED),
 )

@@ -4,7 +4,7 @@ import itertools
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Thread
 
@@ -18,7 +18,7 @@ from model_builder.data import validation_set
 from model_builder.model import LPRNet, Widths
 from model_builder.plates import ALPHABET
 from service import artifact as contract
-from service.artifact import Artifact, Library
+from service.artifact import Artifact, Library, Probe
 from service.backends import load
 from service.backends.tvm import Network, choose, cpu_flags, flush_denormals
 from service.errors import ArtifactError
@@ -226,15 +226,56 @@ def test_logits_belong_to_the_caller(published, crops):
     np.testing.assert_array_equal(first, kept)
 
 
-def test_a_library_that_differs_from_torch_is_not_published(published, network, monkeypatch, capsys):
+@pytest.fixture
+def candidate(published: Artifact) -> publish.Candidate:
+    """The compiled network as its own library thrice: one for another CPU, one that is served, one with a probe."""
     source = contract.find(published.folder.parent, "baseline")
-    candidate = compile.candidate(source, "tvm", (LEVEL,))
-    wrong = compile.replace(candidate, logits=lambda crops: candidate.logits(crops) + 0.01)
-    with pytest.raises(ArtifactError, match=r"x86-64-v3\.so is off by 0\.01, more than the 0\.001 allowed"):
-        compile._check(published.folder / "x86-64-v3.so", LEVEL, wrong)
-    monkeypatch.setattr(compile, "cpu_flags", frozenset)
-    compile._check(published.folder / "x86-64-v3.so", LEVEL, wrong)
-    assert "was not run" in capsys.readouterr().out
+    plain = compile.candidate(source, "thrice", (LEVEL,))
+    path = published.file(EVERYWHERE.file)
+    others = (
+        Library(file=EVERYWHERE.file, level="future", needs=("warp",)),
+        EVERYWHERE,
+        Library(file=EVERYWHERE.file, level="slow", needs=LEVEL.needs, probe=Probe(file="slow.npz", tolerance=1e-3)),
+    )
+    return replace(
+        plain,
+        write=lambda folder: shutil.copy(path, folder),
+        libraries=others,
+        others={"slow.npz": plain.logits},
+    )
+
+
+def test_every_library_that_this_cpu_can_run_is_checked(candidate, tmp_path, capsys):
+    made = publish.publish(tmp_path, candidate, {})
+    assert sorted(made.manifest.files) == ["probe.npz", "slow.npz", "x86-64-v3.so"]
+    assert made.manifest.libraries == candidate.libraries
+    assert "future: this CPU lacks what it needs, so the library was not run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("probe", ["probe.npz", "slow.npz"])
+def test_a_library_that_differs_from_its_reference_is_not_published(candidate, tmp_path, probe):
+    def wrong(crops: np.ndarray) -> np.ndarray:
+        return candidate.logits(crops) + np.float32(0.01)
+
+    off = replace(candidate, others={probe: wrong}) if probe != "probe.npz" else replace(candidate, logits=wrong)
+    with pytest.raises(ArtifactError, match=rf"{probe}: tvm .* is off by 0\.01, more than the 0\.001 allowed"):
+        publish.publish(tmp_path, off, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_loses_too_much_is_not_published(candidate, published, tmp_path, monkeypatch):
+    def accuracy(artifact: Artifact, _backend: object, _crops: object) -> publish.Score:
+        slow = [library.level for library in artifact.manifest.libraries] == ["slow"]
+        return publish.evaluate.wilson(8 if slow else 9, 9)
+
+    monkeypatch.setattr(publish.evaluate, "accuracy", accuracy)
+    crops = validation_set(9)
+    gate = publish.Gate(contract.find(published.folder.parent, "baseline"), crops, max_loss=11)
+    with pytest.raises(publish.Refused, match="the library for slow reads 8 of 9 rendered plates, baseline 9"):
+        publish.publish(tmp_path, candidate, {"rendered": crops}, gate)
+    assert list(tmp_path.iterdir()) == []
+    made = publish.publish(tmp_path, candidate, {"rendered": crops}, replace(gate, max_loss=12))
+    assert made.manifest.measured.accuracy["rendered"].exact == 9
 
 
 def test_the_first_library_that_the_cpu_can_run_is_chosen(artifact):

@@ -12,11 +12,11 @@ import torch  # noqa: TID253 (that rule is for the service)
 
 from model_builder import integer
 from model_builder.integer import Layer, Network
-from model_builder.model import LPRNet, Widths, multiply_adds
+from model_builder.model import ConvUnit, LPRNet, Widths, multiply_adds
 from model_builder.plates import ALPHABET
 from model_builder.quantize import calibrate
 from model_builder.render import Renderer, batch
-from model_builder.simulate import Simulation, fold
+from model_builder.simulate import Simulation, dequantized, fold
 
 SMALL = Widths(8, (10,), (12, 8), (12,), 10, 8)
 
@@ -100,6 +100,31 @@ def test_layers_that_stay_in_float_equal_the_simulation_within_a_step(source, cr
 def test_integers_stay_near_the_float_network(source, network, crops):
     expected = source(torch.from_numpy(crops)).numpy()
     assert np.abs(integer.run(network, crops) - expected).max() < 0.1 * np.ptp(expected)
+
+
+@torch.inference_mode()
+def test_a_dequantized_layer_computes_what_the_integer_one_rounds(network, crops):
+    """The first layer's border apart, which is padded with another grey."""
+    expected = integer.trace(network, crops).outputs
+    units = [module for module in dequantized(network).modules() if isinstance(module, ConvUnit)]
+    x = ((crops - integer.MIDDLE) / integer.SPREAD).astype(np.float32)
+    for unit, layer in zip(units, network.layers, strict=True):
+        planes = torch.from_numpy(integer.max_pool(x, layer.pool).transpose(0, 3, 1, 2))
+        steps = unit(planes).numpy().transpose(0, 2, 3, 1) / layer.output_scale
+        difference = np.abs(np.rint(steps).clip(0, 255) - expected[layer.name])
+        if layer.name == "stem":
+            difference = difference[:, 1:-1, 1:-1]
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3  # ties
+        x = expected[layer.name] * np.float32(layer.output_scale)
+
+
+@torch.inference_mode()
+def test_a_dequantized_network_stays_near_the_integers(source, network, crops):
+    expected = integer.run(network, crops)
+    floats = dequantized(network)
+    assert floats.configuration() == source.configuration()
+    assert np.abs(floats(torch.from_numpy(crops)).numpy() - expected).max() < 0.1 * np.ptp(expected)
 
 
 def test_rows_do_not_depend_on_each_other(network, crops):

@@ -1,4 +1,12 @@
-"""The integer network in TVM: its integers are those of the reference, and are summed by the instruction."""
+"""The integer network in TVM: its integers are those of the reference, and are summed by the instruction.
+
+Where a CPU lacks that instruction, floats of the same weights are served.
+"""
+
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,20 +20,21 @@ from model_builder.data import development_set
 from model_builder.model import LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.quantize import calibrate, candidate
-from model_builder.simulate import Simulation
+from model_builder.simulate import Simulation, dequantized
 from service import artifact as contract
+from service import cpu
+from service.artifact import Artifact, Probe
 from service.backends import load
-from service.cpu import flags
+from service.backends.team import Team
+from service.backends.tvm import choose
+from service.errors import ArtifactError
 
 SMALL = Widths(8, (10,), (12, 24), (12,), 10, 8)  # no whole vectors
-VNNI, AVX2 = compile.INTEGER_LEVELS
+VNNI, FLOATS = compile.INTEGER_LEVELS
 
 
 def needs(level: compile.Level) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not flags().issuperset(level.needs), reason=f"this CPU lacks {level.name}")
-
-
-LEVELS = [pytest.param(level, marks=needs(level), id=level.name) for level in compile.INTEGER_LEVELS]
+    return pytest.mark.skipif(not cpu.flags().issuperset(level.needs), reason=f"this CPU lacks {level.name}")
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +67,15 @@ def test_whole_vectors_compute_what_the_network_does(network, crops):
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "level", [pytest.param(VNNI, marks=needs(VNNI), id="vnni"), pytest.param(FLOATS, marks=needs(FLOATS), id="loops")]
+)
 def test_every_layer_equals_the_reference_bit_by_bit(level, network, crops):
-    module = integer_relax.build(network, level.instruction, level.lanes, traced=True)
-    module = integer_relax.completed(module, level.instruction, level.lanes)
-    executable = relax.build(module, level.target)
-    assert executable.mod.imports[0].inspect_source("asm").count(instruction_name(level)) > 100
+    """By the instruction and, on any CPU, by the loops that it stands for."""
+    module = integer_relax.build(network, traced=True)
+    executable = relax.build(integer_relax.completed(module) if level.integers else module, level.target)
+    if level.integers:
+        assert executable.mod.imports[0].inspect_source("asm").count("vpdpbusd") > 100
     machine = relax.VirtualMachine(executable, runtime.cpu())
     expected = integer.trace(network, crops)
     for number, crop in enumerate(crops):
@@ -73,57 +85,97 @@ def test_every_layer_equals_the_reference_bit_by_bit(level, network, crops):
         np.testing.assert_allclose(logits.numpy()[0], expected.logits[number], atol=1e-4)
 
 
-def instruction_name(level: compile.Level) -> str:
-    return "vpdpbusd" if level.instruction == dot.VNNI else "vpmaddwd"
-
-
 def test_layers_in_float_are_refused(simulation):
     simulation.floats = frozenset({"block1.0"})
     mixed = simulation.describe()
     simulation.floats = frozenset()
     with pytest.raises(ValueError, match=r"^stem, block1\.0|^block1\.0"):
-        compile.lowered(mixed, AVX2, compile.Passes())
+        compile.lowered(mixed, VNNI, compile.Passes())
 
 
 def test_a_schedule_without_the_instruction_is_refused(network):
-    module = integer_relax.build(network, VNNI.instruction, VNNI.lanes)
+    module = integer_relax.build(network)
     variable = module.get_global_var("convolution_wide")
     module[variable] = Schedule(module[variable]).mod["main"].with_attr("tirx.is_scheduled", True)
     with pytest.raises(ValueError, match=r"the schedule of convolution_wide lacks llvm\.x86\.avx512\.vpdpbusd\.512"):
-        integer_relax.completed(module, VNNI.instruction, VNNI.lanes)
+        integer_relax.completed(module)
 
 
-@pytest.mark.parametrize("level", compile.INTEGER_LEVELS, ids=lambda level: level.name)
-def test_every_schedule_of_the_space_has_the_instruction(level, network):
+def test_every_schedule_of_the_space_has_the_instruction(network):
     """What the tuner chooses from; `completed` checks it in the end."""
-    module = compile.lowered(network, level, compile.Passes())
+    module = compile.lowered(network, VNNI, compile.Passes())
     kernel = module["convolution_block2_1"]
     for seed in range(1, 6):
         schedule = Schedule(kernel, seed=seed)
-        space.tiled(schedule, level.lanes)
-        assert dot.uses(schedule.mod["main"], level.instruction)
+        space.tiled(schedule, VNNI.lanes)
+        assert dot.uses(schedule.mod["main"])
 
 
-@needs(AVX2)
-def test_an_integer_artifact_is_compiled_and_published(network, crops, tmp_path, capsys):
-    publish.publish(tmp_path, candidate("quantized", network, seed=3, arguments={}), {})
-    options = ["--artifacts", str(tmp_path), "--target", AVX2.name, "--rendered", "2"]
-    assert main(["compile", "quantized", *options]) == 0
-    made = contract.find(tmp_path, "tvm-int8")
-    assert [library.level for library in made.manifest.libraries] == [AVX2.name]
-    assert made.manifest.version == contract.find(tmp_path, "quantized").manifest.version
-    np.testing.assert_allclose(load(made, threads=1).infer(crops), integer.run(network, crops), atol=1e-3)
-    assert "no tuning record for" in capsys.readouterr().out
-    assert main(["compile", "tvm-int8", *options]) == 1
+@pytest.fixture(scope="module")
+def root(network: integer.Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the network as `quantized`, and what the command line compiles of it. Change nothing in it."""
+    root = tmp_path_factory.mktemp("artifacts")
+    publish.publish(root, candidate("quantized", network, seed=3, arguments={}), {})
+    with redirect_stdout(StringIO()) as said:
+        assert main(["compile", "quantized", "--artifacts", str(root), "--rendered", "2"]) == 0
+    assert f"{VNNI.name}: no tuning record for" in said.getvalue()
+    return root
+
+
+@pytest.fixture
+def made(root: Path, tmp_path: Path) -> Artifact:
+    """A copy of the compiled artifact."""
+    return contract.read(Path(shutil.copytree(root / "tvm-int8", tmp_path / "tvm-int8")))
+
+
+@needs(FLOATS)
+def test_an_integer_artifact_is_compiled_and_published(root, capsys):
+    manifest = contract.find(root, "tvm-int8").manifest
+    own = Probe(file=f"{FLOATS.name}.npz", tolerance=1e-3)
+    assert [(library.level, library.probe) for library in manifest.libraries] == [(VNNI.name, None), (FLOATS.name, own)]
+    assert manifest.version == contract.find(root, "quantized").manifest.version
+    assert main(["compile", "tvm-int8", "--artifacts", str(root)]) == 1
     assert "name the variant that it was compiled from" in capsys.readouterr().err
 
 
 @needs(VNNI)
-def test_kernels_are_timed_in_the_order_of_computation(network, tmp_path):
-    publish.publish(tmp_path, candidate("quantized", network, seed=3, arguments={}), {})
-    source = contract.find(tmp_path, "quantized")
-    made = publish.publish(tmp_path, compile.candidate(source, "tvm-int8", (VNNI,)), {})
-    found = roofline.profile(made, source)
+def test_with_vnni_integers_are_served(made, network, crops):
+    backend = load(made, threads=1)
+    assert backend.engine.endswith(f" {VNNI.name}")
+    np.testing.assert_allclose(backend.infer(crops), integer.run(network, crops), atol=1e-3)
+    backend.close()
+
+
+@pytest.fixture
+def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this CPU be one of the level that floats are for."""
+    monkeypatch.setattr(cpu, "flags", lambda: frozenset(FLOATS.needs))
+
+
+@needs(FLOATS)
+@pytest.mark.usefixtures("without_vnni")
+def test_without_vnni_floats_of_the_same_weights_are_served(made, network, crops):
+    assert choose(made, cpu.flags()).level == FLOATS.name
+    team = Team(made, 2)  # each thread computes the library's own probe
+    assert team.engine.endswith(f" {FLOATS.name}")
+    expected = publish.torch_logits(dequantized(network), crops)
+    np.testing.assert_allclose(team.infer(crops), expected, atol=1e-3)
+    assert np.abs(integer.run(network, crops) - expected).max() > 10 * contract.probe_here(made).tolerance
+    team.close()
+
+
+@needs(FLOATS)
+@pytest.mark.usefixtures("without_vnni")
+def test_floats_that_are_off_are_refused(made):
+    images, logits = contract.read_probe(made)
+    contract.write_probe(made.folder, images, logits + np.float32(0.01), f"{FLOATS.name}.npz")
+    with pytest.raises(ArtifactError, match=r"x86-64-v3\.npz: tvm .* is off by 0\.01, more than the 0\.001 allowed"):
+        Team(contract.write(made.folder, made.manifest), 1)
+
+
+@needs(VNNI)
+def test_kernels_are_timed_in_the_order_of_computation(root, network):
+    found = roofline.profile(contract.find(root, "tvm-int8"), contract.find(root, "quantized"))
     assert [kernel["kernel"] for kernel in found["kernels"][:2]] == ["stem", "block1.0"]
     assert sum(kernel["multiply_adds"] for kernel in found["kernels"]) == integer.multiply_adds(network, (24, 94))[0]
     assert all(kernel["us"] > 0 for kernel in found["kernels"])

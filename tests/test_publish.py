@@ -1,6 +1,7 @@
 """Publishing: what the serving code has proved equal is put in place whole, and nothing else ever is."""
 
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,11 @@ def test_the_serving_code_accepts_what_was_published(published):
     backend = load(found, threads=1)
     contract.check_probe(backend, found)
     backend.close()
+
+
+def test_a_program_names_no_file_of_the_machine_that_exported_it(published):
+    with zipfile.ZipFile(published.folder / WEIGHTS) as program:
+        assert not [name for name in program.namelist() if b".py" in program.read(name)]
 
 
 def test_the_manifest_describes_the_network(published):

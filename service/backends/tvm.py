@@ -25,7 +25,7 @@ finally:
     if _hidden is None:
         del sys.modules["torch"]
 
-cpu_flags = cpu.flags  # by this name also for the builder, which imports nothing else of the service
+cpu_flags = cpu.flags  # for the builder, which imports of the service the contract and the backends alone
 
 _CPU = 1  # DLPack's kDLCPU
 _POOLED = 2  # the virtual machine's allocator that reuses what it freed
@@ -38,7 +38,7 @@ class TvmBackend:
     """A network compiled for batches of one; a longer batch is a loop over its rows."""
 
     def __init__(self, artifact: Artifact) -> None:
-        library = choose(artifact, cpu_flags())
+        library = choose(artifact, cpu.flags())
         self.engine = f"tvm {importlib.metadata.version('apache-tvm')} {library.level}"
         path = artifact.file(library.file)
         input_shape, output_shape = (
@@ -97,12 +97,11 @@ class Network:
 
 def choose(artifact: Artifact, flags: frozenset[str]) -> Library:
     """The first, and so fastest, library that a CPU with `flags` can run; ArtifactError tells what each one misses."""
-    libraries = artifact.manifest.libraries
-    if fitting := next((library for library in libraries if flags.issuperset(library.needs)), None):
+    if fitting := artifact.manifest.library(flags):
         return fitting
     lacking = "; ".join(
         f"{library.level} needs {', '.join(flag for flag in library.needs if flag not in flags)}"
-        for library in libraries
+        for library in artifact.manifest.libraries
     )
     raise ArtifactError(
         f"{artifact.folder} holds no library that this CPU can run ({lacking or 'it lists none'}). Compile one here "
