@@ -70,7 +70,7 @@ class Door:
         try:
             await self._app(scope, take, answer)
         except asyncio.CancelledError:  # the time to drain is over
-            error = Stopping("The server shut down before the request was done: send it to another one.")
-            await problems.refuse(Request(scope), error)(scope, receive, send)
+            stopping = Stopping("The server shut down before the request was done: send it to another one.")
+            await problems.refuse(Request(scope), stopping)(scope, receive, send)
         finally:
             self._held -= held

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from prometheus_client import (
@@ -227,7 +227,7 @@ class Processes(Collector):
             found = [
                 metric
                 for pid in (*children, self._parent)  # the parent's last: its start is the one that stays
-                for metric in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect()
+                for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect()
             ]
             waited_for = self._waited_for()
             if self._children() == children:
