@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from service.errors import ArtifactError
 from service.server import REFUSED, serve
-from service.settings import Settings
+from service.settings import Settings, faults
 from service.workers import Workers
 
 
@@ -16,9 +16,7 @@ def main() -> int:
         settings = Settings()
         return serve(settings) if settings.workers == 1 else Workers(settings).run()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(["LPR", *(str(part).upper() for part in problem["loc"])])
-            print(f"{name}: {problem['msg']}", file=sys.stderr)
+        print("\n".join(faults(error)), file=sys.stderr)
     except ArtifactError as error:
         print(error, file=sys.stderr)
     return REFUSED

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from service import cpu
-from service.errors import ArtifactError, UnknownVariant
+from service.errors import ArtifactError, UnknownVariant, first_fault
 
 if TYPE_CHECKING:  # backends reads artifacts, so only the type may come from there
     from service.backends.base import Backend
@@ -259,9 +259,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "content"
-        raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
+        raise ArtifactError(f"{path}: {first_fault(error)}") from error
 
 
 def write(folder: Path, description: Description) -> Artifact:

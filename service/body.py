@@ -19,6 +19,7 @@ from service.errors import (
     TooManyImages,
     UndecodableImage,
     UnsupportedMediaType,
+    first_fault,
 )
 from service.schema import JsonImage, JsonImages
 
@@ -130,10 +131,8 @@ def _read_json(body: bytes | bytearray, max_images: int) -> list[Upload]:
     try:
         images = JsonImages.model_validate_json(body).images
     except ValidationError as error:
-        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "its content"
         example = '{"images": [{"data": "<base64>", "filename": "plate.jpg"}]}'
-        raise MalformedBody(f"The JSON body is not {example}: {where}: {first['msg']}.") from error
+        raise MalformedBody(f"The JSON body is not {example}: {first_fault(error)}.") from error
     if not images:
         raise NoImage(f"The JSON body holds no image: {ACCEPTED}.")
     check_count(len(images), max_images)

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from service.errors import BadParameter, LprError, Refused
 from service.schema import Plate, Result
-from service.settings import ClientSettings, Settings
+from service.settings import ClientSettings, Settings, faults
 
 ALL_READ, SOME_NOT_READ, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -46,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lpr: {error}", file=sys.stderr)
         return REFUSED
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(["LPR", *(str(part).upper() for part in first["loc"])])
-        print(f"lpr: {name}: {first['msg']}", file=sys.stderr)
+        print(f"lpr: {faults(error)[0]}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -79,9 +78,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _share(text: str) -> float:
-    if not 0 <= (share := float(text)) <= 1:
-        raise ValueError
-    return share
+    with suppress(ValueError):
+        if 0 <= (share := float(text)) <= 1:
+            return share
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
 
 
 def _read(options: argparse.Namespace) -> int:

@@ -33,6 +33,15 @@
 import re
 from typing import ClassVar
 
+from pydantic import ValidationError
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where data does not fit its model, and why; nothing of the data itself."""
+    first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "its content"
+    return f"{where}: {first['msg']}"
+
 
 class LprError(Exception):
     """Base of all errors raised on purpose; `str(error)` is a sentence for a human, `slug` a word for a machine."""

@@ -147,6 +147,13 @@ class Metrics:
             registry=registry,
             buckets=BATCHES,
         )
+        self._inference = Histogram(
+            "lpr_batch_seconds",
+            "Time that a thread took to compute them.",
+            ["backend"],
+            registry=registry,
+            buckets=BUCKETS,
+        )
         self._errors = Counter(
             "lpr_errors_total",
             "Requests, and images among several, that failed, by cause.",
@@ -174,7 +181,7 @@ class Metrics:
         self._model.labels(*self._active).set(0)
         self._active = (backend, version, engine)
         self._model.labels(*self._active).set(1)
-        for series in (self._requests, self._in_flight, self._plates, self._confidence, self._batches):
+        for series in (self._requests, self._in_flight, self._plates, self._confidence, self._batches, self._inference):
             series.labels(backend)
         for cause in self._causes:
             self._errors.labels(backend, cause)
@@ -197,9 +204,10 @@ class Metrics:
         for stage, seconds in stages.items():
             self._stages.labels(backend, stage).observe(seconds)
 
-    def batch(self, backend: str, images: int) -> None:
-        """Record that a thread computes so many images of a variant together; any thread may call it."""
+    def batch(self, backend: str, images: int, seconds: float) -> None:
+        """Record that a thread computed so many images of a variant together; any thread may call it."""
         self._batches.labels(backend).observe(images)
+        self._inference.labels(backend).observe(seconds)
 
     def failed(self, cause: str) -> None:
         """Count a request that failed because of `cause`."""

@@ -73,7 +73,8 @@ class Recognizer:
     ) -> None:
         """Load and prove the artifact; raises ArtifactError."""
         self.manifest = artifact.manifest
-        self.on_batch: Callable[[int], None] = lambda images: None  # told, on any thread, how many go in together
+        # Told of what was computed together, on any thread: how many images, in how many seconds.
+        self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
         self._queue = queue
         self._max_pixels = max_pixels
         self._deadline_s = deadline_s
@@ -171,7 +172,6 @@ class Recognizer:
         ready = [image for image in images if self._prepare(image)]
         if not ready:
             return
-        self.on_batch(len(ready))
         started = time.perf_counter()
         try:
             logits = engine.infer(np.stack([image.crop for image in ready if image.crop is not None]))
@@ -180,6 +180,7 @@ class Recognizer:
                 image.request.fail(error)
             return
         inference = time.perf_counter() - started
+        self.on_batch(len(ready), inference)
         for request in {image.request: None for image in ready}:
             request.spend(inference=inference)
         for image, row in zip(ready, logits, strict=True):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import cpu
@@ -107,6 +107,17 @@ class Settings(BaseSettings):
         if self.drain_s <= self.notice_s:
             raise ValueError(f"LPR_DRAIN_S ({self.drain_s}) must be more than LPR_NOTICE_S ({self.notice_s})")
         return self
+
+
+def faults(error: ValidationError) -> list[str]:
+    """What is wrong with the variables, by their names, and nothing of their values, among which may be a key."""
+    found = []
+    for fault in error.errors():
+        if fault["type"] == "default_factory_not_called":  # because another one is wrong
+            continue
+        message = fault["msg"].removeprefix("Value error, ")
+        found.append(f"LPR_{str(fault['loc'][0]).upper()}: {message}" if fault["loc"] else message)
+    return found
 
 
 class ClientSettings(BaseSettings):

@@ -27,7 +27,7 @@ from service import access
 from service.api import REFUSALS, TheLimits, TheMetrics, TheVariants, may_read, record, restrict
 from service.artifact import Manifest
 from service.body import Limits, check_count, decode_base64, gone, read_whole
-from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, Stopping, VariantUnusable
+from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, Stopping, VariantUnusable, first_fault
 from service.plate import Encoded, Pixels
 from service.recognizer import Outcome, Seen
 from service.schema import inlined
@@ -207,9 +207,7 @@ def _parse(
     try:
         request = InferRequest.model_validate_json(body[:length])
     except ValidationError as error:
-        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "its content"
-        raise MalformedBody(f"The JSON is no inference request of protocol v2: {where}: {first['msg']}.") from error
+        raise MalformedBody(f"The JSON is no inference request of protocol v2: {first_fault(error)}.") from error
     if unknown := [wish.name for wish in request.outputs if wish.name not in OUTPUTS]:
         raise MalformedBody(f"There is no output {unknown[0]!r}; choose among {', '.join(OUTPUTS)}.")
     (tensor,) = request.inputs

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from service import artifact, backends
 from service.artifact import Artifact, Manifest
-from service.errors import ArtifactError, LprError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable
+from service.errors import ArtifactError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable
 from service.recognizer import Recognizer
 from service.schema import Installed
 
@@ -135,7 +135,7 @@ class Variants:
                     name = found.partition(" ")[0]
                     before = self._loaded.get(name)
                     self._switch(name, before, await self._made(name, before))
-            except LprError as error:
+            except Exception as error:  # whatever it is, it must not end the following
                 log.warning("Another process switched the variant, and this one could not follow: %s", error)
 
     def _switch(self, name: str, before: Recognizer | None, recognizer: Recognizer) -> None:

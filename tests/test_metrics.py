@@ -50,7 +50,7 @@ def test_a_failing_request_is_timed_too(metrics):
 def test_plates_stages_and_errors_are_counted(metrics):
     metrics.read([0.97, 0, 0.3], {"decode": 0.0003, "inference": 0.004})
     metrics.failed("no_image")
-    metrics.batch("tiny", 5)
+    metrics.batch("tiny", 5, 0.004)
     found = samples(metrics)
     assert found["lpr_plates_total", "tiny"] == 2
     below = [found["lpr_confidence_bucket", "tiny", le] for le in ("0.05", "0.25", "0.5", "0.9", "0.99", "+Inf")]
@@ -60,6 +60,7 @@ def test_plates_stages_and_errors_are_counted(metrics):
     assert found["lpr_stage_seconds_bucket", "tiny", "0.00025", "decode"] == 0
     assert found["lpr_errors_total", "tiny", "no_image"] == 1
     assert [found["lpr_batch_images_bucket", "tiny", le] for le in ("4.0", "8.0")] == [0, 1]
+    assert (found["lpr_batch_seconds_count", "tiny"], found["lpr_batch_seconds_sum", "tiny"]) == (1, 0.004)
 
 
 def test_another_model_becomes_the_active_one(metrics):

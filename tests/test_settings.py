@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service import cpu
-from service.settings import REPOSITORY, Settings
+from service.settings import REPOSITORY, Settings, faults
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,21 @@ def test_senseless_values_are_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"LPR_{name}", value)
     with pytest.raises(ValidationError, match=f"(?i){name}"):
         Settings()
+
+
+def test_what_is_wrong_is_said_by_variable_and_without_keys(monkeypatch):
+    def said(**variables: str) -> list[str]:
+        with monkeypatch.context() as changed, pytest.raises(ValidationError) as refused:
+            for name, value in variables.items():
+                changed.setenv(f"LPR_{name}", value)
+            Settings()
+        return faults(refused.value)
+
+    assert [sentence.split(":")[0] for sentence in said(PORT="x", QUEUE="0")] == ["LPR_PORT", "LPR_QUEUE"]
+    (sentence,) = said(API_KEYS="long enough to be one, secret")
+    assert sentence.startswith("LPR_API_KEYS: a key needs at least 16")
+    assert "secret" not in sentence
+    assert said(QUEUE="5") == ["LPR_QUEUE (5) must be at least LPR_MAX_IMAGES (32)"]
 
 
 def test_every_setting_is_documented():
