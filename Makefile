@@ -60,8 +60,8 @@ preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--hel
 bench: $(VENV)/.bench ## measure all variants beside other engines, and the renderer; let nothing else run meanwhile
 	$(BIN)/python -m model_builder bench $(ARGS)
 
-profile: $(VENV)/.dev ## measure where a request's time goes in the server; let nothing else run meanwhile
-	$(BIN)/python tests/load/profile.py $(ARGS)
+profile: $(VENV)/.dev ## where a request's time goes in the server: writes report/profile.md; let nothing else run meanwhile
+	$(BIN)/python -m tests.load.profile $(ARGS)
 
 report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)

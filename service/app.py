@@ -42,7 +42,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
             batch_wait_s=settings.batch_wait_ms / 1e3,
         )
         # The metrics are there by the time that the first image is.
-        recognizer.on_batch = lambda images, seconds: app.state.metrics.batch(found.manifest.variant, images, seconds)
+        recognizer.on_batch = lambda images, cpu_s: app.state.metrics.batch(found.manifest.variant, images, cpu_s)
         return recognizer
 
     variants = Variants(settings.artifacts, settings.backend, load, settings.choice, settings.shadow, settings.memory)

@@ -147,12 +147,8 @@ class Metrics:
             registry=registry,
             buckets=BATCHES,
         )
-        self._inference = Histogram(
-            "lpr_batch_seconds",
-            "Time that a thread took to compute them.",
-            ["backend"],
-            registry=registry,
-            buckets=BUCKETS,
+        self._inference = Counter(
+            "lpr_inference_cpu_seconds_total", "CPU time that inference took.", ["backend"], registry=registry
         )
         self._errors = Counter(
             "lpr_errors_total",
@@ -204,10 +200,10 @@ class Metrics:
         for stage, seconds in stages.items():
             self._stages.labels(backend, stage).observe(seconds)
 
-    def batch(self, backend: str, images: int, seconds: float) -> None:
+    def batch(self, backend: str, images: int, cpu_seconds: float) -> None:
         """Record that a thread computed so many images of a variant together; any thread may call it."""
         self._batches.labels(backend).observe(images)
-        self._inference.labels(backend).observe(seconds)
+        self._inference.labels(backend).inc(cpu_seconds)
 
     def failed(self, cause: str) -> None:
         """Count a request that failed because of `cause`."""

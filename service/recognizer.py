@@ -73,7 +73,7 @@ class Recognizer:
     ) -> None:
         """Load and prove the artifact; raises ArtifactError."""
         self.manifest = artifact.manifest
-        # Told of what was computed together, on any thread: how many images, in how many seconds.
+        # Told of what was computed together, on any thread: how many images, and the CPU time in seconds.
         self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
         self._queue = queue
         self._max_pixels = max_pixels
@@ -172,7 +172,7 @@ class Recognizer:
         ready = [image for image in images if self._prepare(image)]
         if not ready:
             return
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         try:
             logits = engine.infer(np.stack([image.crop for image in ready if image.crop is not None]))
         except Exception as error:  # belongs to those who wait; the thread goes on
@@ -180,7 +180,7 @@ class Recognizer:
                 image.request.fail(error)
             return
         inference = time.perf_counter() - started
-        self.on_batch(len(ready), inference)
+        self.on_batch(len(ready), time.thread_time() - used)
         for request in {image.request: None for image in ready}:
             request.spend(inference=inference)
         for image, row in zip(ready, logits, strict=True):

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from test_server import started
 
-from tests.load import generator, report, scrape, soak, trial
+from tests.load import generator, profile, report, scrape, servers, soak, trial
 from tests.load.generator import Load, Outcome, Quantiles
 from tests.load.scrape import Told
 from tests.load.trial import Limits, Step, Trial
@@ -242,6 +242,19 @@ def test_a_soak_is_good_if_nothing_grows_or_drifts():
 )
 def test_a_soak_tells_what_is_wrong(steps, fault):
     assert soak.verdict(steps) == [fault]
+
+
+def test_the_profile_has_a_line_for_each_kind_of_body_and_number_of_connections(artifacts):
+    with servers.running(servers.ours("tiny", artifacts=str(artifacts), threads="1")) as running:
+        lines = list(profile.measure(running, 16))
+    assert [(line.body, line.connections) for line in lines] == [("raw", 1), ("raw", 8), ("form", 1), ("form", 8)]
+    for line in lines:
+        assert 1 <= line.batch <= line.connections
+        assert all(milliseconds > 0 for milliseconds in line.spent.values())
+        assert line.spent["threads"] > line.spent["engine"]  # which is one of them
+    rows = [line for line in profile.markdown("a machine", "tiny", 16, lines).splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {len(profile.COLUMNS) + 1}
+    assert len(rows) == 2 + 4
 
 
 def test_a_soak_takes_its_rate_from_the_report_of_the_load_test(tmp_path):

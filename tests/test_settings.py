@@ -60,10 +60,11 @@ def test_senseless_values_are_refused(monkeypatch, name, value):
 
 def test_what_is_wrong_is_said_by_variable_and_without_keys(monkeypatch):
     def said(**variables: str) -> list[str]:
-        with monkeypatch.context() as changed, pytest.raises(ValidationError) as refused:
+        with monkeypatch.context() as changed:
             for name, value in variables.items():
                 changed.setenv(f"LPR_{name}", value)
-            Settings()
+            with pytest.raises(ValidationError) as refused:
+                Settings()
         return faults(refused.value)
 
     assert [sentence.split(":")[0] for sentence in said(PORT="x", QUEUE="0")] == ["LPR_PORT", "LPR_QUEUE"]

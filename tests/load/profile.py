@@ -1,102 +1,114 @@
-"""`make profile`: where the time of a request goes, and how much CPU time the server spends beyond inference.
+"""`make profile`: where the time of a request goes, and the CPU time beyond inference; ARGS="--help" for options.
 
-A real server of one thread, asked over kept-alive connections for one 94x24 JPEG, as a raw body and as multipart. CPU
-time is what the kernel counted for the server's threads (/proc/PID/task/TID/schedstat, nanoseconds); the stages are
-those of /metrics. Inference is taken at its wall time, which is its CPU time only while nothing else runs.
+A real server of one thread is asked over kept-alive connections for one JPEG of 94x24 pixels, as a raw body and as a
+form. CPU time is what the kernel counted for the server's threads (/proc/PID/task/TID/schedstat, nanoseconds); the
+stages and the CPU time of inference are those of /metrics.
 """
 
 import argparse
-import os
 import pstats
 import re
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
-import httpx
-from prometheus_client.parser import text_string_to_metric_families
+from model_builder import evaluate
+from service.settings import REPOSITORY, Settings
+from tests.load import servers
+from tests.load.__main__ import plates
+from tests.load.generator import form, message
+from tests.load.scrape import scrape
+from tests.load.servers import Running, Server
 
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "tests" / "samples" / "blue.png"
-LIMITS_MS = {"raw": 0.6, "multipart": 0.9}  # of CPU beyond inference, what this project asks for
-STAGES = ("decode", "preprocess", "inference", "postprocess", "queue", "total")
+LIMITS_MS = {"raw": 0.6, "form": 0.9}  # of CPU beyond inference, what this project asks for
+CONNECTIONS = (1, 8)
+STAGES = ("decode", "preprocess", "queue", "inference", "postprocess", "total")
+COLUMNS = ("body", "connections", "batch", "CPU", "beyond inference", "limit", "event loop", "threads", *STAGES)
 WARM_UP = 200
 
 Measured = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Line:
+    """One kind of body on so many connections; `spent` is in milliseconds a request, by COLUMNS and "engine"."""
+
+    body: str
+    connections: int
+    batch: float
+    spent: Measured
+
+    @property
+    def beyond(self) -> float:
+        """CPU time of the whole server, less inference."""
+        return self.spent["event loop"] + self.spent["threads"] - self.spent["engine"]
+
+    @property
+    def good(self) -> bool:
+        """Whether that is within its limit."""
+        return self.beyond <= LIMITS_MS[self.body]
+
+    def row(self) -> list[str]:
+        """As COLUMNS has it."""
+        cpu = self.spent["event loop"] + self.spent["threads"]
+        figures = [cpu, self.beyond, LIMITS_MS[self.body], *(self.spent[name] for name in COLUMNS[6:])]
+        return [self.body, str(self.connections), f"{self.batch:.1f}", *(f"{figure:.3f}" for figure in figures)]
+
+
 def main() -> int:
-    """Print a table per kind of body and number of connections; 1 if CPU time beyond inference is over its limit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", default="tvm-int8", help="what to serve (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=3000, help="to measure, for each line (default: %(default)s)")
-    parser.add_argument("--functions", action="store_true", help="list the functions of the event loop, by cProfile")
-    chosen = parser.parse_args()
-    if chosen.functions:
-        functions(chosen.variant, chosen.requests)
+    """Measure, print the table and write it; 1 if CPU time beyond inference is over its limit."""
+    options = _parser().parse_args()
+    server = servers.ours(options.variant, threads="1")
+    if options.functions:
+        functions(server, options.requests)
         return 0
-    over = 0
-    print("| body | connections | CPU ms | beyond inference | event loop | threads | " + " | ".join(STAGES) + " |")
-    print("|" + "---|" * (6 + len(STAGES)))
-    with serving(chosen.variant, []) as (process, url):
-        for kind, limit in LIMITS_MS.items():
-            for connections in (1, 8):
-                found = measure(process.pid, url, kind, connections, chosen.requests)
-                beyond = found["loop"] + found["threads"] - found["inference"]
-                over += beyond > limit
-                figures = [found["loop"] + found["threads"], beyond, found["loop"], found["threads"]]
-                figures += [found[stage] for stage in STAGES]
-                print(f"| {kind} | {connections} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
-    print(f"Milliseconds a request. Limits of CPU beyond inference: {LIMITS_MS}; lines over theirs: {over}.")
-    return int(over > 0)
+    with servers.running(server) as running:
+        lines = list(measure(running, options.requests))
+    text = markdown(evaluate.machine(), options.variant, options.requests, lines)
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "profile.md").write_text(text, encoding="utf-8")
+    return int(not all(line.good for line in lines))
 
 
-def functions(variant: str, requests: int) -> None:
+def functions(server: Server, requests: int) -> None:
     """What the server's main thread does, function by function; profiling makes everything slower."""
+    python, *rest = server.command
     with tempfile.TemporaryDirectory() as folder:
         stats = Path(folder) / "stats"
-        with serving(variant, ["-m", "cProfile", "-o", str(stats)]) as (_, url):
-            ask(url, request("raw"), 8, requests)
+        profiled = replace(server, command=(python, "-m", "cProfile", "-o", str(stats), *rest))
+        with servers.running(profiled) as running:
+            ask(running.port, bodies()["raw"], 8, requests)
         pstats.Stats(str(stats)).sort_stats("tottime").print_stats(40)
 
 
-@contextmanager
-def serving(variant: str, profiler: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server process of one thread and its URL; stopped as an operator would."""
-    environment = os.environ | {"LPR_BACKEND": variant, "LPR_PORT": "0", "LPR_THREADS": "1", "LPR_NOTICE_S": "0"}
-    command = [sys.executable, *profiler, "-m", "service"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        lines = iter(process.stderr.readline, "")
-        url = next(found[1] for line in lines if (found := re.search(r"running on (http://\S+)", line)))
-        yield process, url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+def bodies() -> dict[str, bytes]:
+    """A whole HTTP request of each kind."""
+    (image,) = plates(1)
+    return {"raw": message("/recognize", image, "image/jpeg"), "form": message("/recognize", *form(image))}
 
 
-def request(kind: str) -> bytes:
-    """A whole HTTP request with a 94x24 JPEG."""
-    image = cv2.imencode(".jpg", cv2.resize(cv2.imread(str(SAMPLE)), (94, 24)))[1].tobytes()
-    if kind == "raw":
-        sent = httpx.Request("POST", "http://x/recognize", content=image, headers={"Content-Type": "image/jpeg"})
-    else:
-        sent = httpx.Request("POST", "http://x/recognize", files={"image": ("plate.jpg", image, "image/jpeg")})
-    head = "".join(f"{name}: {value}\r\n" for name, value in sent.headers.items())
-    return f"POST /recognize HTTP/1.1\r\n{head}\r\n".encode() + sent.read()
+def measure(running: Running, requests: int) -> Iterator[Line]:
+    """A line for each kind of body and number of connections."""
+    for body, sent in bodies().items():
+        for connections in CONNECTIONS:
+            ask(running.port, sent, connections, WARM_UP)
+            told, used = metrics(running.url), cpu(running.process.pid)  # in this order: a scrape takes CPU time too
+            ask(running.port, sent, connections, requests)
+            used_then, told_then = cpu(running.process.pid), metrics(running.url)
+            seconds = {name: used_then[name] - used[name] for name in used}
+            counted = {name: told_then[name] - told[name] for name in told}
+            count, batches = counted.pop("requests"), counted.pop("batches")
+            spent = {name: 1e3 * value / count for name, value in (seconds | counted).items()}
+            yield Line(body, connections, count / batches, spent)
 
 
-def ask(url: str, sent: bytes, connections: int, requests: int) -> None:
+def ask(port: int, sent: bytes, connections: int, requests: int) -> None:
     """Ask on all connections at once, read all answers, and again."""
-    address = httpx.URL(url)
-    sockets = [socket.create_connection((address.host, address.port or 80), timeout=60) for _ in range(connections)]
+    sockets = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(connections)]
     for _ in range(requests // connections):
         for connection in sockets:
             connection.sendall(sent)
@@ -123,36 +135,60 @@ def _lost() -> bytes:
     raise RuntimeError("the server closed the connection")
 
 
-def measure(pid: int, url: str, kind: str, connections: int, requests: int) -> Measured:
-    """Milliseconds a request of the event loop's thread, of the other threads, and of each stage."""
-    sent = request(kind)
-    ask(url, sent, connections, WARM_UP)
-    before = cpu(pid) | stages(url)
-    ask(url, sent, connections, requests)
-    after = cpu(pid) | stages(url)
-    count = after["count"] - before["count"]
-    return {name: 1e3 * (after[name] - before[name]) / count for name in after if name != "count"}
-
-
 def cpu(pid: int) -> Measured:
-    """Seconds on a CPU of the main thread, `loop`, and of all others, `threads`."""
-    found = {"loop": 0.0, "threads": 0.0}
+    """Seconds on a CPU of the main thread, `event loop`, and of all others, `threads`."""
+    found = {"event loop": 0.0, "threads": 0.0}
     for task in Path(f"/proc/{pid}/task").iterdir():
         seconds = int((task / "schedstat").read_text().split()[0]) / 1e9
-        found["loop" if task.name == str(pid) else "threads"] += seconds
+        found["event loop" if task.name == str(pid) else "threads"] += seconds
     return found
 
 
-def stages(url: str) -> Measured:
-    """Seconds of all requests in each stage, and how many requests there were."""
-    found: Measured = {}
-    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
-        for sample in family.samples:
-            if sample.name == "lpr_stage_seconds_sum":
-                found[sample.labels["stage"]] = sample.value
-            elif sample.name == "lpr_stage_seconds_count":
-                found["count"] = sample.value
+def metrics(url: str) -> Measured:
+    """Seconds of all requests in each stage and of the engine, and how many requests and batches there were."""
+    found: Measured = {"requests": 0, "batches": 0, "engine": 0, **dict.fromkeys(STAGES, 0.0)}
+    for (name, labels), value in scrape(url).items():
+        match name, dict(labels).get("stage"):
+            case "lpr_stage_seconds_sum", str(stage):
+                found[stage] = value
+            case "lpr_stage_seconds_count", "total":
+                found["requests"] = value
+            case "lpr_inference_cpu_seconds_total", _:
+                found["engine"] = value
+            case "lpr_batch_images_count", _:
+                found["batches"] = value
     return found
+
+
+def markdown(machine: str, variant: str, requests: int, lines: Sequence[Line]) -> str:
+    """What was measured how, and a row a line."""
+    over = sum(not line.good for line in lines)
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *(line.row() for line in lines)]
+    return "\n".join(
+        [
+            "# Where the time of a request goes",
+            "",
+            f"Measured by `make profile` on {machine}: a server of `{variant}` with one thread, {requests:,} requests a",
+            "line, each one JPEG of 94x24 pixels as a raw body or in a form. Milliseconds a request: `CPU` of the whole",
+            "server, by the kernel, which is that of the `event loop` and of the other `threads`; `beyond inference` that",
+            "without the network's. Then the stages as /metrics has them, waiting included; requests that are computed",
+            "together all take as long as their batch.",
+            "",
+            f"{over} of {len(lines)} lines are over their limit.",
+            "",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+        ]
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.load.profile", description=__doc__)
+    parser.add_argument("--variant", default=Settings.model_fields["backend"].default, help="(default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=3000, help="to measure, for each line (default: %(default)s)")
+    parser.add_argument("--functions", action="store_true", help="list the functions of the event loop, by cProfile")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "report", help="folder (default: report)")
+    return parser
 
 
 if __name__ == "__main__":
