@@ -244,7 +244,8 @@ def test_a_soak_tells_what_is_wrong(steps, fault):
     assert soak.verdict(steps) == [fault]
 
 
-def test_the_profile_has_a_line_for_each_kind_of_body_and_number_of_connections(artifacts):
+def test_the_profile_has_a_line_for_each_kind_of_body_and_number_of_connections(artifacts, monkeypatch):
+    monkeypatch.setattr(profile, "WARM_UP", 8)
     with servers.running(servers.ours("tiny", artifacts=str(artifacts), threads="1")) as running:
         lines = list(profile.measure(running, 16))
     assert [(line.body, line.connections) for line in lines] == [("raw", 1), ("raw", 8), ("form", 1), ("form", 8)]
