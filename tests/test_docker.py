@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from test_server import Process
 
 from service.artifact import read
 from service.settings import REPOSITORY, Settings
+from tests.load.servers import free_port
 
 DOCKER = REPOSITORY / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -184,11 +184,6 @@ def image() -> Iterator[Image]:
     with tempfile.TemporaryDirectory(prefix="lpr-image-") as folder:
         Path(folder).chmod(0o755)
         yield Image(Path(folder))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def isolation_works() -> bool:

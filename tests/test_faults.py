@@ -21,6 +21,7 @@ from test_samples import FOLDER, SAMPLES
 from test_server import COMMAND, HEAD, Process, environment, eventually, refuse, started
 
 from service.settings import REPOSITORY
+from tests.load.servers import free_port
 
 VARIANT = "quantized"  # its engine starts the fastest
 FILE, TEXT = SAMPLES[0][:2]
@@ -102,12 +103,6 @@ def test_an_artifact_changed_on_disk_is_not_served_but_the_one_that_was_proven_i
         assert read(server.url) == TEXT
 
 
-def free_port() -> str:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return str(bound.getsockname()[1])
-
-
 def answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=60).status_code == 200
@@ -117,7 +112,7 @@ def answers(url: str) -> bool:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_it_serves_though_its_log_cannot_be_written():
-    port = free_port()
+    port = str(free_port())
     env = environment(PUBLISHED, BACKEND=VARIANT, PORT=port, NOTICE_S="0") | {"PYTHONUNBUFFERED": ""}
     with open("/dev/full", "w") as full:
         process = subprocess.Popen(COMMAND, cwd=REPOSITORY, env=env, stdout=full, stderr=full)

@@ -6,7 +6,6 @@ const STAGES = {
   queue: "Wait",
   inference: "Inference",
   postprocess: "Find the text",
-  rest: "Hand-overs",
 };
 const HARDLY = 0.05;
 const LARGEST = 640; // pixels of a crop's preview
@@ -83,7 +82,7 @@ export function show(card, answer, name) {
   find(".format").textContent = plate.valid_format ? `fits ${plate.format}` : "fits no known kind of plate";
   find(".candidates").append(...plate.candidates.map((candidate) => alternative(candidate, plate.text)));
   find(".total").textContent = milliseconds(answer.timing_ms.total);
-  const stages = times(answer.timing_ms);
+  const stages = Object.entries(answer.timing_ms).filter(([name]) => name !== "total");
   find(".stages").append(...stages.map(segment));
   find(".legend").append(...stages.flatMap(entry), ...roundTrip(answer.elapsed));
   const advice = advise(card, plate);
@@ -171,13 +170,6 @@ function differences(text, other) {
   const [mine, theirs] = [[...text], [...other]];
   if (mine.length !== theirs.length) return text === "" ? ["nothing"] : [text];
   return mine.map((char, index) => (char === theirs[index] ? char : make("mark", {}, char)));
-}
-
-/** The stages with their milliseconds, and what is left of the total. */
-function times(timing) {
-  const stages = Object.entries(timing).filter(([name]) => name !== "total");
-  const rest = timing.total - stages.reduce((sum, [, value]) => sum + value, 0);
-  return [...stages, ["rest", Math.max(0, rest)]];
 }
 
 function segment([name, value]) {

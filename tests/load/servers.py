@@ -112,7 +112,7 @@ def trivial() -> Server:
 @contextmanager
 def running(server: Server) -> Iterator[Running]:
     """Start a server, wait until it is well, and end it with all its children; raises RuntimeError with its log."""
-    port = _free_port()
+    port = free_port()
     command = [word.replace(PORT, str(port)) for word in server.command]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LPR_")}
     chosen = {name: value.replace(PORT, str(port)) for name, value in server.environment.items()}
@@ -155,7 +155,8 @@ def _stop(found: Running, process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on just now."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         return int(bound.getsockname()[1])
