@@ -20,15 +20,16 @@ serve: $(VENV)/.serve$(ENGINE:%=-%) ## serve on 127.0.0.1:8000; LPR_BACKEND, LPR
 	exec $(BIN)/python -m service
 
 test: $(VENV)/.dev ## run the tests
-	@$(MAKE) --no-print-directory tools || echo 'Some tests will be skipped: "make tools", as root on Debian, installs what they drive.'
 	$(BIN)/python -m pytest
 
 # Prometheus is only unpacked: installed, Debian's would start a daemon.
+HERE = PATH="$(CURDIR)/$(BIN):$$PATH" command -v
 tools: | $(BIN)/python ## install from Debian what some tests drive: Chromium, and Prometheus into .venv
-	@{ command -v chromium && test -e $(BIN)/promtool; } >/dev/null || apt-get update -q
-	@command -v chromium >/dev/null || apt-get install --yes -q --no-install-recommends chromium
-	@test -e $(BIN)/promtool || { cd $(VENV) && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb prometheus \
-		&& rm prometheus_*.deb && ln -sf ../prometheus/usr/bin/prometheus ../prometheus/usr/bin/promtool bin; }
+	@{ $(HERE) chromium && $(HERE) prometheus && $(HERE) promtool; } >/dev/null || apt-get update -q
+	@$(HERE) chromium >/dev/null || apt-get install --yes -q --no-install-recommends chromium
+	@{ $(HERE) prometheus && $(HERE) promtool; } >/dev/null || { cd $(VENV) && apt-get download -q prometheus \
+		&& dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
+		&& ln -sf ../prometheus/usr/bin/prometheus ../prometheus/usr/bin/promtool bin; }
 
 check: $(VENV)/.dev ## ruff format and lint, mypy strict
 	$(BIN)/ruff format --check .
