@@ -274,6 +274,15 @@ def test_malformed_multipart(client, body, headers):
     problem(client.post("/recognize", content=body, headers=headers), 400, errors.MalformedBody)
 
 
+def test_a_server_told_to_wait_computes_together_what_comes_meanwhile(serving, tiny):
+    """It would wait for a minute, but not once the largest batch is there."""
+    patient, count = serving(batch_wait_ms=60_000, deadline_ms=120_000), tiny.manifest.max_batch
+    with ThreadPoolExecutor(count) as pool:
+        answers = [pool.submit(patient.post, "/recognize", content=encode(), headers=JPEG) for _ in range(count)]
+        assert {answer.result().status_code for answer in answers} == {200}
+    assert 'lpr_batch_images_count{backend="tiny"} 1.0' in patient.get("/metrics").text
+
+
 def test_a_full_queue_is_answered_at_once(serving):
     narrow = serving(max_images=1, queue=1)
     large = encode(".png", picture(3000, 3000))

@@ -195,6 +195,14 @@ def test_the_key_and_the_server_come_from_the_environment(serving: Serving, fold
     assert KEY not in repr(settings.ClientSettings())
 
 
+def test_a_bar_shows_the_progress_on_a_terminal(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main(["read", str(folder / "a.JPG"), str(folder / "deeper" / "b.png")]) == cli.ALL_READ
+    said = capsys.readouterr()
+    assert "2/2" in said.err
+    assert len(said.out.splitlines()) == 2
+
+
 def test_the_command_reads_a_published_variant_without_a_server(monkeypatch):
     monkeypatch.delenv("LPR_ARTIFACTS")
     samples = REPOSITORY / "tests" / "samples"
