@@ -10,7 +10,7 @@ from functools import partial
 import cv2
 from fastapi import FastAPI
 
-from service import api, page, problems, v2
+from service import api, keys, page, problems, v2
 from service.access import Access
 from service.artifact import Artifact
 from service.body import Limits
@@ -66,6 +66,8 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     app.include_router(v2.router)
     page.install(app)
     problems.install(app)
+    if settings.api_keys:
+        keys.document(app.openapi())
     app.add_middleware(Door, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
     app.add_middleware(Access)  # around the door, so that what that refuses is logged too
     return app

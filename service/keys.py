@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Iterable
 from hashlib import sha256
+from typing import Any
 
 from starlette.datastructures import Headers
 
@@ -30,6 +31,15 @@ class Keys:
         """Each comparison takes as long as any other, and all of them are made."""
         digest = sha256(key.encode()).digest()
         return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+
+def document(openapi: dict[str, Any]) -> None:
+    """Have an OpenAPI document ask for a key wherever 401 may be the answer; for a server that has keys."""
+    openapi["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for operations in openapi["paths"].values():
+        for operation in operations.values():
+            if "401" in operation["responses"]:
+                operation["security"] = [{"key": []}]
 
 
 def _given(headers: Headers) -> str:

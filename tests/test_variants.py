@@ -211,6 +211,17 @@ def test_with_one_of_the_keys_it_is_read(serving, several, headers):
     assert client.post("/recognize", content=encode(), headers=JPEG | headers).status_code == 200
 
 
+def test_the_documentation_asks_for_a_key_where_there_are_keys(client, serving, several):
+    def locked(server: httpx.Client) -> set[str]:
+        paths = server.get("/openapi.json").json()["paths"]
+        return {path for path, operations in paths.items() if any("security" in each for each in operations.values())}
+
+    keyed = serving(artifacts=several, api_keys=KEY)
+    assert locked(keyed) == {"/recognize", "/variants/{name}/activate", "/v2/models/{name}/infer"}
+    assert keyed.get("/openapi.json").json()["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert locked(client) == set()
+
+
 def test_a_server_without_keys_lets_nobody_switch(client):
     assert "LPR_API_KEYS" in problem(activate(client, "tiny"), 403, errors.Forbidden)
 
