@@ -208,9 +208,9 @@ def test_the_report_has_a_row_for_each_load_and_a_figure_for_each_variant(tmp_pa
     good, over = step(400, "hold", 20), step(1200, "overload", 90, {200: 5, 429: 3, 0: 1})
     ours, peer = Trial((good, over), good, over), Trial((step(100, "hold", 20), over), step(100, "hold", 20), over)
     weak = Trial((over,), None, over)
-    trials = {"tvm": {"lpr": ours, "LitServe": peer, "BentoML": weak}, "quantized": {"lpr": ours}}
+    trials = {"tvm": {"lpr": ours, "LitServe 0.2": peer, "BentoML": weak}, "quantized": {"lpr": ours}}
     text = report.write(tmp_path, "a machine", Limits(), peer, trials)
-    assert "`tvm`: 400 requests a second, 4.00 times the better peer (LitServe: 100)" in text
+    assert "`tvm`: 400 requests a second, 4.00 times the better peer (LitServe 0.2: 100)" in text
     rows = [line for line in text.splitlines() if line.startswith(("| `tvm`", "| `quantized`"))]
     assert len(rows) == 3 * 2 - 1 + 2  # no sustainable row for the weak one
     assert {row.count("|") for row in rows} == {len(report.COLUMNS) + 1}

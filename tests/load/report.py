@@ -127,7 +127,7 @@ def figure(path: Path, variant: str, machine: str, limits: Limits, servers: Mapp
     with pyplot.rc_context(SETTINGS):
         drawing, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
         for server, trial in servers.items():
-            colour = COLOURS.get(server, "tab:gray")
+            colour = COLOURS.get(server.split()[0], "tab:gray")
             steps = sorted(trial.steps, key=lambda step: step.rate)
             for name, style in (("p50", "--"), ("p99", "-")):
                 points = _best([(step.rate, getattr(step.outcome.latency, name)) for step in steps])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -90,7 +91,12 @@ def ours(variant: str, **settings: str) -> Server:
 def litserve(variant: str, **settings: str) -> Server:
     """LitServe with the same artifact and as many workers as ours has threads."""
     command = (sys.executable, "-m", "tests.load.peers.litserve_peer", PORT)
-    return Server("LitServe", command, "/health", dict(ours(variant, **settings).environment) | {"LPR_PORT": "0"})
+    return Server(
+        f"LitServe {version('litserve')}",
+        command,
+        "/health",
+        dict(ours(variant, **settings).environment) | {"LPR_PORT": "0"},
+    )
 
 
 def bentoml(variant: str, **settings: str) -> Server:
@@ -101,7 +107,7 @@ def bentoml(variant: str, **settings: str) -> Server:
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": str(Path(tempfile.gettempdir()) / f"bentoml-{os.getuid()}"),
     }
-    return Server("BentoML", (*command, "--port", PORT), "/readyz", environment)
+    return Server(f"BentoML {version('bentoml')}", (*command, "--port", PORT), "/readyz", environment)
 
 
 def trivial() -> Server:
