@@ -1,17 +1,24 @@
 """`python -m service`: settings from the environment, then serve until a signal."""
 
+import argparse
 import sys
 
 from pydantic import ValidationError
 
 from service.errors import ArtifactError
 from service.server import REFUSED, serve
-from service.settings import Settings, faults
+from service.settings import Settings, faults, listing
 from service.workers import Workers
 
 
 def main() -> int:
     """Serve; the exit status is 0 after a graceful end, REFUSED with a sentence on stderr if it cannot start."""
+    argparse.ArgumentParser(
+        prog="python -m service",
+        description="Reads licence plates over HTTP. All that can be chosen is in environment variables:",
+        epilog=listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     try:
         settings = Settings()
         return serve(settings) if settings.workers == 1 else Workers(settings).run()

@@ -1,5 +1,6 @@
 """All that can be configured, from environment variables with the prefix LPR_; nothing else reads the environment."""
 
+import textwrap
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -9,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service import cpu
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+INDENT = 6 * " "
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -107,6 +109,17 @@ class Settings(BaseSettings):
         if self.drain_s <= self.notice_s:
             raise ValueError(f"LPR_DRAIN_S ({self.drain_s}) must be more than LPR_NOTICE_S ({self.notice_s})")
         return self
+
+
+def listing() -> str:
+    """Every variable with what it is for and its default."""
+    paragraphs = []
+    for name, field in Settings.model_fields.items():
+        told = not field.default_factory and field.default not in (None, ())  # else the description tells it
+        default = f" Default: {field.default}." if told else ""
+        text = textwrap.fill(f"{field.description}{default}", 100, initial_indent=INDENT, subsequent_indent=INDENT)
+        paragraphs.append(f"  LPR_{name.upper()}\n{text}")
+    return "\n".join(paragraphs)
 
 
 def faults(error: ValidationError) -> list[str]:

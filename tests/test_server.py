@@ -18,7 +18,7 @@ import httpx
 import pytest
 from conftest import PUBLISHED, TINY_TEXT, encode
 
-from service.settings import REPOSITORY
+from service.settings import REPOSITORY, Settings
 
 HEAD = b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
 COMMAND = [sys.executable, "-m", "service"]
@@ -192,6 +192,13 @@ def test_a_damaged_artifact_is_refused_with_its_file(artifacts, tmp_path):
     with (copy / "tiny" / "model.pt2").open("ab") as model:
         model.write(b"x")
     assert "model.pt2 differs from its sha256" in refuse(environment(copy))
+
+
+def test_its_help_lists_every_setting():
+    done = subprocess.run([*COMMAND, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert re.findall(r"^  LPR_(\w+)$", done.stdout, re.MULTILINE) == [name.upper() for name in Settings.model_fields]
+    assert "Default: 8000." in done.stdout
+    assert subprocess.run([*COMMAND, "x"], cwd=REPOSITORY, capture_output=True, check=False).returncode == 2
 
 
 def test_a_senseless_setting_is_refused_by_name(artifacts):
