@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service import cpu
-from service.settings import REPOSITORY, Settings, faults
+from service.settings import REPOSITORY, ClientSettings, Settings, faults
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,10 @@ def test_what_is_wrong_is_said_by_variable_and_without_keys(monkeypatch):
 
 
 def test_every_setting_is_documented():
-    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+    fields = Settings.model_fields | ClientSettings.model_fields
+    assert [name for name, field in fields.items() if not field.description] == []
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert [name for name in fields if f"`LPR_{name.upper()}" not in readme] == []
 
 
 @pytest.mark.parametrize(
