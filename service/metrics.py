@@ -99,8 +99,7 @@ class Metrics:
 
         With `shared`, all metrics made in this process from now on are counted there.
         """
-        self._registry = registry = CollectorRegistry()
-        self._told = registry
+        registry = self._told = CollectorRegistry()
         self._causes = tuple(causes)
         if shared:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared.folder)

@@ -8,12 +8,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from service.plate import Encoded
 from service.recognizer import Outcome, Seen
 from service.variants import Variants
 
-OUTCOMES = ("agreed", "disagreed", "failed", "skipped")  # of an image
+Compared = Literal["agreed", "disagreed", "failed", "skipped"]  # of an image
 WAITING, WAITING_BYTES = 64, 32 * 1024**2  # most images that wait for their turn, and most bytes of them
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ log = logging.getLogger(__name__)
 class Shadow:
     """Compares the variant `name` with the active one. Its methods belong to the event loop."""
 
-    def __init__(self, variants: Variants, name: str, share: float, count: Callable[[str, int], None]) -> None:
-        """Of the requests offered, a random `share` is taken; `count` is told each of OUTCOMES with a number."""
+    def __init__(self, variants: Variants, name: str, share: float, count: Callable[[Compared, int], None]) -> None:
+        """Of the requests offered, a random `share` is taken; `count` is told of what came of how many images."""
         self.name = name
         self._variants = variants
         self._share = share
@@ -54,7 +55,7 @@ class Shadow:
             self._bytes -= len(image)
             self._count(await self._compare(image, text), 1)
 
-    async def _compare(self, image: Encoded, text: str) -> str:
+    async def _compare(self, image: Encoded, text: str) -> Compared:
         try:
             recognizer = await self._variants.get(self.name)
             (seen,), _ = await recognizer.recognize([image], top_k=1)

@@ -5,7 +5,6 @@ touch them. The networks are independent: nothing waits for the slowest thread a
 plate run side by side. That takes engines that let go of Python's lock while they compute, as all of them do.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -106,29 +105,15 @@ class Crew(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Inferred:
-    """Logits float32 (N, T, C), and when they were computed, in seconds of `time.perf_counter`."""
-
-    logits: NDArray[np.float32]
-    started: float
-    finished: float
-
-
-@dataclass(frozen=True)
 class _Part:
     batch: NDArray[np.uint8]
-    result: "Future[Inferred]" = field(default_factory=Future)
+    result: "Future[NDArray[np.float32]]" = field(default_factory=Future)
 
     def compute(self, engine: backends.Backend) -> None:
-        if not self.result.set_running_or_notify_cancel():
-            return
-        started = time.perf_counter()
         try:
-            logits = engine.infer(self.batch)
+            self.result.set_result(engine.infer(self.batch))
         except Exception as error:  # belongs to whoever waits for this part; the thread goes on
             self.result.set_exception(error)
-        else:
-            self.result.set_result(Inferred(logits, started, time.perf_counter()))
 
 
 class Team:
@@ -140,20 +125,16 @@ class Team:
         self._crew: Crew[_Part] = Crew(artifact, threads, _compute)
         self.engine = self._crew.engine
 
-    def submit(self, batch: NDArray[np.uint8]) -> "list[Future[Inferred]]":
-        """Queue a batch of crops uint8 (N, H, W, 3): its parts in their order, one a thread where there are enough."""
+    def submit(self, batch: NDArray[np.uint8]) -> "list[Future[NDArray[np.float32]]]":
+        """Queue a batch of crops uint8 (N, H, W, 3): the logits float32 (n, T, C) of its parts in their order, one a
+        thread where there are enough."""
         parts = [_Part(part) for part in np.array_split(batch, min(len(batch), self._size))]
         self._crew.put(parts)
         return [part.result for part in parts]
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8 (N, H, W, 3) to logits float32 (N, T, C), computed on all threads."""
-        return np.concatenate([part.result().logits for part in self.submit(batch)])
-
-    @property
-    def alive(self) -> bool:
-        """Whether every thread still takes jobs."""
-        return self._crew.alive
+        return np.concatenate([part.result() for part in self.submit(batch)])
 
     def close(self) -> None:
         """Finish what is queued, then free the engines."""
