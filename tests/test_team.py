@@ -132,7 +132,6 @@ def test_an_error_belongs_to_its_caller_and_the_threads_go_on(team, expected):
     for _ in range(3):
         with pytest.raises(Exception, match="== 24"):
             team.infer(CROPS[:2, :10])
-    assert team.alive
     np.testing.assert_allclose(team.infer(CROPS), expected, atol=1e-4)
 
 
