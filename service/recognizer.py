@@ -172,15 +172,16 @@ class Recognizer:
         ready = [image for image in images if self._prepare(image)]
         if not ready:
             return
-        started, used = time.perf_counter(), time.thread_time()
+        started, cpu_s = time.perf_counter(), -time.thread_time()
         try:
             logits = engine.infer(np.stack([image.crop for image in ready if image.crop is not None]))
         except Exception as error:  # belongs to those who wait; the thread goes on
             for image in ready:
                 image.request.fail(error)
             return
+        cpu_s += time.thread_time()
         inference = time.perf_counter() - started
-        self.on_batch(len(ready), time.thread_time() - used)
+        self.on_batch(len(ready), cpu_s)
         for request in {image.request: None for image in ready}:
             request.spend(inference=inference)
         for image, row in zip(ready, logits, strict=True):

@@ -113,8 +113,8 @@ def test_the_same_seed_gives_the_same_cases_and_covers_every_mutation():
     assert {case.seed for case in first} >= {*SEEDS, *images.bombs(), *images.polyglots()}
 
 
-def test_a_few_hundred_hostile_images_are_read_or_refused(client):
-    tally = fuzz.Tally()
+def test_a_few_hundred_hostile_images_are_read_or_refused(serving):
+    client, tally = serving(), fuzz.Tally()
     fuzz.attack(client, images.cases(400, seed=5), tally)
     assert [(case.seed, case.mutation, outcome) for case, outcome in tally.bad] == []
     assert sum(tally.by_seed.values()) == sum(tally.by_mutation.values()) == 400

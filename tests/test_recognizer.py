@@ -120,7 +120,7 @@ def test_requests_that_wait_are_computed_together_up_to_the_largest_batch(tiny, 
         answers = await asyncio.gather(*calls)
         assert gate.batches == told == [1, tiny.manifest.max_batch, 10 - tiny.manifest.max_batch]
         assert {seen[0].reading.text for seen, _ in answers} == {TINY_TEXT}
-        assert all(0 < seconds < timing.inference for seconds, (_, timing) in zip(used[:2], answers[:2], strict=True))
+        assert all(cpu_s > 0 for cpu_s in used)
         return [seen[0].width for seen, _ in answers]
 
     assert use(tiny, task, queue=11, threads=1) == list(range(20, 31))
