@@ -1,22 +1,19 @@
 """The HTTP interface: what goes in, what comes out, and short routes between them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from service import access, metrics, problems
+from service import access, problems
 from service.artifact import Grammar, Manifest
-from service.body import FIELD, IMAGE_TYPES, JSON, Limits, Upload, gone, read_images
-from service.errors import BadParameter, InputError, Stopping
-from service.keys import Keys
-from service.metrics import Metrics
+from service.body import FIELD, IMAGE_TYPES, JSON, Upload, gone, read_images
+from service.errors import BadParameter, InputError
+from service.metrics import CONTENT_TYPE, Metrics
+from service.parts import Parts, parts_of
 from service.recognizer import Outcome, Recognizer, Seen, Timing
 from service.schema import JsonImages, Listing, Model, Plate, Problem, Recognition, Result, Status, TimingMs, inlined
-from service.shadow import Shadow
-from service.variants import Variants
 
 
 def _problem(description: str) -> dict[str, Any]:
@@ -66,42 +63,28 @@ REQUEST_BODY: dict[str, Any] = {
 NOTHING = Timing(0, 0, 0, 0, 0, 0)  # where not one image was worth a look
 
 
-# Each is async, because FastAPI calls any other on a thread.
-async def _variants(request: Request) -> Variants:
-    variants: Variants = request.app.state.variants
-    return variants
+# Each is async, because FastAPI calls any other on a thread; and routes have one of them at most, because each costs a
+# request about as much as its decoding.
+async def _anybody(request: Request) -> Parts:
+    return parts_of(request)
 
 
-async def _metrics(request: Request) -> Metrics:
-    metrics: Metrics = request.app.state.metrics
-    return metrics
-
-
-async def _shadow(request: Request) -> Shadow | None:
-    shadow: Shadow | None = request.app.state.shadow
-    return shadow
-
-
-async def _limits(request: Request) -> Limits:
-    limits: Limits = request.app.state.limits
-    return limits
-
-
-async def may_read(request: Request) -> None:
+async def _reader(request: Request) -> Parts:
     """Raise BadKey unless the request may be read; before its body is."""
-    keys: Keys = request.app.state.keys
-    keys.check(request.headers)
+    parts = parts_of(request)
+    parts.keys.check(request.headers)
+    return parts
 
 
-async def _may_change(request: Request) -> None:
-    keys: Keys = request.app.state.keys
-    keys.check_operator(request.headers)
+async def _operator(request: Request) -> Parts:
+    parts = parts_of(request)
+    parts.keys.check_operator(request.headers)
+    return parts
 
 
-TheVariants = Annotated[Variants, Depends(_variants)]
-TheShadow = Annotated[Shadow | None, Depends(_shadow)]
-TheMetrics = Annotated[Metrics, Depends(_metrics)]
-TheLimits = Annotated[Limits, Depends(_limits)]
+Anybody = Annotated[Parts, Depends(_anybody)]
+Reader = Annotated[Parts, Depends(_reader)]
+Operator = Annotated[Parts, Depends(_operator)]
 TopK = Annotated[int, Query(ge=1, le=10, description="How many candidates to return for each plate.")]
 Formats = Annotated[
     str | None,
@@ -124,17 +107,13 @@ router = APIRouter()
 
 @router.post(
     "/recognize",
-    dependencies=[Depends(may_read)],
     responses=REFUSALS,
     openapi_extra=REQUEST_BODY,
     summary="Read the plates on images",
 )
 async def recognize(
     request: Request,
-    variants: TheVariants,
-    shadow: TheShadow,
-    metrics: TheMetrics,
-    limits: TheLimits,
+    parts: Reader,
     top_k: TopK = 3,
     formats: Formats = None,
     min_confidence: MinConfidence = 0,
@@ -142,9 +121,9 @@ async def recognize(
 ) -> Recognition:
     """Each image is a crop of one plate, as a detector cuts it. Of several images, those that cannot be read have their
     error beside the others' results."""
-    name = variants.choose(variant)
-    with metrics.request(name):
-        uploads = await read_images(request, limits)
+    variants = parts.variants
+    with parts.metrics.request(variants.choose(variant)):
+        uploads = await read_images(request, parts.limits)
         recognizer = await variants.get(variants.choose(variant))  # another may be active by now
         only = restrict(recognizer.manifest.grammar, formats)
         images = [upload.data for upload in uploads if upload.refusal is None]
@@ -156,30 +135,29 @@ async def recognize(
         if len(outcomes) == 1 and isinstance(refusal := outcomes[0], InputError):
             raise refusal
         answer = _recognition(recognizer, uploads, outcomes, timing, min_confidence)
-        record(metrics, answer.backend, outcomes, timing)
-    if shadow and only is None and answer.backend == variants.name:
-        shadow.offer(images, read)
-    _note(request, answer)
+        record(parts.metrics, answer.backend, outcomes, timing)
+    if parts.shadow and only is None and answer.backend == variants.name:
+        parts.shadow.offer(images, read)
+    _note(request, answer, parts.log_plates)
     return answer
 
 
 @router.get("/variants", summary="The variants that are installed")
-async def installed(variants: TheVariants, shadow: TheShadow) -> Listing:
+async def installed(parts: Anybody) -> Listing:
     """What was measured of each, which one is active, and which ones a request may choose."""
-    return await _listing(variants, shadow)
+    return await _listing(parts)
 
 
 @router.post(
     "/variants/{name}/activate",
-    dependencies=[Depends(_may_change)],
     responses=REFUSALS_TO_CHANGE,
     summary="Read with another variant from now on",
 )
-async def activate(name: str, variants: TheVariants, shadow: TheShadow) -> Listing:
+async def activate(name: str, parts: Operator) -> Listing:
     """It is loaded beside the active one and proves itself by its probe; then new requests go to it, and the old one
     finishes what it has. A failure changes nothing and says why. The same name loads files that were replaced."""
-    await variants.activate(name)
-    return await _listing(variants, shadow)
+    await parts.variants.activate(name)
+    return await _listing(parts)
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -189,28 +167,27 @@ async def healthz() -> Status:
 
 
 @router.get("/readyz", responses={503: REFUSALS[503]}, summary="Should requests be sent here?")
-async def readyz(variants: TheVariants) -> Status:
+async def readyz(parts: Anybody) -> Status:
     """The model has computed its probe as published, and nobody has asked the server to stop."""
-    if not variants.ready:
-        raise Stopping("The server takes no more requests: send them to another one.")
+    parts.variants.check_ready()
     return Status(status="ready")
 
 
 @router.get("/model", summary="The manifest of the model served")
-async def model(variants: TheVariants) -> Manifest:
+async def model(parts: Anybody) -> Manifest:
     """What the model is, where it came from, and what was measured of it."""
-    return variants.active.manifest
+    return parts.variants.active.manifest
 
 
 @router.get("/metrics", include_in_schema=False)
-async def scrape(the_metrics: TheMetrics) -> Response:
+async def scrape(parts: Anybody) -> Response:
     """For Prometheus."""
-    return Response(the_metrics.render(), media_type=metrics.CONTENT_TYPE)
+    return Response(parts.metrics.render(), media_type=CONTENT_TYPE)
 
 
-async def _listing(variants: Variants, shadow: Shadow | None) -> Listing:
-    name = shadow.name if shadow else None
-    return Listing(active=variants.name, shadow=name, variants=await variants.installed())
+async def _listing(parts: Parts) -> Listing:
+    name = parts.shadow.name if parts.shadow else None
+    return Listing(active=parts.variants.name, shadow=name, variants=await parts.variants.installed())
 
 
 def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
@@ -233,7 +210,7 @@ def _interleave(uploads: Sequence[Upload], read: Sequence[Outcome]) -> list[Outc
 def record(metrics: Metrics, backend: str, outcomes: Sequence[Outcome], timing: Timing) -> None:
     """Count what a variant read, and what it could not."""
     readings = [outcome.reading for outcome in outcomes if isinstance(outcome, Seen)]
-    metrics.read([reading.confidence if reading.text else 0 for reading in readings], asdict(timing), backend)
+    metrics.read([reading.confidence if reading.text else 0 for reading in readings], vars(timing), backend)
     for outcome in outcomes:
         if isinstance(outcome, InputError):
             metrics.failed(outcome.slug)
@@ -253,16 +230,16 @@ def _recognition(
         results=[
             compose(upload.filename, outcome, min_confidence) for upload, outcome in zip(uploads, outcomes, strict=True)
         ],
-        timing_ms=TimingMs(**{stage: round(1e3 * seconds, 3) for stage, seconds in asdict(timing).items()}),
+        timing_ms=TimingMs(**{stage: round(1e3 * seconds, 3) for stage, seconds in vars(timing).items()}),
     )
 
 
-def _note(request: Request, answer: Recognition) -> None:
+def _note(request: Request, answer: Recognition, log_plates: bool) -> None:
     """What the access log tells of an answer; the texts only where that was asked for."""
     plates = [plate for result in answer.results for plate in result.plates]
     unread = sum(result.error is not None for result in answer.results)
     access.note(request, variant=answer.backend, images=len(answer.results), plates=len(plates), unread=unread)
-    if request.app.state.log_plates:
+    if log_plates:
         access.note(request, texts=[plate.text for plate in plates])
 
 

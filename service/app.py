@@ -17,6 +17,7 @@ from service.body import Limits
 from service.door import Door
 from service.keys import Keys
 from service.metrics import Metrics, Shared
+from service.parts import Parts
 from service.recognizer import Recognizer
 from service.settings import Settings
 from service.shadow import Shadow
@@ -42,7 +43,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
             batch_wait_s=settings.batch_wait_ms / 1e3,
         )
         # The metrics are there by the time that the first image is.
-        recognizer.on_batch = lambda images, cpu_s: app.state.metrics.batch(found.manifest.variant, images, cpu_s)
+        recognizer.on_batch = lambda images, cpu_s: app.state.parts.metrics.batch(found.manifest.variant, images, cpu_s)
         return recognizer
 
     variants = Variants(settings.artifacts, settings.backend, load, settings.choice, settings.shadow, settings.memory)
@@ -55,13 +56,16 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         docs_url=None,  # its own pages load scripts from a foreign host
         redoc_url=None,
     )
-    app.state.variants = variants
-    app.state.log_plates = settings.log_plates
-    app.state.keys = Keys(key.get_secret_value() for key in settings.api_keys)
-    app.state.limits = Limits(settings.max_bytes, settings.max_images)
-    app.state.metrics = Metrics(manifest.variant, manifest.version, engine, problems.causes(), shared)
-    variants.on_switch = partial(_switched, app.state.metrics)
-    app.state.shadow = _shadow(settings, variants, app.state.metrics)
+    metrics = Metrics(manifest.variant, manifest.version, engine, problems.causes(), shared)
+    variants.on_switch = partial(_switched, metrics)
+    app.state.parts = Parts(
+        variants=variants,
+        shadow=_shadow(settings, variants, metrics),
+        metrics=metrics,
+        limits=Limits(settings.max_bytes, settings.max_images),
+        keys=Keys(key.get_secret_value() for key in settings.api_keys),
+        log_plates=settings.log_plates,
+    )
     app.include_router(api.router)
     app.include_router(v2.router)
     page.install(app)
@@ -86,13 +90,14 @@ def _switched(metrics: Metrics, recognizer: Recognizer) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    variants: Variants = app.state.variants
-    shadow: Shadow | None = app.state.shadow
-    tasks = [asyncio.create_task(variants.follow()), *([asyncio.create_task(shadow.run())] if shadow else [])]
+    parts: Parts = app.state.parts
+    tasks = [asyncio.create_task(parts.variants.follow())]
+    if parts.shadow:
+        tasks.append(asyncio.create_task(parts.shadow.run()))
     yield
     for task in tasks:
         task.cancel()
-    await variants.close()
+    await parts.variants.close()
 
 
 def _quiet_libraries() -> None:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
 from service.errors import Busy, SlowUpload, Stopping, Unavailable
+from service.parts import parts_of
 
 READING = ("/recognize", "/infer")  # how the addresses end that take images
 
@@ -28,14 +29,14 @@ class Door:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer it with why not. `scope["app"].state` holds the variants and metrics."""
+        """Let a request in, or answer it with why not."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        state, path = scope["app"].state, scope["path"]
+        parts, path = parts_of(Request(scope)), scope["path"]
 
         async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start" and state.variants.retired:
+            if message["type"] == "http.response.start" and parts.variants.retired:
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
@@ -43,9 +44,9 @@ class Door:
             await self._app(scope, receive, answer)
             return
         try:
-            state.variants.check_room()
+            parts.variants.check_room()
         except Unavailable as error:
-            with state.metrics.request():
+            with parts.metrics.request():
                 await problems.refuse(Request(scope), error)(scope, receive, answer)
             return
         held, complete, until = 0, False, asyncio.get_running_loop().time() + self._upload_s

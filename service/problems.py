@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from service import access, errors
 from service.errors import LprError
+from service.parts import parts_of
 from service.schema import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -75,7 +76,7 @@ async def _lpr_error(request: Request, error: Exception) -> Response:
 
 def refuse(request: Request, error: LprError) -> Response:
     """The answer to a request that ends with `error`, which is counted."""
-    request.app.state.metrics.failed(error.slug)
+    parts_of(request).metrics.failed(error.slug)
     return _answer(request, STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
 
 
@@ -93,7 +94,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    request.app.state.metrics.failed("internal")
+    parts_of(request).metrics.failed("internal")
     detail = "The server failed, and its log says why: try again, and report it if it happens again."
     return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, None)
 

@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
         if self._closes is not None:
             self.should_exit = self.force_exit = True
             return
-        self._app.state.variants.retire()
+        self._app.state.parts.variants.retire()
         now = time.monotonic()
         self._closes = now + (self._notice_s if sig == signal.SIGTERM else 0)
         self._ends = now + self._drain_s - CLOSING_S

@@ -19,15 +19,16 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from service import access
-from service.api import REFUSALS, TheLimits, TheMetrics, TheVariants, may_read, record, restrict
+from service.api import REFUSALS, Anybody, Reader, record, restrict
 from service.artifact import Manifest
 from service.body import Limits, check_count, decode_base64, gone, read_whole
-from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, Stopping, VariantUnusable, first_fault
+from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, VariantUnusable, first_fault
+from service.parts import Parts
 from service.plate import Encoded, Pixels
 from service.recognizer import Outcome, Seen
 from service.schema import inlined
@@ -94,16 +95,15 @@ class Output:
         return b"".join(len(text).to_bytes(LENGTH_BYTES, "little") + text for text in texts)
 
 
-async def _manifest(request: Request, name: str, variants: TheVariants) -> Manifest:
-    """The manifest of the model in the address; raises NoSuchVariant."""
-    manifest = await variants.manifest(name)
+async def _manifest(request: Request, name: str, parts: Parts) -> Manifest:
+    """The manifest of the model in the address; raises NoSuchVariant or VariantUnusable."""
+    manifest = await parts.variants.manifest(name)
     wanted = request.path_params.get("version", manifest.version)
     if wanted != manifest.version:
         raise NoSuchVariant(f"There is no version {wanted!r} of {name}; its version is {manifest.version}.")
     return manifest
 
 
-TheManifest = Annotated[Manifest, Depends(_manifest)]
 UNUSABLE: dict[int | str, dict[str, Any]] = {404: REFUSALS[404], 409: REFUSALS[409]}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -122,17 +122,17 @@ async def live() -> dict[str, Any]:
 
 
 @router.get("/health/ready", responses={503: REFUSALS[503]}, summary="Should requests be sent here?")
-async def ready(variants: TheVariants) -> dict[str, Any]:
+async def ready(parts: Anybody) -> dict[str, Any]:
     """As GET /readyz."""
-    if not variants.ready:
-        raise Stopping("The server takes no more requests: send them to another one.")
+    parts.variants.check_ready()
     return {"ready": True}
 
 
 @router.get("/models/{name}", responses=UNUSABLE, summary="What a variant takes and gives")
 @router.get("/models/{name}/versions/{version}", include_in_schema=False)
-async def model(manifest: TheManifest) -> dict[str, Any]:
+async def model(request: Request, name: str, parts: Anybody) -> dict[str, Any]:
     """Its tensors; a request gives one of the two inputs."""
+    manifest = await _manifest(request, name, parts)
     taken = [_tensor(IMAGE, "BYTES", [-1]), _tensor(INPUT, "UINT8", _shape(manifest.input.shape))]
     given = [
         _tensor("text", "BYTES", [-1]),
@@ -151,39 +151,37 @@ async def model(manifest: TheManifest) -> dict[str, Any]:
 
 @router.get("/models/{name}/ready", responses=UNUSABLE | {503: REFUSALS[503]}, summary="Can a variant infer?")
 @router.get("/models/{name}/versions/{version}/ready", include_in_schema=False)
-async def model_ready(manifest: TheManifest, variants: TheVariants) -> dict[str, Any]:
+async def model_ready(request: Request, name: str, parts: Anybody) -> dict[str, Any]:
     """Whether it is loaded, or can be on its first request."""
-    await ready(variants)
-    if problem := await variants.problem(manifest.variant):
+    await _manifest(request, name, parts)
+    parts.variants.check_ready()
+    if problem := await parts.variants.problem(name):
         raise VariantUnusable(problem)
-    return {"name": manifest.variant, "ready": True}
+    return {"name": name, "ready": True}
 
 
 @router.post(
     "/models/{name}/infer",
-    dependencies=[Depends(may_read)],
     responses=REFUSALS,
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": inlined(InferRequest)}}}},
     summary="Read plates with a variant",
 )
-@router.post("/models/{name}/versions/{version}/infer", dependencies=[Depends(may_read)], include_in_schema=False)
-async def infer(
-    request: Request, manifest: TheManifest, variants: TheVariants, metrics: TheMetrics, limits: TheLimits
-) -> Response:
+@router.post("/models/{name}/versions/{version}/infer", include_in_schema=False)
+async def infer(request: Request, name: str, parts: Reader) -> Response:
     """All plates of a request are read together, and all outputs are given where it names none."""
-    name = manifest.variant
-    with metrics.request(name):
-        body = await read_whole(request, limits)
+    manifest = await _manifest(request, name, parts)
+    with parts.metrics.request(name):
+        body = await read_whole(request, parts.limits)
         length = request.headers.get(HEADER_LENGTH)
-        asked, images = await asyncio.to_thread(_parse, body, length, manifest, limits)
-        recognizer = await variants.get(name)
+        asked, images = await asyncio.to_thread(_parse, body, length, manifest, parts.limits)
+        recognizer = await parts.variants.get(name)
         only = restrict(recognizer.manifest.grammar, asked.parameters.format)
         outcomes, timing = await recognizer.recognize(images, 1, only, gone=partial(gone, request))
         seen = _all_seen(outcomes)
-        record(metrics, name, outcomes, timing)
+        record(parts.metrics, name, outcomes, timing)
     texts = [one.reading.text for one in seen]
     access.note(request, variant=name, images=len(seen), plates=sum(map(bool, texts)))
-    if request.app.state.log_plates:
+    if parts.log_plates:
         access.note(request, texts=texts)
     return _answer(asked, recognizer.manifest, _outputs(seen))
 

@@ -57,14 +57,14 @@ class Variants:
         return self._loaded[self.name]
 
     @property
-    def ready(self) -> bool:
-        """Whether requests should be sent here."""
-        return self.active.ready and not self._stopping
-
-    @property
     def retired(self) -> bool:
         """Whether the server was asked to stop."""
         return self._stopping
+
+    def check_ready(self) -> None:
+        """Raise Stopping where requests should not be sent here."""
+        if self._stopping or not self.active.ready:
+            raise Stopping("The server takes no more requests: send them to another one.")
 
     def check_room(self) -> None:
         """Raise Busy or Stopping where the active variant would admit no image now."""
