@@ -111,9 +111,12 @@ def compiled(
 STAGES: Final = (
     Stage("pruned", BASELINE, partial(pruned, config=PruneConfig())),
     Stage("quantized", BASELINE, partial(quantized, config=QuantizeConfig())),
+    # Trained as the pruned network was, without plates of Chinese characters only.
+    Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig(drill=0.0))),
     Stage("tvm", BASELINE, compiled),
     Stage("tvm-pruned", "pruned", compiled),
     Stage("tvm-int8", "quantized", compiled),
+    Stage("tvm-fast", "pruned-quantized", compiled),
 )
 
 

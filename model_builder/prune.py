@@ -266,7 +266,7 @@ class PruneConfig:
     parameters: float = option(0.45, "share of weights that is left; the file, graph included, is then less than half")
     rounds: int = option(2, "rounds of cutting and training; one alone loses more than training brings back")
     steps: int = option(600, "steps of training after each round but the last")
-    last_steps: int = option(17000, "steps of training after the last round; a smaller network learns more slowly")
+    last_steps: int = option(33000, "steps of training after the last round; a smaller network learns more slowly")
     learning_rate: float = option(6e-3, "Muon's, the baseline's own: half of it was slower")
     plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from model_builder.data import Batch, Crops, encode, rendered_batches, validation_set
+from model_builder.data import Batch, Crops, development_set, encode, rendered_batches
 from model_builder.model import LPRNet
 from model_builder.muon import Muon
 from model_builder.plates import ALPHABET
@@ -41,7 +41,7 @@ class TrainConfig:
     transformer: bool = False  # the paper's spatial transformer (README: both measured)
     drill: float = 0.3  # share of plates with Chinese characters only: of a real plate's seven, that one is the hardest
     seed: int = 1
-    validation: int = 2000  # rendered plates that accuracy is logged on
+    development: int = 2000  # rendered plates that accuracy is logged on; those of the gate are for what is published
     log_every: int = 500  # steps between accuracies and checkpoints
     workers: int = 1  # rendering processes
 
@@ -94,7 +94,7 @@ def train(
     state = Checkpoint(folder / "checkpoint.pt", identity, model, averaged, *optimizers, *schedules)
     first = state.restore(device)
     log = Log(folder / "log.csv", first)
-    validation = validation_set(config.validation)
+    development = development_set(config.development)
     batches = _batches(config, first, own)
     progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
     total, started = torch.zeros((), device=device), time.monotonic()
@@ -111,7 +111,7 @@ def train(
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                 state.save(step + 1)
                 since = step + 1 - max(first, (step // config.log_every) * config.log_every)
-                accuracy = exact_match(averaged.module, validation)
+                accuracy = exact_match(averaged.module, development)
                 mean = float(total) / since
                 log.write(step + 1, mean, accuracy, optimizers[0].param_groups[0]["lr"], time.monotonic() - started)
                 progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.1f} %")
@@ -264,7 +264,7 @@ class Checkpoint:
         if not self.path.exists():
             return 0
         state = torch.load(self.path, map_location=device, weights_only=True)
-        same = ("steps", "workers", "log_every", "validation")
+        same = ("steps", "workers", "log_every", "development")
         changed = [k for k, v in self.identity.items() if k not in same and state["identity"].get(k) != v]
         if changed:
             raise ValueError(f"{self.path} was made with another {', '.join(changed)}: give the same, or another --out")

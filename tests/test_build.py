@@ -28,7 +28,7 @@ from service.backends import load
 WIDTHS = Widths(16, (16,), (32,), (16,), 16, 16)
 PRUNE = PruneConfig(multiply_adds=0.9, parameters=0.95, rounds=1, last_steps=1, plates=4)
 QUANTIZE = QuantizeConfig(calibration=8, development=16, steps=0)
-PRUNED = partial(build.pruned, config=PRUNE, batch_size=4, validation=4, workers=0)
+PRUNED = partial(build.pruned, config=PRUNE, batch_size=4, development=4, workers=0)
 QUANTIZED = partial(build.quantized, config=QUANTIZE)
 STAGES = (
     Stage("pruned", "baseline", partial(PRUNED, note="trained in two parts")),

@@ -30,7 +30,7 @@ COMMANDS = (
     *("train", "prune", "publish", "quantize", "compile", "build"),
     *("evaluate", "preview", "render", "bench", "report"),
 )
-SHORT = ("--steps", "3", "--batch-size", "4", "--validation", "8", "--workers", "0", "--rendered", "5")
+SHORT = ("--steps", "3", "--batch-size", "4", "--development", "8", "--workers", "0", "--rendered", "5")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_training_can_start_from_an_artifact_and_add_the_transformer(artifacts
         "--note",
         "x",
     )
-    rest = ("--batch-size", "4", "--validation", "8", "--workers", "0", "--rendered", "5", "--transformer")
+    rest = ("--batch-size", "4", "--development", "8", "--workers", "0", "--rendered", "5", "--transformer")
     assert call("train", "--artifacts", artifacts, "--source", "baseline", *options, *rest) == 0
     published = contract.find(artifacts, "straight")
     assert published.manifest.provenance.arguments["source"] == "baseline"

@@ -84,6 +84,10 @@ def test_peers_compute_what_the_baseline_does(small_variants, tmp_path):
             for batch in (1, 3):
                 np.testing.assert_allclose(backend.infer(images[:batch]), logits[:batch], atol=1e-3, rtol=1e-3)
             backend.close()
+            backend = peers.engine(contestant, threads=2)
+            many = np.resize(np.arange(len(images)), 32)  # so many that OpenVINO shares them between streams
+            np.testing.assert_allclose(backend.infer(images[many]), logits[many], atol=1e-3, rtol=1e-3)
+            backend.close()
 
 
 def test_the_masked_network_has_zeros_and_dynamic_quantization_changes_nothing(small_variants):

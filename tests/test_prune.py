@@ -139,7 +139,7 @@ def test_a_search_that_cannot_reach_its_target_says_so(crops):
 
 def test_distillation_draws_the_student_to_its_teacher(network, crops, tmp_path):
     student = prune.slim(network, prune.strongest(network, {"block3.1": 16, "wide": 16}))
-    config = TrainConfig(steps=12, batch_size=8, warmup=2, average=0.5, validation=4, log_every=6, workers=0)
+    config = TrainConfig(steps=12, batch_size=8, warmup=2, average=0.5, development=4, log_every=6, workers=0)
     images = torch.from_numpy(crops.images)
 
     def distance(candidate: LPRNet) -> float:
@@ -154,7 +154,7 @@ def test_distillation_draws_the_student_to_its_teacher(network, crops, tmp_path)
 
 def test_what_was_pruned_stays_zero_in_training(network, tmp_path):
     pruned = prune.magnitude(network, 0.35, "layer")
-    config = TrainConfig(steps=2, batch_size=4, warmup=1, average=0.5, validation=4, log_every=2, workers=0)
+    config = TrainConfig(steps=2, batch_size=4, warmup=1, average=0.5, development=4, log_every=2, workers=0)
     trained = train(tmp_path, config, initial=pruned, hold=prune.holder(pruned))
     assert zeros(trained) == zeros(pruned)
     assert not torch.equal(trained.classify.weight, pruned.classify.weight)

@@ -17,7 +17,7 @@ from model_builder.model import LPRNet, Widths
 from model_builder.train import BLANK, Interrupted, TrainConfig, ctc_loss, exact_match, flush_denormals, train
 
 TINY = Widths(8, (8,), (8, 8), (8,), 8, 8)
-SHORT = TrainConfig(steps=6, batch_size=4, warmup=2, average=0.5, validation=8, log_every=2, workers=0)
+SHORT = TrainConfig(steps=6, batch_size=4, warmup=2, average=0.5, development=8, log_every=2, workers=0)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ class StoppingCrops(Crops):
 
 
 def test_training_on_200_rendered_plates_lowers_their_loss(crops, tmp_path):
-    config = replace(SHORT, steps=20, batch_size=16, warmup=4, validation=20, log_every=5)
+    config = replace(SHORT, steps=20, batch_size=16, warmup=4, development=20, log_every=5)
     torch.manual_seed(config.seed)
     before = loss_of(LPRNet(BLANK + 1), crops)
     network = train(tmp_path, config, own=crops)
@@ -81,6 +81,14 @@ def test_training_on_200_rendered_plates_lowers_their_loss(crops, tmp_path):
     assert [int(line["step"]) for line in log] == [5, 10, 15, 20]
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
     assert all(0 <= float(line["rendered_accuracy"]) <= 1 for line in log)
+
+
+def test_accuracy_is_logged_on_plates_that_no_gate_looks_at(crops, tmp_path, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(training, "development_set", lambda count: asked.append(count) or data.development_set(count))
+    monkeypatch.setattr(data, "VALIDATION_SEED", None)  # drawing from it would fail
+    train(tmp_path, SHORT, own=crops, initial=tiny())
+    assert asked == [SHORT.development]
 
 
 def test_training_goes_on_exactly_where_ctrl_c_stopped_it(crops, tmp_path):
