@@ -162,7 +162,7 @@ def test_what_was_pruned_stays_zero_in_training(network, tmp_path):
 
 def test_a_pruning_goes_on_where_it_was(network, crops, tmp_path):
     config = prune.PruneConfig(0.6, 0.7, rounds=2, steps=2, last_steps=2)
-    short = {"batch_size": 4, "validation": 4, "workers": 0}
+    short = {"batch_size": 4, "development": 4, "workers": 0}
     first, cuts = prune.prune_network(tmp_path, network, config, crops, **short)
     assert Size.of(first, network, crops).multiply_adds <= 0.6
     again, same = prune.prune_network(tmp_path, network, config, crops, **short)
