@@ -1,6 +1,7 @@
 """Runs a `torch.export` program on the CPU. The only file of the service that imports torch."""
 
 import os
+import threading
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ MODEL = "model.pt2"
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 # torch.export.pt2_archive.constants: files of objects, which it unpickles whatever that variable says.
 OBJECTS = ("/custom_obj_", "/opaque_obj_")
+_LOADING = threading.Lock()  # torch.export.load keeps what it reads in a global: two at once fail
 
 
 class TorchBackend:
@@ -31,7 +33,8 @@ class TorchBackend:
         try:
             if _holds_objects(path):
                 raise ArtifactError(f"{path} holds pickled objects, which are not loaded: export tensors alone")
-            self._model = torch.export.load(path).module()
+            with _LOADING:
+                self._model = torch.export.load(path).module()
         except ArtifactError:
             raise
         except Exception as error:  # torch raises whatever it met: zip, JSON, schema and operator errors alike
