@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format train extras preview bench report clean
+.PHONY: help serve test tools check format train extras preview bench profile report loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -21,6 +21,15 @@ serve: $(VENV)/.serve$(ENGINE:%=-%) ## serve on 127.0.0.1:8000; LPR_BACKEND, LPR
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest
+
+# Prometheus is only unpacked: installed, Debian's would start a daemon.
+HERE = PATH="$(CURDIR)/$(BIN):$$PATH" command -v
+tools: | $(BIN)/python ## install from Debian what some tests drive: Chromium, and Prometheus into .venv
+	@{ $(HERE) chromium && $(HERE) prometheus && $(HERE) promtool; } >/dev/null || apt-get update -q
+	@$(HERE) chromium >/dev/null || apt-get install --yes -q --no-install-recommends chromium
+	@{ $(HERE) prometheus && $(HERE) promtool; } >/dev/null || { cd $(VENV) && apt-get download -q prometheus \
+		&& dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
+		&& ln -sf ../prometheus/usr/bin/prometheus ../prometheus/usr/bin/promtool bin; }
 
 check: $(VENV)/.dev ## ruff format and lint, mypy strict
 	$(BIN)/ruff format --check .
@@ -52,8 +61,20 @@ preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--hel
 bench: $(VENV)/.bench ## measure all variants beside other engines, and the renderer; let nothing else run meanwhile
 	$(BIN)/python -m model_builder bench $(ARGS)
 
+profile: $(VENV)/.dev ## where a request's time goes in the server: writes report/profile.md; let nothing else run meanwhile
+	$(BIN)/python -m tests.load.profile $(ARGS)
+
 report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
+
+loadtest: $(VENV)/.scale ## what each variant sustains, beside LitServe and BentoML; let nothing else run meanwhile
+	$(BIN)/python -m tests.load $(ARGS)
+
+fuzz: $(VENV)/.dev ## 20,000 damaged and hostile images to a real server; no fault, no crash, no growth
+	$(BIN)/python -m tests.load.fuzz $(ARGS)
+
+soak: $(VENV)/.dev ## ten minutes of load to a real server; no growth, no drift; ARGS="--help" shows the options
+	$(BIN)/python -m tests.load.soak $(ARGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -79,6 +100,10 @@ $(VENV)/.build: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.pip
 	$(PIP) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.scale: pyproject.toml | $(VENV)/.pip
+	$(PIP) --editable '.[scale]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip

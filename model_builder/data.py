@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from model_builder.plates import ALPHABET
 from model_builder.render import Renderer, batch
 from service.errors import InputError
-from service.plate import decode_image, prepare
+from service.plate import load
 
 _INDEX = {character: index for index, character in enumerate(ALPHABET)}
 VALIDATION_SEED = 1 << 35  # training draws from seed << 36 upwards, and never that many
@@ -185,7 +185,7 @@ def _read(folder: Path, name: str, text: str) -> NDArray[np.uint8]:
     if path is None:
         raise DataError(f"{name} is listed in {folder / 'labels.csv'} but is neither in {folder} nor in its images/")
     try:
-        return prepare(decode_image(path.read_bytes(), _MAX_PIXELS))
+        return load(path.read_bytes(), _MAX_PIXELS)
     except InputError as error:
         raise DataError(f"{path} can't be read as an image: {error}") from error
 

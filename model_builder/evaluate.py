@@ -42,11 +42,14 @@ def real_set(folder: Path) -> Crops:
     images, texts = [], []
     for row in csv.DictReader((folder / "labels.csv").read_text(encoding="utf-8").splitlines()):
         try:
-            image = plate.decode_image((folder / "images" / row["file"]).read_bytes(), _MAX_PIXELS)
+            data = (folder / "images" / row["file"]).read_bytes()
+            if row.get("x1"):
+                images.append(plate.prepare(_cut(plate.decode_image(data, _MAX_PIXELS), row)))
+            else:
+                images.append(plate.load(data, _MAX_PIXELS))
         except InputError as error:
             print(f"{folder / 'images' / row['file']} left out: {error}")
             continue
-        images.append(plate.prepare(_cut(image, row) if row.get("x1") else image))
         texts.append(row["text"])
     if not images:
         raise ValueError(f"{folder / 'labels.csv'} lists no image that can be read")

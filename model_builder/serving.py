@@ -49,7 +49,7 @@ def served(variant: str, artifacts: Path, threads: int) -> Iterator[tuple[str, s
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"LPR_BACKEND": variant, "LPR_ARTIFACTS": str(artifacts), "LPR_PORT": str(port)}
-    settings |= {"LPR_THREADS": str(threads), "LPR_NOTICE_S": "0"}
+    settings |= {"LPR_THREADS": str(threads), "LPR_NOTICE_S": "0", "LPR_LOG": "0"}
     url, started = f"http://127.0.0.1:{port}", time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "service"], env=os.environ | settings, stderr=subprocess.DEVNULL)
     try:

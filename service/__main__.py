@@ -1,43 +1,32 @@
 """`python -m service`: settings from the environment, then serve until a signal."""
 
+import argparse
 import sys
 
-import uvicorn
 from pydantic import ValidationError
 
-from service.app import create_app
 from service.errors import ArtifactError
-from service.server import Server
-from service.settings import Settings
-
-REFUSED = 2  # exit status: wrong settings, or an artifact that cannot be served
+from service.server import REFUSED, serve
+from service.settings import Settings, faults, listing
+from service.workers import Workers
 
 
 def main() -> int:
     """Serve; the exit status is 0 after a graceful end, REFUSED with a sentence on stderr if it cannot start."""
+    argparse.ArgumentParser(
+        prog="python -m service",
+        description="Reads licence plates over HTTP. All that can be chosen is in environment variables:",
+        epilog=listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     try:
         settings = Settings()
-        app = create_app(settings)
+        return serve(settings) if settings.workers == 1 else Workers(settings).run()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(["LPR", *(str(part).upper() for part in problem["loc"])])
-            print(f"{name}: {problem['msg']}", file=sys.stderr)
-        return REFUSED
+        print("\n".join(faults(error)), file=sys.stderr)
     except ArtifactError as error:
         print(error, file=sys.stderr)
-        return REFUSED
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=settings.drain_s,
-    )
-    server = Server(config, app.state.recognizer.retire, settings.notice_s)
-    server.run()
-    return 0 if server.started else 1
+    return REFUSED
 
 
 if __name__ == "__main__":

@@ -1,111 +1,48 @@
 """The HTTP interface: what goes in, what comes out, and short routes between them."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 
-from service import metrics, problems
-from service.artifact import Manifest
-from service.body import FIELD, IMAGE_TYPES, Limits, Upload, read_images
-from service.errors import Stopping
-from service.metrics import Metrics
-from service.recognizer import Recognizer, Seen, Timing
-
-
-class FromAttributes(BaseModel):
-    """Built from an object with the same attributes."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-
-Confidence = Annotated[float, Field(ge=0, le=1)]
-
-
-class Character(FromAttributes):
-    """One character of the text."""
-
-    char: str = Field(examples=["京"])
-    confidence: Confidence = Field(description="Its largest probability where the best alignment sees it.")
-
-
-class Candidate(FromAttributes):
-    """One possible text."""
-
-    text: str = Field(examples=["京A12345"])
-    confidence: Confidence = Field(description="Probability of exactly this text.")
-
-
-class Plate(FromAttributes):
-    """One plate and what it says."""
-
-    text: str = Field(examples=["京A12345"])
-    confidence: Confidence = Field(description="Probability of exactly this text.")
-    valid_format: bool = Field(description="Whether the text fits a known plate format.")
-    format: str | None = Field(description="Name of the format it fits.", examples=["cn-blue"])
-    characters: list[Character]
-    candidates: list[Candidate] = Field(description="The `top_k` likeliest texts; the first is `text`.")
-    box: Annotated[list[tuple[float, float]], Field(min_length=4, max_length=4)] = Field(
-        description="Corners [x, y] in pixels, clockwise from the plate's top left, EXIF orientation applied.",
-        examples=[[[0, 0], [94, 0], [94, 24], [0, 24]]],
-    )
-
-
-class Result(BaseModel):
-    """What one image shows."""
-
-    filename: str | None = Field(description="As sent with the part; null for a raw body.", examples=["plate.jpg"])
-    plates: list[Plate] = Field(description="Empty if no character was seen.")
-
-
-class Model(BaseModel):
-    """Which model read it, and what ran it."""
-
-    variant: str = Field(examples=["baseline"])
-    version: str = Field(examples=["1.0.0"])
-    engine: str = Field(examples=["torch 2.13.0"])
-
-
-class TimingMs(FromAttributes):
-    """Milliseconds in the server once the body had arrived, for all images of the request together."""
-
-    decode: float
-    preprocess: float
-    queue: float
-    inference: float
-    postprocess: float
-    total: float
-
-
-class Recognition(BaseModel):
-    """The answer to POST /recognize: one result per image, in their order."""
-
-    backend: str = Field(examples=["baseline"])
-    model: Model
-    results: list[Result]
-    timing_ms: TimingMs
-
-
-class Status(BaseModel):
-    """A health probe's answer."""
-
-    status: str = Field(examples=["ok"])
+from service import access, problems
+from service.artifact import Grammar, Manifest
+from service.body import FIELD, IMAGE_TYPES, JSON, Upload, gone, read_images
+from service.errors import BadParameter, InputError
+from service.metrics import CONTENT_TYPE, Metrics
+from service.parts import Parts, parts_of
+from service.recognizer import Outcome, Recognizer, Seen, Timing
+from service.schema import JsonImages, Listing, Model, Plate, Problem, Recognition, Result, Status, TimingMs, inlined
 
 
 def _problem(description: str) -> dict[str, Any]:
     return {
         "description": description,
-        "content": {problems.MEDIA_TYPE: {"schema": problems.Problem.model_json_schema()}},
+        "content": {problems.MEDIA_TYPE: {"schema": inlined(Problem)}},
     }
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: _problem("An image is empty, not an image, or cut off beyond use; or the multipart body does not parse."),
+    400: _problem("The image is empty, not an image, or cut off beyond use; or the body does not parse."),
+    401: _problem("The server has API keys, and the request carries none of them."),
+    404: _problem("The variant asked for is not installed."),
+    408: _problem("The body took too long to arrive."),
+    409: _problem("The variant asked for is installed, but cannot be used."),
     413: _problem("Too many bytes, or too many pixels."),
     415: _problem("Not an accepted media type."),
-    422: _problem("No image, too many images, or `top_k` out of range."),
+    422: _problem("No image, too many images, or a parameter out of range."),
     429: _problem("Too much is waiting: try again after the seconds in Retry-After."),
+    503: _problem(
+        "Nobody read it in time, or the server is shutting down: try again after the seconds in Retry-After."
+    ),
+}
+REFUSALS_TO_CHANGE: dict[int | str, dict[str, Any]] = {
+    401: REFUSALS[401],
+    403: _problem("The server has no API keys, so nobody may change it."),
+    404: REFUSALS[404],
+    409: _problem("It cannot be loaded or does not prove itself; the active one stays."),
+    503: REFUSALS[503],
 }
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -113,46 +50,114 @@ _PARTS = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": 
 REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": f"One image as the body, or a form with one or more parts named `{FIELD}`.",
-        "content": {"multipart/form-data": {"schema": _PARTS}, **{kind: {"schema": _BINARY} for kind in IMAGE_TYPES}},
+        "description": f"One image as the body, a form with one or more parts named `{FIELD}`, or JSON with images.",
+        "content": {
+            "multipart/form-data": {"schema": _PARTS},
+            **{kind: {"schema": _BINARY} for kind in IMAGE_TYPES},
+            JSON: {"schema": inlined(JsonImages)},
+        },
     }
 }
 
 
-def _recognizer(request: Request) -> Recognizer:
-    recognizer: Recognizer = request.app.state.recognizer
-    return recognizer
+NOTHING = Timing(0, 0, 0, 0, 0, 0)  # where not one image was worth a look
 
 
-def _metrics(request: Request) -> Metrics:
-    metrics: Metrics = request.app.state.metrics
-    return metrics
+# Each is async, because FastAPI calls any other on a thread; and routes have one of them at most, because each costs a
+# request about as much as its decoding.
+async def _anybody(request: Request) -> Parts:
+    return parts_of(request)
 
 
-def _limits(request: Request) -> Limits:
-    limits: Limits = request.app.state.limits
-    return limits
+async def _reader(request: Request) -> Parts:
+    """Raise BadKey unless the request may be read; before its body is."""
+    parts = parts_of(request)
+    parts.keys.check(request.headers)
+    return parts
 
 
-TheRecognizer = Annotated[Recognizer, Depends(_recognizer)]
-TheMetrics = Annotated[Metrics, Depends(_metrics)]
-TheLimits = Annotated[Limits, Depends(_limits)]
+async def _operator(request: Request) -> Parts:
+    parts = parts_of(request)
+    parts.keys.check_operator(request.headers)
+    return parts
+
+
+Anybody = Annotated[Parts, Depends(_anybody)]
+Reader = Annotated[Parts, Depends(_reader)]
+Operator = Annotated[Parts, Depends(_operator)]
 TopK = Annotated[int, Query(ge=1, le=10, description="How many candidates to return for each plate.")]
+Formats = Annotated[
+    str | None,
+    Query(
+        alias="format",
+        description="Read every plate as one of these kinds, by their names with commas between, and as nothing else.",
+        examples=["cn-blue,cn-green"],
+    ),
+]
+Variant = Annotated[
+    str | None,
+    Query(description="Read with this installed variant, as GET /variants names it, instead of the active one."),
+]
+MinConfidence = Annotated[
+    float, Query(ge=0, le=1, allow_inf_nan=False, description="Leave out plates read with less confidence.")
+]
 
 router = APIRouter()
 
 
-@router.post("/recognize", responses=REFUSALS, openapi_extra=REQUEST_BODY, summary="Read the plates on images")
+@router.post(
+    "/recognize",
+    responses=REFUSALS,
+    openapi_extra=REQUEST_BODY,
+    summary="Read the plates on images",
+)
 async def recognize(
-    request: Request, recognizer: TheRecognizer, metrics: TheMetrics, limits: TheLimits, top_k: TopK = 3
+    request: Request,
+    parts: Reader,
+    top_k: TopK = 3,
+    formats: Formats = None,
+    min_confidence: MinConfidence = 0,
+    variant: Variant = None,
 ) -> Recognition:
-    """Each image is a crop of one plate, as a detector cuts it."""
-    with metrics.request():
-        uploads = await read_images(request, limits)
-        seen, timing = await recognizer.recognize([upload.data for upload in uploads], top_k)
-        answer = _compose(recognizer, uploads, seen, timing)
-        metrics.read(sum(len(result.plates) for result in answer.results), asdict(timing))
+    """Each image is a crop of one plate, as a detector cuts it. Of several images, those that cannot be read have their
+    error beside the others' results."""
+    variants = parts.variants
+    with parts.metrics.request(variants.choose(variant)):
+        uploads = await read_images(request, parts.limits)
+        recognizer = await variants.get(variants.choose(variant))  # another may be active by now
+        only = restrict(recognizer.manifest.grammar, formats)
+        images = [upload.data for upload in uploads if upload.refusal is None]
+        read: list[Outcome] = []
+        timing = NOTHING
+        if images:
+            read, timing = await recognizer.recognize(images, top_k, only, gone=partial(gone, request))
+        outcomes = _interleave(uploads, read)
+        if len(outcomes) == 1 and isinstance(refusal := outcomes[0], InputError):
+            raise refusal
+        answer = _recognition(recognizer, uploads, outcomes, timing, min_confidence)
+        record(parts.metrics, answer.backend, outcomes, timing)
+    if parts.shadow and only is None and answer.backend == variants.name:
+        parts.shadow.offer(images, read)
+    _note(request, answer, parts.log_plates)
     return answer
+
+
+@router.get("/variants", summary="The variants that are installed")
+async def installed(parts: Anybody) -> Listing:
+    """What was measured of each, which one is active, and which ones a request may choose."""
+    return await _listing(parts)
+
+
+@router.post(
+    "/variants/{name}/activate",
+    responses=REFUSALS_TO_CHANGE,
+    summary="Read with another variant from now on",
+)
+async def activate(name: str, parts: Operator) -> Listing:
+    """It is loaded beside the active one and proves itself by its probe; then new requests go to it, and the old one
+    finishes what it has. A failure changes nothing and says why. The same name loads files that were replaced."""
+    await parts.variants.activate(name)
+    return await _listing(parts)
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -161,41 +166,93 @@ async def healthz() -> Status:
     return Status(status="ok")
 
 
-@router.get("/readyz", responses={503: _problem("Shutting down.")}, summary="Should requests be sent here?")
-async def readyz(recognizer: TheRecognizer) -> Status:
+@router.get("/readyz", responses={503: REFUSALS[503]}, summary="Should requests be sent here?")
+async def readyz(parts: Anybody) -> Status:
     """The model has computed its probe as published, and nobody has asked the server to stop."""
-    if not recognizer.ready:
-        raise Stopping("The server takes no more requests: send them to another one.")
+    parts.variants.check_ready()
     return Status(status="ready")
 
 
 @router.get("/model", summary="The manifest of the model served")
-async def model(recognizer: TheRecognizer) -> Manifest:
+async def model(parts: Anybody) -> Manifest:
     """What the model is, where it came from, and what was measured of it."""
-    return recognizer.manifest
+    return parts.variants.active.manifest
 
 
 @router.get("/metrics", include_in_schema=False)
-async def scrape(the_metrics: TheMetrics) -> Response:
+async def scrape(parts: Anybody) -> Response:
     """For Prometheus."""
-    return Response(the_metrics.render(), media_type=metrics.CONTENT_TYPE)
+    return Response(parts.metrics.render(), media_type=CONTENT_TYPE)
 
 
-def _compose(recognizer: Recognizer, uploads: list[Upload], seen: list[Seen], timing: Timing) -> Recognition:
+async def _listing(parts: Parts) -> Listing:
+    name = parts.shadow.name if parts.shadow else None
+    return Listing(active=parts.variants.name, shadow=name, variants=await parts.variants.installed())
+
+
+def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
+    """What the parameter `format` leaves of a grammar, or None where it is not given."""
+    if formats is None:
+        return None
+    names = {name.strip() for name in formats.split(",")}
+    known = [format.name for format in grammar.formats]
+    if unknown := sorted(names.difference(known)):
+        raise BadParameter(f"Parameter format: there is no {unknown[0]!r}; choose among {', '.join(known) or 'none'}.")
+    return grammar.only(names)
+
+
+def _interleave(uploads: Sequence[Upload], read: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome per upload: its refusal, or the next of what was read."""
+    outcomes = iter(read)
+    return [upload.refusal or next(outcomes) for upload in uploads]
+
+
+def record(metrics: Metrics, backend: str, outcomes: Sequence[Outcome], timing: Timing) -> None:
+    """Count what a variant read, and what it could not."""
+    readings = [outcome.reading for outcome in outcomes if isinstance(outcome, Seen)]
+    metrics.read([reading.confidence if reading.text else 0 for reading in readings], vars(timing), backend)
+    for outcome in outcomes:
+        if isinstance(outcome, InputError):
+            metrics.failed(outcome.slug)
+
+
+def _recognition(
+    recognizer: Recognizer,
+    uploads: Sequence[Upload],
+    outcomes: Sequence[Outcome],
+    timing: Timing,
+    min_confidence: float,
+) -> Recognition:
     manifest = recognizer.manifest
     return Recognition(
         backend=manifest.variant,
         model=Model(variant=manifest.variant, version=manifest.version, engine=recognizer.engine),
         results=[
-            Result(filename=upload.filename, plates=_plates(image)) for upload, image in zip(uploads, seen, strict=True)
+            compose(upload.filename, outcome, min_confidence) for upload, outcome in zip(uploads, outcomes, strict=True)
         ],
-        timing_ms=TimingMs(**{stage: round(1e3 * seconds, 3) for stage, seconds in asdict(timing).items()}),
+        timing_ms=TimingMs(**{stage: round(1e3 * seconds, 3) for stage, seconds in vars(timing).items()}),
     )
 
 
-def _plates(seen: Seen) -> list[Plate]:
-    """The image is one plate, or none where no character was seen on it."""
-    if not seen.reading.text:
+def _note(request: Request, answer: Recognition, log_plates: bool) -> None:
+    """What the access log tells of an answer; the texts only where that was asked for."""
+    plates = [plate for result in answer.results for plate in result.plates]
+    unread = sum(result.error is not None for result in answer.results)
+    access.note(request, variant=answer.backend, images=len(answer.results), plates=len(plates), unread=unread)
+    if log_plates:
+        access.note(request, texts=[plate.text for plate in plates])
+
+
+def compose(filename: str | None, outcome: Outcome, min_confidence: float) -> Result:
+    """What an answer says of one image."""
+    if isinstance(outcome, InputError):
+        return Result(filename=filename, plates=[], error=problems.fault(outcome))
+    return Result(filename=filename, plates=_plates(outcome, min_confidence))
+
+
+def _plates(seen: Seen, min_confidence: float) -> list[Plate]:
+    """The image is one plate, or none where no character was seen on it, or not surely enough."""
+    if not seen.reading.text or seen.reading.confidence < min_confidence:
         return []
     width, height = seen.width, seen.height
     box = [(0, 0), (width, 0), (width, height), (0, height)]

@@ -1,41 +1,103 @@
 """The only place where the parts are wired together."""
 
+import asyncio
 import logging
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import cv2
 from fastapi import FastAPI
 
-from service import api, artifact, problems
+from service import api, keys, page, problems, v2
+from service.access import Access
+from service.artifact import Artifact
 from service.body import Limits
-from service.metrics import Metrics
+from service.door import Door
+from service.keys import Keys
+from service.metrics import Metrics, Shared
+from service.parts import Parts
 from service.recognizer import Recognizer
 from service.settings import Settings
+from service.shadow import Shadow
+from service.variants import Variants
 
 DESCRIPTION = "Reads licence plates: send a crop of a plate, get its text with confidences and alternatives."
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application with its model loaded and proven; raises ArtifactError where that fails."""
+def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
+    """The application with its model loaded and proven; raises ArtifactError where that fails.
+
+    `shared` is where it counts together with other processes.
+    """
     _quiet_libraries()
-    found = artifact.find(settings.artifacts, settings.backend)
-    recognizer = Recognizer(found, settings.threads, settings.queue, settings.max_pixels)
+
+    def load(found: Artifact) -> Recognizer:
+        recognizer = Recognizer(
+            found,
+            settings.threads,
+            settings.queue,
+            settings.max_pixels,
+            deadline_s=settings.deadline_ms / 1e3,
+            batch_wait_s=settings.batch_wait_ms / 1e3,
+        )
+        # The metrics are there by the time that the first image is.
+        recognizer.on_batch = lambda images, cpu_s: app.state.parts.metrics.batch(found.manifest.variant, images, cpu_s)
+        return recognizer
+
+    variants = Variants(settings.artifacts, settings.backend, load, settings.choice, settings.shadow, settings.memory)
+    manifest, engine = variants.active.manifest, variants.active.engine
     app = FastAPI(
-        title="Licence-plate reader", version=found.manifest.version, description=DESCRIPTION, lifespan=_lifespan
+        title="Licence-plate reader",
+        version=manifest.version,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,  # its own pages load scripts from a foreign host
+        redoc_url=None,
     )
-    app.state.recognizer = recognizer
-    app.state.limits = Limits(settings.max_bytes, settings.max_images)
-    app.state.metrics = Metrics(settings.backend, found.manifest.version, recognizer.engine, problems.causes())
+    metrics = Metrics(manifest.variant, manifest.version, engine, problems.causes(), shared)
+    variants.on_switch = partial(_switched, metrics)
+    app.state.parts = Parts(
+        variants=variants,
+        shadow=_shadow(settings, variants, metrics),
+        metrics=metrics,
+        limits=Limits(settings.max_bytes, settings.max_images),
+        keys=Keys(key.get_secret_value() for key in settings.api_keys),
+        log_plates=settings.log_plates,
+    )
     app.include_router(api.router)
+    app.include_router(v2.router)
+    page.install(app)
     problems.install(app)
+    if settings.api_keys:
+        keys.document(app.openapi())
+    app.add_middleware(Door, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
+    app.add_middleware(Access)  # around the door, so that what that refuses is logged too
     return app
+
+
+def _shadow(settings: Settings, variants: Variants, metrics: Metrics) -> Shadow | None:
+    if settings.shadow is None:
+        return None
+    return Shadow(variants, settings.shadow, settings.shadow_share, partial(metrics.shadowed, settings.shadow))
+
+
+def _switched(metrics: Metrics, recognizer: Recognizer) -> None:
+    manifest = recognizer.manifest
+    metrics.activate(manifest.variant, manifest.version, recognizer.engine)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    parts: Parts = app.state.parts
+    tasks = [asyncio.create_task(parts.variants.follow())]
+    if parts.shadow:
+        tasks.append(asyncio.create_task(parts.shadow.run()))
     yield
-    await app.state.recognizer.close()
+    for task in tasks:
+        task.cancel()
+    await parts.variants.close()
 
 
 def _quiet_libraries() -> None:
@@ -43,3 +105,4 @@ def _quiet_libraries() -> None:
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="PIL")

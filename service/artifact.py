@@ -14,6 +14,7 @@ that names the file. `write` is for `model_builder/publish.py` alone.
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from service import cpu
-from service.errors import ArtifactError, UnknownVariant
+from service.errors import ArtifactError, UnknownVariant, first_fault
 
 if TYPE_CHECKING:  # backends reads artifacts, so only the type may come from there
     from service.backends.base import Backend
@@ -72,6 +73,10 @@ class Grammar(Frozen):
     def format_of(self, text: str) -> str | None:
         """Name of the first format that `text` fits, or None."""
         return next((format.name for format in self.formats if format.fits(text)), None)
+
+    def only(self, names: Collection[str]) -> "Grammar":
+        """The grammar of the formats of these names alone; those that it does not know are left out."""
+        return Grammar(formats=tuple(format for format in self.formats if format.name in names))
 
 
 class Tensor(Frozen):
@@ -224,7 +229,7 @@ def read(folder: Path) -> Artifact:
 
     Raises ArtifactError that names the file and the reason.
     """
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder)
     present = _names(folder)
     for name, expected in manifest.files.items():
         if name not in present:
@@ -237,6 +242,24 @@ def read(folder: Path) -> Artifact:
         if probe.file not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST} lists no {probe.file}, so the model cannot be checked")
     return Artifact(folder, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a folder's manifest says, without a look at the other files; raises ArtifactError."""
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON: {error}") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ArtifactError(f"{path} has format version {version!r}; this server reads version {FORMAT_VERSION}")
+    try:
+        return Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {first_fault(error)}") from error
 
 
 def write(folder: Path, description: Description) -> Artifact:
@@ -296,24 +319,6 @@ def check_probe(backend: "Backend", artifact: Artifact) -> None:
         raise ArtifactError(
             f"{path}: {backend.engine} is off by {difference:.3g}, more than the {tolerance:.3g} allowed"
         )
-
-
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON: {error}") from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise ArtifactError(f"{path} has format version {version!r}; this server reads version {FORMAT_VERSION}")
-    try:
-        return Manifest.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "content"
-        raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
 
 
 def _names(folder: Path) -> set[str]:

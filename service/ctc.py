@@ -6,7 +6,7 @@ as all paths that collapse to it together.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -19,6 +19,7 @@ Labels = tuple[int, ...]
 Float = NDArray[np.float64]
 
 PATIENCE = 64  # steps of `search`, after which it makes do with what it has found
+BEAM = 64  # prefixes that `fitting` keeps at each position
 
 
 def softmax(logits: NDArray[np.floating]) -> Float:
@@ -156,6 +157,46 @@ class _Lattice:
         if label not in self._columns:
             self._columns[label] = self._probabilities[:, label].tolist()
         return self._columns[label]
+
+
+def fitting(
+    probabilities: Float, blank: int, template: Sequence[Sequence[int]], beam: int = BEAM
+) -> list[tuple[Labels, float]]:
+    """The labellings of (T, C) probabilities with one of the allowed labels at each position of `template`, each with
+    its exact probability, the most probable first.
+
+    A beam search label by label: of each length it keeps the `beam` prefixes that most of the probability leads
+    through, whatever follows them (Graves et al. 2006, section 3.2). No more than `beam` labellings are returned, and
+    as with every beam, a better one may be missing.
+    """
+    blanks = probabilities[:, blank, None]
+    found: list[Labels] = [()]
+    reach = np.cumprod(np.concatenate([np.ones((1, 1)), blanks]), axis=0)  # (T + 1, prefixes), as in `_Way`
+    for position in template:
+        allowed = np.array(position)
+        lasts = np.array([labels[-1] if labels else blank for labels in found])
+        # A label that repeats the one before it needs a blank between.
+        apart = np.concatenate([np.zeros((1, len(found))), blanks[:-1] * reach[:-2]])
+        mass = reach[:-1].T @ probabilities[:, allowed]
+        same = lasts[:, None] == allowed
+        mass = np.where(same, apart.T @ probabilities[:, allowed], mass)
+        best = np.argsort(-mass, axis=None)[:beam]
+        prefixes, choices = np.divmod(best[mass.flat[best] > 0], len(allowed))
+        before = np.where(same[prefixes, choices], apart[:, prefixes], reach[:-1, prefixes])
+        reach = _grown_together(before, probabilities[:, allowed[choices]], blanks)
+        found = [(*found[prefix], int(label)) for prefix, label in zip(prefixes, allowed[choices], strict=True)]
+    return sorted(zip(found, reach[-1].tolist(), strict=True), key=lambda item: -item[1])
+
+
+def _grown_together(before: Float, columns: Float, blanks: Float) -> Float:
+    """The reach (T + 1, n) of n prefixes that grew by a label each, as `_Lattice._grown` has it of one: from their
+    reach (T, n) before, the probabilities (T, n) of those labels, and the blank's (T, 1)."""
+    reach = np.zeros((len(before) + 1, before.shape[1]))
+    there = np.zeros(before.shape[1])
+    for t in range(len(before)):
+        there = columns[t] * (there + before[t])
+        reach[t + 1] = blanks[t] * reach[t] + there
+    return reach
 
 
 def align(probabilities: Float, labels: Labels, blank: int) -> list[float]:

@@ -1,28 +1,46 @@
-"""Every error that the service raises on purpose. No HTTP in here: `api.py` maps each class to a status.
+"""Every error that the service raises on purpose. No HTTP in here: `problems.py` maps each class to a status.
 
 ::
 
     LprError
     ├── ArtifactError             the artifact cannot be trusted or run; the server does not start
     │   └── UnknownVariant        no folder of that name below LPR_ARTIFACTS
+    ├── ClientError               `service.client` did not get what it asked for
+    │   ├── Refused               the server answered with an error
+    │   └── Unreachable           no answer came
     ├── InputError                the client sent something that cannot be read; its message says what to do
+    │   ├── BadKey                no API key, or none that is known
     │   ├── BadParameter          a query parameter out of range
     │   ├── BodyTooLarge          more bytes than LPR_MAX_BYTES
-    │   ├── ClientGone            the connection ended before the body did
+    │   ├── ClientGone            the connection ended before the body did, or before the images were read
     │   ├── EmptyImage            an image of zero bytes
-    │   ├── MalformedBody         a multipart body that does not parse
+    │   ├── Forbidden             nobody may do that, as the server was started
+    │   ├── MalformedBody         a multipart or JSON body that does not parse
     │   ├── NoImage               a request without an image
+    │   ├── NoSuchVariant         the address names a variant that is not installed
+    │   ├── SlowUpload            a body that took longer than LPR_UPLOAD_S to arrive
     │   ├── TooManyImages         more `image` parts than LPR_MAX_IMAGES
     │   ├── TooManyPixels         more pixels than LPR_MAX_PIXELS
     │   ├── UndecodableImage      not an image, or too little of one arrived
     │   └── UnsupportedMediaType  a content type other than the accepted ones
     └── Unavailable               the fault is not the client's; the same request may succeed later
-        ├── Busy                  the queue is full
-        └── Stopping              the server is shutting down
+        ├── Busy                  the queue is full, or the memory for what arrives is
+        ├── Stopping              the server is shutting down
+        ├── TooLate               the images waited longer than LPR_DEADLINE_MS
+        └── VariantUnusable       a variant that is installed cannot be loaded, or does not prove itself
 """
 
 import re
 from typing import ClassVar
+
+from pydantic import ValidationError
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where data does not fit its model, and why; nothing of the data itself."""
+    first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "its content"
+    return f"{where}: {first['msg']}"
 
 
 class LprError(Exception):
@@ -42,8 +60,28 @@ class UnknownVariant(ArtifactError):
     """There is no artifact of the requested name."""
 
 
+class ClientError(LprError):
+    """A client of the server did not get what it asked for."""
+
+
+class Refused(ClientError):
+    """The server answered with an error; the message is the server's."""
+
+    def __init__(self, detail: str, status: int) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class Unreachable(ClientError):
+    """The server did not answer."""
+
+
 class InputError(LprError):
     """The client's fault; the message says what to send instead."""
+
+
+class BadKey(InputError):
+    """The request carries no API key, or none that this server knows."""
 
 
 class BadParameter(InputError):
@@ -55,19 +93,31 @@ class BodyTooLarge(InputError):
 
 
 class ClientGone(InputError):
-    """The client closed the connection before its request was complete."""
+    """The client closed the connection before its request was complete, or before its images were read."""
 
 
 class EmptyImage(InputError):
     """An image was announced, but it has no bytes."""
 
 
+class Forbidden(InputError):
+    """The server was started in a way that lets nobody do that."""
+
+
 class MalformedBody(InputError):
-    """The multipart body does not parse."""
+    """The multipart or JSON body does not parse."""
 
 
 class NoImage(InputError):
     """The request holds no image."""
+
+
+class NoSuchVariant(InputError):
+    """The address names a variant that is not installed."""
+
+
+class SlowUpload(InputError):
+    """The request's body did not arrive in the time that it is given."""
 
 
 class TooManyImages(InputError):
@@ -91,8 +141,16 @@ class Unavailable(LprError):
 
 
 class Busy(Unavailable):
-    """As many images as the limit allows are already waiting."""
+    """As many images are waiting, or as many bytes held, as the limits allow."""
 
 
 class Stopping(Unavailable):
     """The server is shutting down and takes no new work."""
+
+
+class TooLate(Unavailable):
+    """The images waited so long that nobody is likely to want the answer."""
+
+
+class VariantUnusable(Unavailable):
+    """A variant is installed, but its engine is missing, its files are damaged, or its probe fails."""

@@ -1,23 +1,28 @@
 """What stands before the network and after it, once for training, evaluation and serving alike. Pure functions.
 
-Before: encoded bytes -> `decode_image` -> BGR image -> `prepare` -> the 94x24 crop that the network takes.
+Before: encoded bytes -> `decode_plate` -> BGR image -> `prepare` -> the 94x24 crop that the network takes.
+(`decode_image` does the same without reducing, for whole photographs from which plates are cut.)
 After: logits -> `read` -> text, confidences, candidates (or `greedy` for many plates and only their texts).
 """
 
 import io
+import re
 from dataclasses import dataclass
 from itertools import islice
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from service import ctc
 from service.artifact import Grammar
 from service.errors import EmptyImage, TooManyPixels, UndecodableImage
 
 WIDTH, HEIGHT = 94, 24
+MARGIN = 4  # a JPEG of a plate is decoded reduced only where it stays so many times as large as the network's input
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # Exif's tag, and its values that exchange width and height
 IMAGE_TYPES = ("JPEG", "PNG", "BMP", "WEBP")
 
 RANKS = 10  # of the most probable texts, a plate's is chosen among
@@ -28,10 +33,16 @@ FORMAT_PRIOR = 0.01
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 JPEG_OTHERS = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))  # tables and what applications add
+JPEG_SCAN = b"\xff\xda"
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")
+JPEG_BARE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers that no length follows
+MAX_SCANS = 100  # in a JPEG; progressive ones have about ten
 MISSING_GREY = 128  # libjpeg's colour for what did not arrive
 MISSING_SHARE = 0.5  # of the pixels; beyond it, a truncated image is of no use
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow only reads headers here, and `decode_image` has its own limit
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+Image.MAX_IMAGE_PIXELS = None  # `decode_image` has its own limit
 
 Encoded = bytes | bytearray
 Pixels = NDArray[np.uint8]
@@ -72,10 +83,16 @@ class Reading:
 def decode_image(data: Encoded, max_pixels: int) -> Pixels:
     """An encoded JPEG, PNG, BMP or WebP to BGR uint8 (H, W, 3), EXIF orientation applied.
 
-    Grey, palette, 16-bit and transparent images become 8-bit BGR; of an animation it is the first frame. A JPEG that
-    was cut off is read if at least half of it arrived. Raises EmptyImage, TooManyPixels (from the header alone, before
-    anything is decoded) or UndecodableImage.
+    Grey, palette, CMYK and 16-bit images become 8-bit BGR, transparent ones are laid over white; of an animation it is
+    the first frame. A JPEG that was cut off is read if at least half of it arrived. Raises EmptyImage, TooManyPixels
+    (from the header alone, before anything is decoded) or UndecodableImage.
     """
+    check_size(data, max_pixels)
+    return _decode(data)
+
+
+def check_size(data: Encoded, max_pixels: int) -> tuple[int, int]:
+    """Width and height of an encoded image by its header alone, not turned yet; raises as `decode_image` does."""
     if not data:
         raise EmptyImage("The image has no bytes: send the content of the file.")
     width, height = _size(data)
@@ -83,6 +100,42 @@ def decode_image(data: Encoded, max_pixels: int) -> Pixels:
         raise TooManyPixels(
             f"The image has {width} x {height} pixels; at most {max_pixels:,} are accepted: send a smaller one."
         )
+    return width, height
+
+
+def decode_plate(data: Encoded, size: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
+    """As `decode_image`, an image of one plate whose `size` was checked; also its width and height, turned.
+
+    A large JPEG comes reduced by 2, 4 or 8, as far as MARGIN allows: then libjpeg computes a fraction of the pixels,
+    and leaves out frequencies that `prepare` would average away. Raises UndecodableImage.
+    """
+    if data.startswith(JPEG_START) and max(size) >= 2 * MARGIN * WIDTH:
+        width, height = size[::-1] if _is_turned(data) else size
+        fitting = [by for by in REDUCED if width >= by * MARGIN * WIDTH and height >= by * MARGIN * HEIGHT]
+        factor = max(fitting, default=1)
+        image = _imdecode(data, REDUCED[factor]) if factor > 1 else None
+        # Where decoders disagree on how it is turned, or it is damaged, it is decoded whole.
+        if image is not None and image.shape[:2] == (-(-height // factor), -(-width // factor)):
+            return image, (width, height)
+    image = _decode(data)
+    return image, (image.shape[1], image.shape[0])
+
+
+def load(data: Encoded, max_pixels: int) -> Pixels:
+    """An encoded image of one plate to the network's input, as the server does it; raises as `decode_image` does."""
+    return prepare(decode_plate(data, check_size(data, max_pixels))[0])
+
+
+def _is_turned(data: Encoded) -> bool:
+    """Whether Exif says that rows are columns."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
+            return header.getexif().get(ORIENTATION) in TURNED
+    except Exception:  # as in `_size`; whoever decodes it will tell
+        return False
+
+
+def _decode(data: Encoded) -> Pixels:
     image = _imdecode(data)
     if image is None and data.startswith(JPEG_START):
         image = _decode_truncated(data)
@@ -140,6 +193,29 @@ def read(logits: NDArray[np.floating], alphabet: str, blank: int, grammar: Gramm
     )
 
 
+def read_as(logits: NDArray[np.floating], alphabet: str, blank: int, grammar: Grammar, top_k: int = 1) -> Reading:
+    """One plate's logits (T, C) to the `top_k` most probable texts that fit a format of the grammar, and no others.
+
+    The decoding itself is held to the formats, so that a text is found however improbable the model thinks it. Its
+    confidence is still its probability among all texts. The text is empty where none fits the frames.
+    """
+    classes = _classes(alphabet, blank)
+    numbers = {char: number for number, char in enumerate(classes) if char}
+    probabilities = ctc.softmax(logits)
+    scores: dict[ctc.Labels, float] = {}
+    for template in dict.fromkeys(template for format in grammar.formats for template in format.templates):
+        scores |= ctc.fitting(probabilities, blank, [[numbers[char] for char in allowed] for allowed in template])
+    ranked = sorted(scores, key=scores.__getitem__, reverse=True)[:top_k]
+    candidates = tuple(
+        Candidate("".join([classes[label] for label in labels]), min(scores[labels], 1.0)) for labels in ranked
+    )
+    if not candidates:
+        return Reading("", 0.0, None, (), ())
+    text, confidence = candidates[0].text, candidates[0].confidence
+    characters = tuple(map(Character, text, ctc.align(probabilities, ranked[0], blank)))
+    return Reading(text, confidence, grammar.format_of(text), characters, candidates)
+
+
 def _classes(alphabet: str, blank: int) -> list[str]:
     """The text of every class; the blank's is empty."""
     return [*alphabet[:blank], "", *alphabet[blank:]]
@@ -147,8 +223,11 @@ def _classes(alphabet: str, blank: int) -> list[str]:
 
 def _size(data: Encoded) -> tuple[int, int]:
     """Width and height from the header. Pillow opens lazily: no pixel is decoded."""
-    if data.startswith(JPEG_START) and (size := _jpeg_size(data)):
-        return size
+    if data.startswith(JPEG_START):
+        if _has_too_many_scans(data):
+            raise UndecodableImage(f"The JPEG has more than {MAX_SCANS} scans: save it again as an ordinary one.")
+        if size := _jpeg_size(data):
+            return size
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_TYPES) as header:
             return header.size
@@ -174,12 +253,58 @@ def _jpeg_size(data: Encoded) -> tuple[int, int] | None:
     return None
 
 
-def _imdecode(data: Encoded) -> Pixels | None:
+def _has_too_many_scans(data: Encoded) -> bool:
+    """Whether a JPEG would take far longer to decode than its size suggests.
+
+    A scan of a progressive JPEG can go over all pixels in a dozen bytes, so a file of a few megabytes can hold hours of
+    work. Markers are found as libjpeg finds them: from the end of a segment, or of a scan's header, to the next one.
+    """
+    if data.count(JPEG_SCAN) <= MAX_SCANS:
+        return False
+    scans, at = 0, len(JPEG_START)
+    while scans <= MAX_SCANS and (found := JPEG_MARKER.search(data, at)) and found[0] != JPEG_END:
+        scans += found[0] == JPEG_SCAN
+        at = found.end()
+        if found[1][0] not in JPEG_BARE:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans > MAX_SCANS
+
+
+def _imdecode(data: Encoded, flags: int = cv2.IMREAD_COLOR) -> Pixels | None:
+    if _may_be_transparent(data) and (flat := _over_white(data)) is not None:
+        return flat
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _may_be_transparent(data: Encoded) -> bool:
+    """By the header. A BMP's fourth byte is seldom meant so."""
+    if data.startswith(PNG_START):
+        return data[25:26] in (b"\x04", b"\x06") or b"tRNS" in data  # colour types with alpha, or a transparent colour
+    flags = {b"VP8X": data[20:21], b"VP8L": data[24:25]}.get(bytes(data[12:16]), b"")
+    return bool(flags and flags[0] & 0x10)  # the same bit in WebP's extended and in its lossless header
+
+
+def _over_white(data: Encoded) -> Pixels | None:
+    """A transparent PNG or WebP as it is seen on a page; None if nothing of it is opaque, or Pillow cannot read it.
+
+    OpenCV would drop the transparency, and show what was hidden: often black, on which black characters vanish.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            layer = image.convert("RGBA")
+    except Exception:  # its decoders raise whatever hostile bytes lead them to; OpenCV has the last word on those
+        return None
+    alpha = layer.getchannel("A")
+    if alpha.getextrema()[1] == 0:
+        return None
+    flat = Image.new("RGB", layer.size, "white")
+    flat.paste(layer, mask=alpha)
+    return np.ascontiguousarray(np.asarray(flat)[:, :, ::-1])
 
 
 def _decode_truncated(data: Encoded) -> Pixels | None:

@@ -1,52 +1,54 @@
 """The one place where an error becomes an HTTP answer: application/problem+json (RFC 9457)."""
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from service import errors
+from service import access, errors
 from service.errors import LprError
+from service.parts import parts_of
+from service.schema import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 
 STATUS: dict[type[LprError], HTTPStatus] = {
+    errors.BadKey: HTTPStatus.UNAUTHORIZED,
     errors.BadParameter: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.Busy: HTTPStatus.TOO_MANY_REQUESTS,
     errors.ClientGone: HTTPStatus.BAD_REQUEST,
     errors.EmptyImage: HTTPStatus.BAD_REQUEST,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.MalformedBody: HTTPStatus.BAD_REQUEST,
     errors.NoImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NoSuchVariant: HTTPStatus.NOT_FOUND,
+    errors.SlowUpload: HTTPStatus.REQUEST_TIMEOUT,
     errors.Stopping: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.TooLate: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.TooManyImages: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.TooManyPixels: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UndecodableImage: HTTPStatus.BAD_REQUEST,
     errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.VariantUnusable: HTTPStatus.CONFLICT,
 }
 
 HEADERS: dict[type[LprError], dict[str, str]] = {
     errors.Busy: {"Retry-After": str(RETRY_AFTER_S)},
     errors.Stopping: {"Retry-After": str(RETRY_AFTER_S)},
+    errors.TooLate: {"Retry-After": str(RETRY_AFTER_S)},
     # What was not read of a refused body must not be taken for the next request; closing also stops the sender.
+    errors.BadKey: {"Connection": "close", "WWW-Authenticate": "Bearer"},
     errors.BodyTooLarge: {"Connection": "close"},
+    errors.SlowUpload: {"Connection": "close"},
     errors.UnsupportedMediaType: {"Connection": "close"},
     errors.TooManyImages: {"Connection": "close"},
     errors.MalformedBody: {"Connection": "close"},
 }
-
-
-class Problem(BaseModel):
-    """Why a request was refused; `detail` says what to send instead."""
-
-    type: str = Field(examples=["urn:lpr:undecodable_image"])
-    title: str = Field(examples=["Bad Request"])
-    status: int = Field(examples=[400])
-    detail: str = Field(examples=["The image is damaged or was cut off: send the whole file, unchanged."])
 
 
 def install(app: FastAPI) -> None:
@@ -57,6 +59,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def fault(error: LprError) -> Fault:
+    """An error as answers tell it."""
+    return _fault(STATUS[type(error)], error.slug, str(error))
+
+
 def causes() -> list[str]:
     """The causes that errors are counted by."""
     return [*(error.slug for error in STATUS), "internal"]
@@ -64,8 +71,13 @@ def causes() -> list[str]:
 
 async def _lpr_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LprError)
-    request.app.state.metrics.failed(error.slug)
-    return _answer(STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
+    return refuse(request, error)
+
+
+def refuse(request: Request, error: LprError) -> Response:
+    """The answer to a request that ends with `error`, which is counted."""
+    parts_of(request).metrics.failed(error.slug)
+    return _answer(request, STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -78,15 +90,27 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     detail = f"{request.method} {request.url.path}: {error.detail}. GET /docs describes what there is."
-    return _answer(status, status.name.lower(), detail, error.headers)
+    return _answer(request, status, status.name.lower(), detail, error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    request.app.state.metrics.failed("internal")
+    parts_of(request).metrics.failed("internal")
     detail = "The server failed, and its log says why: try again, and report it if it happens again."
-    return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, None)
+    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, None)
 
 
-def _answer(status: HTTPStatus, slug: str, detail: str, headers: Mapping[str, str] | None) -> Response:
-    problem = Problem(type=f"urn:lpr:{slug}", title=status.phrase, status=status, detail=detail)
-    return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
+def _answer(
+    request: Request, status: HTTPStatus, slug: str, detail: str, headers: Mapping[str, str] | None
+) -> Response:
+    access.note(request, error=slug)
+    number = access.request_id(request)
+    problem = Problem(**_fault(status, slug, detail).model_dump(), request_id=number)
+    content = problem.model_dump()
+    if request.url.path.startswith("/v2"):
+        content["error"] = detail  # where clients of the Open Inference Protocol look
+    # Its middleware does not see the answer to an unexpected error, hence the header here too.
+    return Response(json.dumps(content), status, {**(headers or {}), access.HEADER: number}, MEDIA_TYPE)
+
+
+def _fault(status: HTTPStatus, slug: str, detail: str) -> Fault:
+    return Fault(type=f"urn:lpr:{slug}", title=status.phrase, status=status, detail=detail)

@@ -1,38 +1,55 @@
 """From encoded images to readings, with the time of each stage. Knows neither HTTP nor Prometheus.
 
-Images are decoded and readings composed on a small pool of threads, inference runs on the `Team`'s, and the event loop
-only waits. What is admitted is bounded at the door, so no queue behind it can grow without limit.
+The event loop hands the images of a request to a thread that owns an engine, and waits; that thread does all the rest,
+from decoding to reading, for the images that waited together, and hands the readings back. So a request changes threads
+twice and no more. Only large images are decoded elsewhere, so that small ones need not wait for them. What is admitted
+is bounded at the door, so no queue behind it can grow without limit.
 """
 
 import asyncio
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import plate
-from service.artifact import Artifact
-from service.backends.team import Inferred, Team
-from service.errors import Busy, InputError, Stopping
-from service.plate import Encoded, Reading
+from service.artifact import Artifact, Grammar
+from service.backends import Backend
+from service.backends.team import Crew
+from service.errors import Busy, ClientGone, InputError, Stopping, TooLate
+from service.plate import Encoded, Pixels, Reading
+
+LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
+PATIENCE_S: Final = 0.05  # of a request, before it is watched whether somebody still wants it: most are done by then
+
+Gone = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One image: its size in pixels, orientation applied, and what was read on it."""
+    """One image: its size in pixels, orientation applied, what the network computed (T, C), and what was read in it."""
 
     width: int
     height: int
+    logits: NDArray[np.float32]
     reading: Reading
+
+
+Outcome = Seen | InputError  # of one image
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per stage; `total` also holds the hand-overs between threads."""
+    """Seconds per stage of a request. Where several threads shared its images: of the one that was done last.
+
+    `queue` is all the waiting: for a thread, for the images computed together with its own, for hand-overs.
+    """
 
     decode: float
     preprocess: float
@@ -42,36 +59,41 @@ class Timing:
     total: float
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Crops uint8 (N, H, W, 3), the sizes of the images they came from, and the seconds that took."""
-
-    batch: NDArray[np.uint8]
-    sizes: list[tuple[int, int]]
-    decode: float
-    preprocess: float
-
-
 class Recognizer:
     """A loaded, proven artifact that reads plates. Its methods belong to the event loop."""
 
-    def __init__(self, artifact: Artifact, threads: int, queue: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        threads: int,
+        queue: int,
+        max_pixels: int,
+        deadline_s: float = 5.0,
+        batch_wait_s: float = 0.0,
+    ) -> None:
         """Load and prove the artifact; raises ArtifactError."""
         self.manifest = artifact.manifest
+        # Told of what was computed together, on any thread: how many images, and the CPU time in seconds.
+        self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
         self._queue = queue
         self._max_pixels = max_pixels
+        self._deadline_s = deadline_s
         self._admitted = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._retired = False
-        self._team = Team(artifact, threads)
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="images")
-        self.engine = self._team.engine
+        self._crew: Crew[_Image] = Crew(artifact, threads, self._work, artifact.manifest.max_batch, batch_wait_s)
+        self._large = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="large-images")
+        self.engine = self._crew.engine
 
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here: the probe has passed, and nobody asked to stop."""
-        return self._team.alive and not self._retired
+        return self._crew.alive and not self._retired
+
+    async def idle(self) -> None:
+        """Wait until nothing is admitted."""
+        await self._idle.wait()
 
     def retire(self) -> None:
         """Stop being ready; requests that come nevertheless are still served until `close`."""
@@ -82,34 +104,36 @@ class Recognizer:
         self.retire()
         self._queue = 0
         await self._idle.wait()
-        await asyncio.to_thread(self._team.close)
-        self._pool.shutdown()
+        await asyncio.to_thread(self._large.shutdown)
+        await asyncio.to_thread(self._crew.close)
 
-    async def recognize(self, images: Sequence[Encoded], top_k: int) -> tuple[list[Seen], Timing]:
-        """Read one plate per encoded image.
-
-        Raises InputError for an image that cannot be read, Busy or Stopping where nothing more is admitted.
-        """
-        loop = asyncio.get_running_loop()
-        with self._admit(len(images)):
-            start = time.perf_counter()
-            prepared = await loop.run_in_executor(self._pool, self._prepare, images)
-            submitted = time.perf_counter()
-            parts = await asyncio.gather(*map(asyncio.wrap_future, self._team.submit(prepared.batch)))
-            computed = time.perf_counter()
-            readings = await loop.run_in_executor(self._pool, self._read, parts, top_k)
-            end = time.perf_counter()
-        seen = [Seen(*size, reading) for size, reading in zip(prepared.sizes, readings, strict=True)]
-        started, finished = min(part.started for part in parts), max(part.finished for part in parts)
-        stages = prepared.decode, prepared.preprocess, started - submitted, finished - started, end - computed
-        return seen, Timing(*stages, total=end - start)
-
-    @contextmanager
-    def _admit(self, count: int) -> Iterator[None]:
+    def check_room(self, count: int = 1) -> None:
+        """Raise Busy or Stopping where no `count` images would be admitted now."""
         if self._queue == 0:
             raise Stopping("The server is shutting down: send the request to another one.")
         if self._admitted + count > self._queue:
             raise Busy(f"{self._admitted} images are already waiting: try again in a moment.")
+
+    async def recognize(
+        self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None = None, gone: Gone | None = None
+    ) -> tuple[list[Outcome], Timing]:
+        """Read one plate per image, an encoded one or BGR uint8 (H, W, 3); with `only`, as one of its formats and
+        nothing else. `gone` returns when nobody wants the answer any more.
+
+        An image that cannot be read has its error in its place. Raises Busy or Stopping where nothing more is admitted,
+        TooLate where no thread took all the images in time, ClientGone where `gone` returned before one did.
+        """
+        with self._admit(len(images)):
+            start = time.perf_counter()
+            request = _Request(images, top_k, only, expires=start + self._deadline_s)
+            self._crew.put(request.images)
+            await self._finished(request, gone)
+            total = time.perf_counter() - start
+            return request.outcomes(), request.timing(total)
+
+    @contextmanager
+    def _admit(self, count: int) -> Iterator[None]:
+        self.check_room(count)
         self._admitted += count
         self._idle.clear()
         try:
@@ -119,23 +143,207 @@ class Recognizer:
             if self._admitted == 0:
                 self._idle.set()
 
-    def _prepare(self, images: Sequence[Encoded]) -> Prepared:
-        decode = preprocess = 0.0
-        crops, sizes = [], []
-        for number, data in enumerate(images, start=1):
+    async def _finished(self, request: "_Request", gone: Gone | None) -> None:
+        try:
+            await asyncio.wait([request.future], timeout=min(PATIENCE_S, self._deadline_s))
+            if not request.future.done():
+                await self._watch(request, gone)
+            await request.future
+        finally:
+            request.drop()  # where this very task was cancelled
+            request.future.cancel()
+
+    async def _watch(self, request: "_Request", gone: Gone | None) -> None:
+        """Wait on, for as long as it makes sense. What the engine has begun is always finished."""
+        leaving = [asyncio.ensure_future(gone())] if gone else []
+        try:
+            remaining = max(0.0, request.expires - time.perf_counter())
+            ends: list[asyncio.Future[Any]] = [request.future, *leaving]
+            await asyncio.wait(ends, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            left = any(task.done() for task in leaving)
+        finally:
+            for task in leaving:
+                task.cancel()
+        if not request.future.done() and request.drop():
+            raise ClientGone("The connection closed before the images were read.") if left else _too_late()
+
+    def _work(self, engine: Backend, images: "list[_Image]") -> None:
+        """Read what waited together, on a thread of the crew."""
+        ready = [image for image in images if self._prepare(image)]
+        if not ready:
+            return
+        started, cpu_s = time.perf_counter(), -time.thread_time()
+        try:
+            logits = engine.infer(np.stack([image.crop for image in ready if image.crop is not None]))
+        except Exception as error:  # belongs to those who wait; the thread goes on
+            for image in ready:
+                image.request.fail(error)
+            return
+        cpu_s += time.thread_time()
+        inference = time.perf_counter() - started
+        self.on_batch(len(ready), cpu_s)
+        for request in {image.request: None for image in ready}:
+            request.spend(inference=inference)
+        for image, row in zip(ready, logits, strict=True):
+            self._read(image, row)
+
+    def _prepare(self, image: "_Image") -> bool:
+        """Make an image ready for the network; False if it has no place there: unwanted, unreadable, or not yet."""
+        request = image.request
+        if request.dropped:
+            return False
+        if time.perf_counter() > request.expires:
+            request.fail(_too_late())
+            return False
+        if image.crop is None:
             start = time.perf_counter()
             try:
-                image = plate.decode_image(data, self._max_pixels)
+                if isinstance(image.data, np.ndarray):
+                    self._shrink(image, image.data)
+                    return request.begin()
+                size = plate.check_size(image.data, self._max_pixels)
+                if size[0] * size[1] > LARGE:
+                    self._large.submit(self._decode_large, image, image.data, size)
+                    return False
+                self._decode(image, image.data, size, start)
             except InputError as error:
-                raise error if len(images) == 1 else type(error)(f"Image {number} of {len(images)}: {error}") from error
-            decoded = time.perf_counter()
-            crops.append(plate.prepare(image))
-            sizes.append((image.shape[1], image.shape[0]))
-            decode += decoded - start
-            preprocess += time.perf_counter() - decoded
-        return Prepared(np.stack(crops), sizes, decode, preprocess)
+                request.refuse(image, error)
+                return False
+            except Exception as error:
+                request.fail(error)
+                return False
+        return request.begin()
 
-    def _read(self, parts: Sequence[Inferred], top_k: int) -> list[Reading]:
-        model = self.manifest
-        logits = (row for part in parts for row in part.logits)
-        return [plate.read(row, model.alphabet, model.blank, model.grammar, top_k) for row in logits]
+    def _decode(self, image: "_Image", data: Encoded, size: tuple[int, int], start: float) -> None:
+        pixels, turned = plate.decode_plate(data, size)
+        image.decode = time.perf_counter() - start
+        self._shrink(image, pixels)
+        image.width, image.height = turned
+
+    def _shrink(self, image: "_Image", pixels: Pixels) -> None:
+        start = time.perf_counter()
+        image.crop = plate.prepare(pixels)
+        image.width, image.height = pixels.shape[1], pixels.shape[0]
+        image.preprocess = time.perf_counter() - start
+
+    def _decode_large(self, image: "_Image", data: Encoded, size: tuple[int, int]) -> None:
+        try:
+            if not image.request.dropped:
+                self._decode(image, data, size, time.perf_counter())
+                self._crew.put([image])
+        except InputError as error:
+            image.request.refuse(image, error)
+        except Exception as error:
+            image.request.fail(error)
+
+    def _read(self, image: "_Image", logits: NDArray[np.float32]) -> None:
+        model, request = self.manifest, image.request
+        started = time.perf_counter()
+        try:
+            if request.only is None:
+                reading = plate.read(logits, model.alphabet, model.blank, model.grammar, request.top_k)
+            else:
+                reading = plate.read_as(logits, model.alphabet, model.blank, request.only, request.top_k)
+        except Exception as error:
+            request.fail(error)
+            return
+        request.spend(image.decode, image.preprocess, postprocess=time.perf_counter() - started)
+        request.finish(image, Seen(image.width, image.height, logits, reading))
+
+
+class _Image:
+    """One image of a request, first as it came, then as the network's input uint8 (24, 94, 3)."""
+
+    def __init__(self, request: "_Request", number: int, data: Encoded | Pixels) -> None:
+        self.request = request
+        self.number = number
+        self.data = data
+        self.crop: NDArray[np.uint8] | None = None
+        self.width = self.height = 0
+        self.decode = self.preprocess = 0.0
+
+
+class _Request:
+    """The images of one request and what became of them. Threads write it; `future` tells the event loop of the end."""
+
+    def __init__(self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None, expires: float) -> None:
+        self.images = [_Image(self, number, data) for number, data in enumerate(images)]
+        self.top_k = top_k
+        self.only = only
+        self.expires = expires  # by time.perf_counter
+        self.dropped = False
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lock = threading.Lock()
+        self._waiting = self._unread = len(images)
+        self._outcomes: list[Outcome | None] = [None] * len(images)
+        self._spent: dict[int, list[float]] = {}
+        self._last: list[float] = [0.0] * 4
+        if not images:
+            self.future.set_result(None)
+
+    def drop(self) -> bool:
+        """Have no more of its images computed, and free them; False if all of them are computed already."""
+        with self._lock:
+            self.dropped = self._waiting > 0
+        if self.dropped:
+            for image in self.images:  # which a queue may hold for a while yet
+                image.data = b""
+        return self.dropped
+
+    def begin(self) -> bool:
+        """Let one image be computed, unless the request was dropped."""
+        with self._lock:
+            self._waiting -= not self.dropped
+            return not self.dropped
+
+    def spend(self, decode: float = 0, preprocess: float = 0, inference: float = 0, postprocess: float = 0) -> None:
+        """Add seconds that the calling thread worked for this request."""
+        spent = self._spent.setdefault(threading.get_ident(), [0.0] * 4)
+        for stage, seconds in enumerate((decode, preprocess, inference, postprocess)):
+            spent[stage] += seconds
+
+    def finish(self, image: _Image, outcome: Outcome) -> None:
+        """Tell what became of one image."""
+        with self._lock:
+            self._outcomes[image.number] = outcome
+            self._unread -= 1
+            done = self._unread == 0
+        if done:
+            self._last = self._spent.get(threading.get_ident(), self._last)
+            self._settle(None)
+
+    def refuse(self, image: _Image, error: InputError) -> None:
+        """Tell that an image cannot be read, and why."""
+        with self._lock:
+            self._waiting -= 1
+        self.finish(image, error)
+
+    def fail(self, error: Exception) -> None:
+        """End the request without its readings."""
+        self.dropped = True
+        self._settle(error)
+
+    def outcomes(self) -> list[Outcome]:
+        """What became of each image, once the request is done."""
+        return [outcome for outcome in self._outcomes if outcome is not None]
+
+    def timing(self, total: float) -> Timing:
+        """Where the `total` seconds went."""
+        decode, preprocess, inference, postprocess = self._last
+        return Timing(decode, preprocess, max(0.0, total - sum(self._last)), inference, postprocess, total)
+
+    def _settle(self, error: Exception | None) -> None:
+        def settle() -> None:
+            if self.future.done():
+                return
+            if error:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(None)
+
+        with suppress(RuntimeError):  # a forced end closed the event loop, and nobody waits any more
+            self.future.get_loop().call_soon_threadsafe(settle)
+
+
+def _too_late() -> TooLate:
+    return TooLate("The server is too busy to read this in time: try again in a moment, or send less at a time.")

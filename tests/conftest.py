@@ -1,5 +1,7 @@
 """Fixtures: artifacts (every published one, and a tiny real one), and real servers that run them."""
 
+import os
+import shutil
 import sys
 import threading
 import zlib
@@ -15,26 +17,40 @@ import pytest
 import uvicorn
 from numpy.typing import NDArray
 
+from service import backends
 from service.app import create_app
 from service.artifact import (
     Artifact,
     Description,
     Format,
     Grammar,
+    Latency,
+    Measured,
     Probe,
     Provenance,
+    Score,
     Tensor,
     read,
     variants,
     write,
     write_probe,
 )
+from service.backends import Backend
 from service.settings import REPOSITORY, Settings
 
 PUBLISHED = REPOSITORY / "artifacts"
-TINY_TEXT = "京A12345"
+TINY_TEXT, OTHER_TEXT = "京A12345", "沪B54321"
 ALPHABET = "京沪0123456789ABCDE"
 FRAMES = 20
+
+MEASURED = Measured(
+    accuracy={"some": Score(exact=9, total=10, low=0.6, high=0.98)},
+    latency_ms=Latency(median=1, p95=2, threads=1, batch=1, repeats=1),
+    size_bytes=1,
+    parameters=1,
+    multiply_adds=1,
+    machine="x",
+)
 
 Serving = Callable[..., httpx.Client]
 
@@ -57,8 +73,8 @@ def describe(variant: str = "tiny") -> Description:
     )
 
 
-def save_tiny_model(folder: Path) -> None:
-    """Export a real, small convolutional network that reads TINY_TEXT on whatever it sees, and its probe."""
+def save_tiny_model(folder: Path, text: str = TINY_TEXT) -> None:
+    """Export a real, small convolutional network that reads `text` on whatever it sees, and its probe."""
     import torch
 
     class Tiny(torch.nn.Module):
@@ -66,7 +82,7 @@ def save_tiny_model(folder: Path) -> None:
             super().__init__()
             self.conv = torch.nn.Conv2d(3, len(ALPHABET) + 1, 3, padding=1)
             path = torch.full((FRAMES,), len(ALPHABET))
-            path[1 : 2 * len(TINY_TEXT) : 2] = torch.tensor([ALPHABET.index(char) for char in TINY_TEXT])
+            path[1 : 2 * len(text) : 2] = torch.tensor([ALPHABET.index(char) for char in text])
             self.register_buffer("text", 12.0 * torch.nn.functional.one_hot(path))
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -99,6 +115,22 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tiny").mkdir()
     save_tiny_model(root / "tiny")
     write(root / "tiny", describe())
+    return root
+
+
+@pytest.fixture(scope="session")
+def originals(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny artifact, another one that reads another text, and a third that does not compute its probe."""
+    root = tmp_path_factory.mktemp("variants")
+    shutil.copytree(artifacts / "tiny", root / "tiny")
+    for name, text in (("other", OTHER_TEXT), ("wrong", TINY_TEXT)):
+        (root / name).mkdir()
+        save_tiny_model(root / name, text)
+    shutil.copy(root / "other" / "probe.npz", root / "wrong")
+    write(root / "other", describe("other").model_copy(update={"measured": MEASURED}))
+    write(root / "wrong", describe("wrong"))
+    (root / "broken").mkdir()
+    (root / "broken" / "manifest.json").write_text("{")
     return root
 
 
@@ -137,9 +169,10 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def running(settings: Settings) -> Iterator[str]:
-    """A real uvicorn on a free port, in a thread of this process; yields its URL."""
-    app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", access_log=False, log_level="error"))
+    """A real server of these settings on a free port, in a thread of this process; yields its URL."""
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), port=0, ws="none", access_log=False, log_level="error")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started and thread.is_alive():
@@ -169,6 +202,58 @@ def serving(artifacts: Path) -> Iterator[Serving]:
 def client(serving: Serving) -> httpx.Client:
     """A client of a server with default limits."""
     return serving()
+
+
+class Gate:
+    """Holds engines back before they compute, and knows what came in."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []  # images of each batch that came to the gate
+        self._open = threading.Event()
+        self._changed = threading.Condition()
+
+    def open(self) -> None:
+        """Let all go on, from now on without holding any."""
+        self._open.set()
+
+    def wait_for(self, batches: int) -> None:
+        """Wait until so many batches have come, but not for ever."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.batches) >= batches, timeout=60)
+
+    def guard(self, engine: Backend) -> Backend:
+        """The same engine behind this gate. Its first batch is the probe and passes."""
+        infer, probed = engine.infer, threading.Event()
+
+        def guarded(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if probed.is_set():
+                with self._changed:
+                    self.batches.append(len(batch))
+                    self._changed.notify_all()
+                assert self._open.wait(timeout=60)
+            probed.set()
+            return infer(batch)
+
+        engine.infer = guarded  # type: ignore[method-assign]
+        return engine
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """A gate before every engine that is loaded from now on."""
+    gate, load = Gate(), backends.load
+    monkeypatch.setattr(backends, "load", lambda artifact, threads: gate.guard(load(artifact, threads)))
+    yield gate
+    gate.open()
+
+
+def program(name: str) -> str:
+    """Where a program is that some tests drive; skips the test if it is nowhere."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=os.pathsep.join([beside, os.environ["PATH"]]))
+    if found is None:
+        pytest.skip(f"there is no {name}: make tools")
+    return found
 
 
 def picture(width: int = 94, height: int = 24) -> NDArray[np.uint8]:

@@ -1,15 +1,18 @@
 """The HTTP interface on a real uvicorn: the answer's shape, and every refusal."""
 
 import threading
+from base64 import b64encode, encodebytes
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from conftest import TINY_TEXT, Serving, encode, picture, png_bomb
+from conftest import PUBLISHED, TINY_TEXT, Serving, encode, picture, png_bomb, running
+from test_samples import FOLDER
 
-from service import errors, problems
+from service import api, errors, problems
 from service.artifact import Manifest
+from service.settings import Settings
 
 JPEG = {"Content-Type": "image/jpeg"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -31,7 +34,8 @@ def problem(response: httpx.Response, status: int, error: type[errors.LprError])
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
     assert (body["status"], body["type"]) == (status, f"urn:lpr:{error.slug}")
-    assert set(body) == {"type", "title", "status", "detail"}
+    assert set(body) == {"type", "title", "status", "detail", "request_id"}
+    assert body["request_id"] == response.headers["x-request-id"]
     assert body["detail"].endswith(".")
     return body["detail"]
 
@@ -46,7 +50,8 @@ def test_the_answer_has_the_documented_shape(client):
     assert answer["model"]["engine"].startswith("torch ")
     assert list(answer["timing_ms"]) == ["decode", "preprocess", "queue", "inference", "postprocess", "total"]
     (result,) = answer["results"]
-    assert list(result) == ["filename", "plates"]
+    assert list(result) == ["filename", "plates", "error"]
+    assert result["error"] is None
     (plate,) = result["plates"]
     keys = ["text", "confidence", "valid_format", "format", "characters", "candidates", "box"]
     assert (result["filename"], list(plate)) == ("plate.png", keys)
@@ -112,13 +117,103 @@ def test_empty_image(client):
 @pytest.mark.parametrize("data", [b"hello", b"GIF89a" + bytes(99), encode(".jpg")[:100], encode(".png")[:200]])
 def test_undecodable_image(client, data):
     problem(client.post("/recognize", content=data, headers=JPEG), 400, errors.UndecodableImage)
-    response = client.post("/recognize", files=[part(encode()), part(data)])
-    assert problem(response, 400, errors.UndecodableImage).startswith("Image 2 of 2: ")
+
+
+def test_an_image_that_cannot_be_read_does_not_lose_the_others(strict):
+    files = [part(b"x", filename="a.jpg"), part(encode(".bmp"), filename="b.bmp", kind="image/bmp")]
+    answer = strict.post("/recognize", files=files)
+    assert answer.status_code == 200
+    first, second = answer.json()["results"]
+    assert (first["filename"], first["plates"], first["error"]["status"]) == ("a.jpg", [], 400)
+    assert first["error"]["type"] == "urn:lpr:undecodable_image"
+    assert first["error"]["detail"].endswith(".")
+    assert (second["filename"], second["plates"][0]["text"], second["error"]) == ("b.bmp", TINY_TEXT, None)
+    large = encode(".jpg", picture(200, 100))
+    first, second = strict.post("/recognize", files=[part(large), part(encode(), kind="text/plain")]).json()["results"]
+    assert (first["error"]["status"], second["error"]["status"]) == (413, 415)
+
+
+def base64_of(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def test_json_with_images_in_base64_is_read(client):
+    lines = encodebytes(encode(".png", picture(60, 20))).decode()  # with line breaks
+    url = f"data:image/bmp;base64,{base64_of(encode('.bmp', picture(50, 20)))}"
+    images = [{"data": base64_of(encode()), "filename": "京.jpg"}, {"data": url}, {"data": lines}]
+    results = client.post("/recognize", json={"images": images}).json()["results"]
+    assert [result["filename"] for result in results] == ["京.jpg", None, None]
+    assert [result["plates"][0]["box"][2] for result in results] == [[94, 24], [50, 20], [60, 20]]
+    assert results[0]["plates"][0]["text"] == TINY_TEXT
+
+
+@pytest.mark.parametrize("data", ["*", "abc", "京", "data:,", base64_of(b"hello")])
+def test_json_whose_image_is_none(client, data):
+    error = errors.EmptyImage if data == "data:," else errors.UndecodableImage
+    problem(client.post("/recognize", json={"images": [{"data": data}]}), 400, error)
+    images = [{"data": data}, {"data": base64_of(encode())}]
+    first, second = client.post("/recognize", json={"images": images}).json()["results"]
+    assert first["error"]["type"] == f"urn:lpr:{error.slug}"
+    assert second["plates"][0]["text"] == TINY_TEXT
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "image/gif", "application/json", "application/x-www-form-urlencoded", ";"]
+    "body", [b"", b"{", b"[]", b"{}", b'{"images": [1]}', b'{"images": [{"data": ""}], "x": 1}', b'{"images": null}']
 )
+def test_malformed_json(client, body):
+    response = client.post("/recognize", content=body, headers={"Content-Type": "application/json"})
+    assert '"images"' in problem(response, 400, errors.MalformedBody)
+
+
+def test_json_with_no_image_or_too_many(strict):
+    problem(strict.post("/recognize", json={"images": []}), 422, errors.NoImage)
+    image = {"data": base64_of(encode())}
+    problem(strict.post("/recognize", json={"images": [image] * 3}), 422, errors.TooManyImages)
+    problem(strict.post("/recognize", json={"images": [{"data": "a" * 20_000}]}), 413, errors.BodyTooLarge)
+
+
+def plates(client: httpx.Client, **parameters: object) -> list[dict]:
+    response = client.post("/recognize", params=parameters, content=encode(), headers=JPEG)
+    assert response.status_code == 200, response.text
+    return list(response.json()["results"][0]["plates"])
+
+
+def test_a_plate_is_read_as_one_of_the_formats_asked_for(client):
+    (free,), (blue,) = plates(client, top_k=1), plates(client, top_k=1, format="cn-blue")
+    assert (blue["text"], blue["format"]) == (free["text"], free["format"]) == (TINY_TEXT, "cn-blue")
+    response = client.post("/recognize", params={"format": "cn-blue,cn-pink"}, content=encode(), headers=JPEG)
+    sentence = problem(response, 422, errors.BadParameter)
+    assert "'cn-pink'" in sentence
+    assert "cn-blue" in sentence
+
+
+def test_the_formats_hold_the_decoding_itself():
+    """The blue sample has no green plate's eight characters, so that only decoding can make them."""
+    with (
+        running(Settings(backend="quantized", artifacts=PUBLISHED, threads=1)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        image = (FOLDER / "blue.png").read_bytes()
+        answer = client.post("/recognize", params={"format": "cn-green"}, files={"image": image}).json()
+    (plate,) = answer["results"][0]["plates"]
+    assert plate["format"] == "cn-green"
+    assert [len(candidate["text"]) for candidate in plate["candidates"]] == [8, 8, 8]
+    assert plate["confidence"] < 0.5
+
+
+def test_what_is_read_with_less_than_the_confidence_asked_for_is_left_out(client):
+    (plate,) = plates(client)
+    assert plates(client, min_confidence=plate["confidence"]) == [plate]
+    assert plates(client, min_confidence=1) == []
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "inf", "x"])
+def test_min_confidence_out_of_range(client, value):
+    response = client.post("/recognize", params={"min_confidence": value}, content=encode(), headers=JPEG)
+    assert "min_confidence" in problem(response, 422, errors.BadParameter)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "image/gif", "application/x-www-form-urlencoded", ";"])
 def test_wrong_media_type(client, kind):
     response = client.post("/recognize", content=encode(), headers={"Content-Type": kind})
     assert "image/jpeg" in problem(response, 415, errors.UnsupportedMediaType)
@@ -179,6 +274,15 @@ def test_malformed_multipart(client, body, headers):
     problem(client.post("/recognize", content=body, headers=headers), 400, errors.MalformedBody)
 
 
+def test_a_server_told_to_wait_computes_together_what_comes_meanwhile(serving, tiny):
+    """It would wait for a minute, but not once the largest batch is there."""
+    patient, count = serving(batch_wait_ms=60_000, deadline_ms=120_000), tiny.manifest.max_batch
+    with ThreadPoolExecutor(count) as pool:
+        answers = [pool.submit(patient.post, "/recognize", content=encode(), headers=JPEG) for _ in range(count)]
+        assert {answer.result().status_code for answer in answers} == {200}
+    assert 'lpr_batch_images_count{backend="tiny"} 1.0' in patient.get("/metrics").text
+
+
 def test_a_full_queue_is_answered_at_once(serving):
     narrow = serving(max_images=1, queue=1)
     large = encode(".png", picture(3000, 3000))
@@ -215,12 +319,14 @@ def test_metrics_count_what_happened(serving):
     text = fresh.get("/metrics").text
     for line in (
         'lpr_plates_total{backend="tiny"} 3.0',
+        'lpr_confidence_count{backend="tiny"} 3.0',
         'lpr_request_seconds_count{backend="tiny"} 2.0',
         'lpr_errors_total{backend="tiny",cause="undecodable_image"} 1.0',
         'lpr_errors_total{backend="tiny",cause="busy"} 0.0',
         'lpr_requests_in_flight{backend="tiny"} 0.0',
         'lpr_stage_seconds_count{backend="tiny",stage="inference"} 1.0',
         'lpr_stage_seconds_bucket{backend="tiny",le="0.00025",stage="queue"}',
+        'lpr_batch_images_sum{backend="tiny"} 3.0',
     ):
         assert line in text
     assert 'lpr_model_info{backend="tiny",engine="torch ' in text
@@ -229,9 +335,10 @@ def test_metrics_count_what_happened(serving):
 def test_the_documentation_shows_bodies_answers_and_refusals(client):
     assert client.get("/docs").status_code == 200
     recognize = client.get("/openapi.json").json()["paths"]["/recognize"]["post"]
-    bodies = {"multipart/form-data", "image/jpeg", "image/png", "image/bmp", "image/webp"}
+    bodies = {"multipart/form-data", "application/json", "image/jpeg", "image/png", "image/bmp", "image/webp"}
     assert set(recognize["requestBody"]["content"]) == bodies
-    assert set(recognize["responses"]) == {"200", "400", "413", "415", "422", "429"}
+    assert set(recognize["responses"]) == {"200", *map(str, api.REFUSALS)}
+    assert "$ref" not in str([recognize["requestBody"], recognize["responses"]["400"]])  # it would lead nowhere
     for status in ("400", "422"):
         assert list(recognize["responses"][status]["content"]) == ["application/problem+json"]
 
@@ -245,7 +352,7 @@ def test_every_error_of_a_request_has_a_status():
     reachable = leaves(errors.InputError) | leaves(errors.Unavailable)
     assert set(problems.STATUS) == reachable
     assert all(400 <= problems.STATUS[error] < 500 for error in leaves(errors.InputError))
-    assert leaves(errors.LprError) - reachable == {errors.UnknownVariant}
+    assert leaves(errors.LprError) - reachable == {errors.UnknownVariant} | leaves(errors.ClientError)
 
 
 def test_the_error_tree_is_drawn_in_full():

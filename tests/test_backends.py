@@ -1,6 +1,7 @@
 """What every backend owes, on every artifact there is; nothing in here knows which."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,12 @@ def crops(artifact: Artifact) -> np.ndarray:
 
 def test_the_probe_is_computed_as_published(artifact, backend):
     check_probe(backend, artifact)
+
+
+def test_it_is_loaded_by_several_threads_at_once(artifact):
+    with ThreadPoolExecutor(4) as pool:
+        for loaded in pool.map(lambda _: backends.load(artifact, threads=1), range(4)):
+            loaded.close()
 
 
 def test_every_library_that_this_cpu_can_run_computes_its_probe(artifact):

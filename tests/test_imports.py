@@ -17,7 +17,10 @@ LEAVES = {  # module: what of the service it may import
     "metrics": set(),
     "artifact": {"backends.base", "cpu", "errors"},
     "plate": {"artifact", "ctc", "errors"},
-    "body": {"errors"},
+    "access": set(),
+    "body": {"errors", "schema"},
+    "keys": {"errors"},
+    "schema": {"artifact"},
     "settings": {"cpu"},
 }
 

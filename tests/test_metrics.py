@@ -1,9 +1,13 @@
 """One registry per server, every series labelled by the variant, buckets fine enough for this service."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import BUCKETS, Metrics
+from service.metrics import BUCKETS, Metrics, Shared, forget, shared_folder
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -44,14 +48,32 @@ def test_a_failing_request_is_timed_too(metrics):
 
 
 def test_plates_stages_and_errors_are_counted(metrics):
-    metrics.read(2, {"decode": 0.0003, "inference": 0.004})
+    metrics.read([0.97, 0, 0.3], {"decode": 0.0003, "inference": 0.004})
     metrics.failed("no_image")
+    metrics.batch("tiny", 5, 0.004)
     found = samples(metrics)
     assert found["lpr_plates_total", "tiny"] == 2
+    below = [found["lpr_confidence_bucket", "tiny", le] for le in ("0.05", "0.25", "0.5", "0.9", "0.99", "+Inf")]
+    assert below == [1, 1, 2, 2, 3, 3]
     assert found["lpr_stage_seconds_sum", "tiny", "inference"] == 0.004
     assert found["lpr_stage_seconds_bucket", "tiny", "0.0005", "decode"] == 1
     assert found["lpr_stage_seconds_bucket", "tiny", "0.00025", "decode"] == 0
     assert found["lpr_errors_total", "tiny", "no_image"] == 1
+    assert [found["lpr_batch_images_bucket", "tiny", le] for le in ("4.0", "8.0")] == [0, 1]
+    assert found["lpr_inference_cpu_seconds_total", "tiny"] == 0.004
+
+
+def test_another_model_becomes_the_active_one(metrics):
+    metrics.activate("other", "2", "torch 0")
+    with metrics.request(), metrics.request("tiny"):
+        pass
+    metrics.read([0.9], {"decode": 0.001}, "tiny")
+    metrics.failed("busy")
+    found = samples(metrics)
+    assert (found["lpr_model_info", "tiny", "torch 0", "1"], found["lpr_model_info", "other", "torch 0", "2"]) == (0, 1)
+    assert found["lpr_request_seconds_count", "tiny"] == found["lpr_request_seconds_count", "other"] == 1
+    assert (found["lpr_plates_total", "tiny"], found["lpr_plates_total", "other"]) == (1, 0)
+    assert (found["lpr_errors_total", "other", "busy"], found["lpr_errors_total", "other", "no_image"]) == (1, 0)
 
 
 def test_buckets_begin_at_a_quarter_of_a_millisecond():
@@ -62,3 +84,46 @@ def test_buckets_begin_at_a_quarter_of_a_millisecond():
 def test_two_servers_in_one_process_do_not_share_counts(metrics):
     metrics.failed("busy")
     assert samples(Metrics("tiny", "1", "torch 0", ["busy"]))["lpr_errors_total", "tiny", "busy"] == 0
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which two processes count; this one stands in for both."""
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    with shared_folder(2) as folder:
+        yield folder
+    assert not folder.exists()
+
+
+def place(folder: Path, number: int) -> Metrics:
+    return Metrics("tiny", "1", "torch 0", ["no_image", "busy"], Shared(folder, number))
+
+
+def test_what_processes_count_adds_up_whichever_is_asked(folder):
+    one, two = place(folder, 0), place(folder, 1)
+    one.read([0.97, 0], {"decode": 0.0003})
+    two.read([0.5], {"decode": 0.004})
+    two.failed("busy")
+    with one.request(), two.request():
+        assert samples(one)["lpr_requests_in_flight", "tiny"] == samples(two)["lpr_requests_in_flight", "tiny"] == 2
+    for found in (samples(one), samples(two)):
+        assert found["lpr_plates_total", "tiny"] == 2
+        assert found["lpr_stage_seconds_count", "tiny", "decode"] == 2
+        assert found["lpr_stage_seconds_sum", "tiny", "decode"] == pytest.approx(0.0043)
+        assert found["lpr_request_seconds_count", "tiny"] == 2
+        assert (found["lpr_errors_total", "tiny", "busy"], found["lpr_errors_total", "tiny", "no_image"]) == (1, 0)
+        assert (found["lpr_requests_in_flight", "tiny"], found["lpr_model_info", "tiny", "torch 0", "1"]) == (0, 1)
+
+
+def test_a_place_keeps_its_counts_and_not_its_gauges_and_who_follows_counts_on(folder):
+    one, two = place(folder, 0), place(folder, 1)
+    one.failed("busy")
+    with one.request():  # which never ends, for all that the others can see
+        forget(Shared(folder, 0))
+        assert samples(two)["lpr_requests_in_flight", "tiny"] == 0
+        assert samples(two)["lpr_errors_total", "tiny", "busy"] == 1
+        files = sorted(folder.iterdir())
+        place(folder, 0).failed("busy")
+        assert samples(two)["lpr_errors_total", "tiny", "busy"] == 2
+        assert sorted(folder.iterdir()) == files

@@ -1,5 +1,6 @@
 """Image bytes to tensors, and CTC decoding against an oracle that enumerates every path."""
 
+import io
 import itertools
 from collections import defaultdict
 
@@ -102,6 +103,56 @@ def test_character_confidences_come_from_the_best_path(logits):
 def test_greedy_is_the_collapsed_best_path(logits):
     expected = ["".join("abc"[i] for i in collapse(tuple(row.argmax(axis=1)), 3)) for row in logits]
     assert plate.greedy(logits, "abc", 3) == expected
+
+
+@given(small_logits, st.data())
+def test_a_template_finds_the_labellings_that_fit_it_with_their_exact_probability(logits, data):
+    blank = data.draw(st.integers(0, logits.shape[1] - 1))
+    labels = st.sampled_from([label for label in range(logits.shape[1]) if label != blank])
+    template = data.draw(st.lists(st.lists(labels, min_size=1, unique=True), max_size=4))
+    expected = {
+        found: p
+        for found, p in oracle(logits, blank).items()
+        if len(found) == len(template) and all(label in at for label, at in zip(found, template, strict=True))
+    }
+    found = ctc.fitting(ctc.softmax(logits), blank, template, beam=1000)
+    assert sorted(labels for labels, _ in found) == sorted(expected)
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b for (_, a), (_, b) in itertools.pairwise(found))
+
+
+def spelled(text: str, alphabet: str, doubts: dict[int, str]) -> NDArray[np.float64]:
+    """Logits of a model that sees `text`, and in some places hardly less of another character."""
+    logits = np.zeros((2 * len(text) + 1, len(alphabet) + 1))
+    logits[::2, -1] = 12
+    for position, char in enumerate(text):
+        logits[2 * position + 1, alphabet.index(char)] = 12
+        if other := doubts.get(position):
+            logits[2 * position + 1, alphabet.index(other)] = 4
+    return logits
+
+
+def test_read_as_gives_only_texts_of_the_formats_however_improbable():
+    alphabet = "京ABO0"
+    grammar = Grammar(formats=(Format(name="x", templates=(("京", "AB", "0", "0"),)),))
+    logits = spelled("京AO0", alphabet, {1: "B"})
+    assert plate.read(logits, alphabet, 5, grammar).text == "京AO0"  # a text that fits is too improbable
+    reading = plate.read_as(logits, alphabet, 5, grammar, top_k=5)
+    assert (reading.text, reading.format) == ("京A00", "x")
+    assert reading.confidence < 1e-4
+    assert [candidate.text for candidate in reading.candidates] == ["京A00", "京B00"]
+    assert [character.char for character in reading.characters] == list("京A00")
+    nothing = plate.read_as(logits[:3], alphabet, 5, grammar)  # too few frames for four characters
+    assert (nothing.text, nothing.confidence, nothing.candidates) == ("", 0, ())
+
+
+def test_read_as_agrees_with_read_where_the_text_fits():
+    alphabet = "京AB01"
+    grammar = Grammar(formats=(Format(name="x", templates=(("京", "AB", "01", "01"), ("京", "AB", "01"))),))
+    logits = spelled("京A10", alphabet, {1: "B", 3: "1"})
+    free, held = plate.read(logits, alphabet, 5, grammar, 1), plate.read_as(logits, alphabet, 5, grammar, 1)
+    assert (held.text, held.format, held.characters) == (free.text, free.format, free.characters)
+    assert held.confidence == pytest.approx(free.confidence, rel=1e-9)
 
 
 def test_greedy_with_the_blank_first():
@@ -293,3 +344,44 @@ def test_prepare_averages_areas_when_it_shrinks():
 
 def test_prepare_leaves_a_crop_of_the_right_size_alone():
     np.testing.assert_array_equal(plate.prepare(picture()), picture())
+
+
+def photograph(width: int, height: int, turned: bool = False, mode: str = "RGB", **options: object) -> bytes:
+    """A JPEG of the test picture, with detail that a smaller one cannot show."""
+    noise = np.random.default_rng(0).integers(-20, 20, (height, width, 1))
+    image = Image.fromarray(np.clip(picture(width, height)[:, :, ::-1] + noise, 0, 255).astype(np.uint8)).convert(mode)
+    exif, file = Image.Exif(), io.BytesIO()
+    if turned:
+        exif[0x0112] = 6
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    image.save(file, "JPEG", exif=exif, quality=92, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("width", "height", "factor"),
+    [(751, 400, 1), (752, 191, 1), (752, 192, 2), (1503, 799, 2), (1505, 385, 4), (3010, 771, 8), (900, 3000, 2)],
+)
+def test_a_large_jpeg_is_decoded_reduced_and_gives_the_same_crop(width, height, factor, turned, mode):
+    data = photograph(width, height, turned, mode)
+    reduced, size = plate.decode_plate(data, plate.check_size(data, 5_000_000))
+    assert (size, reduced.shape[:2]) == ((width, height), (-(-height // factor), -(-width // factor)))
+    assert factor == 1 or (reduced.shape[1] >= plate.MARGIN * plate.WIDTH and reduced.shape[0] >= 96)
+    whole = plate.prepare(plate.decode_image(data, 5_000_000)).astype(int)
+    assert np.abs(plate.prepare(reduced) - whole).mean() < 1  # of 255
+    np.testing.assert_array_equal(plate.load(data, 5_000_000), plate.prepare(reduced))
+
+
+def test_other_types_and_damaged_jpegs_are_decoded_whole():
+    for data in (encode(".png", picture(1600, 400)), photograph(1600, 400)[:-2000]):
+        image, size = plate.decode_plate(data, plate.check_size(data, LIMIT))
+        assert (size, image.shape) == ((1600, 400), (400, 1600, 3))
+
+
+def test_a_large_jpeg_whose_orientation_is_hard_to_tell_is_decoded_whole(monkeypatch):
+    data = photograph(1600, 400, turned=True)
+    monkeypatch.setattr(plate, "_is_turned", lambda data: False)
+    image, size = plate.decode_plate(data, (400, 1600))
+    assert size == (image.shape[1], image.shape[0])

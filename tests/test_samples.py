@@ -4,9 +4,11 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import httpx
+import numpy as np
 import pytest
-from conftest import PUBLISHED, running
+from conftest import PUBLISHED, encode, running
 
 from service.artifact import variants
 from service.settings import Settings
@@ -42,3 +44,15 @@ def test_several_plates_in_one_request_are_read_as_alone(client):
     results = client.post("/recognize", files=parts).json()["results"]
     assert [result["filename"] for result in results] == [file for file, _ in SAMPLES]
     assert [result["plates"][0]["text"] for result in results] == [text for _, text in SAMPLES]
+
+
+@pytest.mark.parametrize(("file", "text"), SAMPLES)
+def test_a_large_jpeg_which_is_decoded_reduced_is_read_as_if_decoded_whole(client, file, text):
+    image = cv2.resize(cv2.imread(str(FOLDER / file)), (1880, 480), interpolation=cv2.INTER_CUBIC)
+    jpeg = encode(".jpg", image)
+    whole = encode(".bmp", cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+    answers = client.post("/recognize", files=[("image", jpeg), ("image", whole)]).json()
+    reduced, expected = (result["plates"][0] for result in answers["results"])
+    assert (reduced["text"], reduced["box"]) == (expected["text"], expected["box"])
+    assert (reduced["text"], reduced["box"][2]) == (text, [1880, 480])
+    assert reduced["confidence"] == pytest.approx(expected["confidence"], abs=0.02)

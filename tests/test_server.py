@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import httpx
 import pytest
 from conftest import PUBLISHED, TINY_TEXT, encode
 
-from service.settings import REPOSITORY
+from service.settings import REPOSITORY, Settings
 
 HEAD = b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
 COMMAND = [sys.executable, "-m", "service"]
@@ -79,7 +80,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 @pytest.fixture(scope="module")
 def server(artifacts: Path) -> Iterator[Process]:
     """One for all tests that do not end it; stopped by Ctrl-C, which needs no notice."""
-    with started(artifacts, NOTICE_S="60") as process:
+    with started(artifacts, NOTICE_S="60", DRAIN_S="61") as process:
         yield process
         assert process.stop(signal.SIGINT) == 0
         assert not any("Traceback" in line for line in process.said)
@@ -130,6 +131,41 @@ def test_sigterm_turns_readiness_off_then_closes_the_port_then_drains_then_exits
     assert not any("Traceback" in line for line in server.said)
 
 
+def test_asked_to_stop_it_ends_connections_with_an_answer_and_loses_no_request(artifacts):
+    with started(artifacts, NOTICE_S="2") as server, ThreadPoolExecutor(4) as pool:
+        busy = threading.Semaphore(0)
+
+        def post_until_told_to_go(_: int) -> set[int]:
+            statuses = set()
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                while True:
+                    response = client.post("/recognize", content=encode(), headers={"Content-Type": "image/jpeg"})
+                    statuses.add(response.status_code)
+                    busy.release()
+                    if response.headers.get("connection") == "close":
+                        return statuses
+
+        clients = [pool.submit(post_until_told_to_go, number) for number in range(4)]
+        for _ in range(20):
+            assert busy.acquire(timeout=60)
+        server.process.send_signal(signal.SIGTERM)
+        assert [client.result() for client in clients] == [{200}] * 4
+        assert server.process.wait(timeout=20) == 0
+
+
+def test_what_never_arrives_holds_it_up_no_longer_than_it_may(artifacts):
+    with started(artifacts, NOTICE_S="0", DRAIN_S="2") as server, server.connect() as connection:
+        connection.sendall(HEAD % 999 + b"abc")
+        eventually(lambda: 'lpr_requests_in_flight{backend="tiny"} 1.0' in httpx.get(f"{server.url}/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        connection.settimeout(20)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert server.process.wait(timeout=20) == 0
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"urn:lpr:stopping" in answer
+    assert not any("Traceback" in line for line in server.said)
+
+
 def test_a_client_that_goes_away_half_way_does_no_harm(server):
     for _ in range(3):
         with server.connect() as connection:
@@ -156,6 +192,13 @@ def test_a_damaged_artifact_is_refused_with_its_file(artifacts, tmp_path):
     with (copy / "tiny" / "model.pt2").open("ab") as model:
         model.write(b"x")
     assert "model.pt2 differs from its sha256" in refuse(environment(copy))
+
+
+def test_its_help_lists_every_setting():
+    done = subprocess.run([*COMMAND, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert re.findall(r"^  LPR_(\w+)$", done.stdout, re.MULTILINE) == [name.upper() for name in Settings.model_fields]
+    assert "Default: 8000." in done.stdout
+    assert subprocess.run([*COMMAND, "x"], cwd=REPOSITORY, capture_output=True, check=False).returncode == 2
 
 
 def test_a_senseless_setting_is_refused_by_name(artifacts):

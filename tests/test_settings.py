@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service import cpu
-from service.settings import REPOSITORY, Settings
+from service.settings import REPOSITORY, ClientSettings, Settings, faults
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +30,55 @@ def test_variables_override_the_defaults(monkeypatch, tmp_path):
     assert (settings.backend, settings.artifacts, settings.port, settings.threads) == ("tiny", tmp_path, 81, 3)
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "x"), ("PORT", "65536"), ("THREADS", "0"), ("QUEUE", "5")])
+@pytest.mark.parametrize(("workers", "threads"), [("1", 5), ("2", 2), ("9", 1)])
+def test_processes_share_the_cpus(monkeypatch, workers, threads):
+    monkeypatch.setattr(cpu, "available", lambda: 5)
+    monkeypatch.setenv("LPR_WORKERS", workers)
+    assert Settings().threads == threads
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "x"),
+        ("PORT", "65536"),
+        ("THREADS", "0"),
+        ("WORKERS", "0"),
+        ("QUEUE", "5"),
+        ("QUEUE_BYTES", "5"),
+        ("DRAIN_S", "1"),
+        ("DEADLINE_MS", "0"),
+        ("BATCH_WAIT_MS", "-1"),
+        ("UPLOAD_S", "0"),
+    ],
+)
 def test_senseless_values_are_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"LPR_{name}", value)
-    with pytest.raises(ValidationError, match=name.lower() if name != "QUEUE" else "LPR_QUEUE"):
+    with pytest.raises(ValidationError, match=f"(?i){name}"):
         Settings()
 
 
+def test_what_is_wrong_is_said_by_variable_and_without_keys(monkeypatch):
+    def said(**variables: str) -> list[str]:
+        with monkeypatch.context() as changed:
+            for name, value in variables.items():
+                changed.setenv(f"LPR_{name}", value)
+            with pytest.raises(ValidationError) as refused:
+                Settings()
+        return faults(refused.value)
+
+    assert [sentence.split(":")[0] for sentence in said(PORT="x", QUEUE="0")] == ["LPR_PORT", "LPR_QUEUE"]
+    (sentence,) = said(API_KEYS="long enough to be one, secret")
+    assert sentence.startswith("LPR_API_KEYS: a key needs at least 16")
+    assert "secret" not in sentence
+    assert said(QUEUE="5") == ["LPR_QUEUE (5) must be at least LPR_MAX_IMAGES (32)"]
+
+
 def test_every_setting_is_documented():
-    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+    fields = Settings.model_fields | ClientSettings.model_fields
+    assert [name for name, field in fields.items() if not field.description] == []
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert [name for name in fields if f"`LPR_{name.upper()}" not in readme] == []
 
 
 @pytest.mark.parametrize(

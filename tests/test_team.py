@@ -10,7 +10,7 @@ import pytest
 from service import backends
 from service.artifact import Artifact
 from service.backends import Backend
-from service.backends.team import Team
+from service.backends.team import Crew, Team
 from service.errors import ArtifactError
 
 CROPS = np.random.default_rng(1).integers(0, 256, (9, 24, 94, 3), np.uint8)
@@ -26,6 +26,19 @@ def team(tiny: Artifact) -> Iterator[Team]:
 @pytest.fixture(scope="module")
 def expected(tiny: Artifact) -> np.ndarray:
     return backends.load(tiny, threads=1).infer(CROPS)
+
+
+class Held:
+    """Work for a crew that stands still until it is let go on, and knows what was taken together."""
+
+    def __init__(self) -> None:
+        self.taken: list[list[int]] = []
+        self.came, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def work(self, engine: Backend, items: list[int]) -> None:
+        self.taken.append(items)
+        self.came.release()
+        assert self.go.acquire(timeout=60)
 
 
 def running() -> int:
@@ -72,38 +85,64 @@ def test_parts_and_single_crops_are_computed_side_by_side(tiny, monkeypatch):
     team = Team(tiny, 2)
     assert team.infer(CROPS[:6]).shape[0] == 6
     singles = [team.submit(CROPS[i : i + 1]) for i in range(4)]
-    assert [one.result().logits.shape[0] for (one,) in singles] == [1] * 4
+    assert [one.result().shape[0] for (one,) in singles] == [1] * 4
     team.close()
+
+
+@pytest.mark.parametrize(("most", "then"), [(10, [[1, 2, 3, 4, 5]]), (2, [[1, 2], [3, 4], [5]])])
+def test_what_waits_is_taken_together_up_to_the_most(tiny, most, then):
+    held = Held()
+    crew = Crew(tiny, 1, held.work, most)
+    crew.put([0])
+    assert held.came.acquire(timeout=60)  # alone, and at once: nothing else was waiting
+    for item in range(1, 6):
+        crew.put([item])
+    held.go.release(10)
+    crew.close()
+    assert held.taken == [[0], *then]
+
+
+def test_a_thread_leaves_their_share_to_the_other_ones(tiny):
+    held = Held()
+    crew = Crew(tiny, 2, held.work, most=10)
+    for item in (0, 1):
+        crew.put([item])
+        assert held.came.acquire(timeout=60)
+    crew.put([2, 3, 4, 5, 6])
+    held.go.release(1)
+    assert held.came.acquire(timeout=60)
+    held.go.release(10)
+    crew.close()
+    assert held.taken[:3] == [[0], [1], [2, 3, 4]]
+    assert [item for items in held.taken[3:] for item in items] == [5, 6]
+
+
+def test_a_thread_that_is_told_to_wait_fills_its_batch(tiny):
+    held = Held()
+    crew = Crew(tiny, 1, held.work, most=3, wait_s=60)
+    for item in range(3):
+        crew.put([item])
+    assert held.came.acquire(timeout=50)
+    assert held.taken == [[0, 1, 2]]
+    held.go.release()
+    crew.close()
 
 
 def test_an_error_belongs_to_its_caller_and_the_threads_go_on(team, expected):
     for _ in range(3):
         with pytest.raises(Exception, match="== 24"):
             team.infer(CROPS[:2, :10])
-    assert team.alive
     np.testing.assert_allclose(team.infer(CROPS), expected, atol=1e-4)
-
-
-def test_a_job_that_nobody_waits_for_any_more_is_not_computed(tiny):
-    team = Team(tiny, 1)
-    (busy,) = team.submit(np.tile(CROPS, (50, 1, 1, 1)))
-    (queued,) = team.submit(CROPS)
-    assert queued.cancel()
-    team.close()
-    assert busy.done()
-    assert queued.cancelled()
 
 
 def test_closing_finishes_what_is_queued_and_ends_the_threads(tiny, expected):
     before = running()
     team = Team(tiny, 2)
-    assert team.alive
     jobs = [team.submit(CROPS) for _ in range(5)]
     team.close()
     for job in jobs:
-        logits = np.concatenate([part.result(timeout=0).logits for part in job])
+        logits = np.concatenate([part.result(timeout=0) for part in job])
         np.testing.assert_allclose(logits, expected, atol=1e-4)
-    assert not team.alive
     assert running() == before
 
 

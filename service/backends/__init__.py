@@ -1,12 +1,13 @@
 """From an artifact to a running engine: the manifest names it, and only that one is imported."""
 
+from importlib.util import find_spec
 from typing import assert_never
 
-from service.artifact import Artifact
+from service.artifact import Artifact, BackendName
 from service.backends.base import Backend
 from service.errors import ArtifactError
 
-__all__ = ["Backend", "load"]
+__all__ = ["Backend", "lacking", "load"]
 
 
 def load(artifact: Artifact, threads: int) -> Backend:
@@ -37,6 +38,13 @@ def load(artifact: Artifact, threads: int) -> Backend:
             case _:
                 assert_never(name)
     except ImportError as error:
-        raise ArtifactError(
-            f"{artifact.folder} needs the {name} engine: pip install 'lpr[{name}]' ({error})"
-        ) from error
+        raise ArtifactError(f"{artifact.folder} needs {_named(name)} ({error})") from error
+
+
+def lacking(name: BackendName) -> str | None:
+    """The sentence about an engine that is not installed, or None; imports nothing."""
+    return None if find_spec(name) else f"It needs {_named(name)}."
+
+
+def _named(name: BackendName) -> str:
+    return f"the {name} engine: pip install 'lpr[{name}]'"

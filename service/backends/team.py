@@ -5,11 +5,12 @@ touch them. The networks are independent: nothing waits for the slowest thread a
 plate run side by side. That takes engines that let go of Python's lock while they compute, as all of them do.
 """
 
-import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from threading import Thread
+from threading import Condition, Lock, Thread
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,42 +18,31 @@ from numpy.typing import NDArray
 from service import backends
 from service.artifact import Artifact, check_probe
 
-
-@dataclass(frozen=True)
-class Inferred:
-    """Logits float32 (N, T, C), and when they were computed, in seconds of `time.perf_counter`."""
-
-    logits: NDArray[np.float32]
-    started: float
-    finished: float
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Job:
-    batch: NDArray[np.uint8]
-    result: "Future[Inferred]" = field(default_factory=Future)
+class Crew(Generic[T]):
+    """Threads with an engine each that work on what is put before them, in its order, together with what else waits.
 
-    def run(self, engine: backends.Backend) -> None:
-        if not self.result.set_running_or_notify_cancel():
-            return
-        started = time.perf_counter()
-        try:
-            logits = engine.infer(self.batch)
-        except Exception as error:  # belongs to whoever waits for this job; the thread goes on
-            self.result.set_exception(error)
-        else:
-            self.result.set_result(Inferred(logits, started, time.perf_counter()))
-
-
-class Team:
-    """Runs an artifact on `threads` threads; a Backend that any thread may call, and several at a time.
-
-    The queue has no bound of its own: `Recognizer` admits only so many images.
+    The queue has no bound of its own: who puts must not put more than there is room for.
     """
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
-        """Return once the probe has passed on every thread; raises ArtifactError where it, or the loading, does not."""
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+    def __init__(
+        self,
+        artifact: Artifact,
+        threads: int,
+        work: Callable[[backends.Backend, list[T]], None],
+        most: int = 1,
+        wait_s: float = 0.0,
+    ) -> None:
+        """Return once the probe has passed on every thread; raises ArtifactError where it, or the loading, does not.
+
+        `work` is called with 1 to `most` items, and must not raise. Where fewer wait, a thread waits `wait_s` for more.
+        """
+        self._work, self._most, self._wait_s, self._size = work, most, wait_s, threads
+        self._waiting: deque[T] = deque()
+        self._changed = Condition(Lock())
+        self._closed = False
         self._threads: list[Thread] = []
         try:
             for _ in range(threads):  # one after the other: not every engine can be loaded twice at a time
@@ -64,27 +54,22 @@ class Team:
             self.close()
             raise
 
-    def submit(self, batch: NDArray[np.uint8]) -> "list[Future[Inferred]]":
-        """Queue a batch of crops uint8 (N, H, W, 3): its parts in their order, one a thread where there are enough."""
-        parts = np.array_split(batch, min(len(batch), len(self._threads)))
-        jobs = [_Job(part) for part in parts]
-        for job in jobs:
-            self._jobs.put(job)
-        return [job.result for job in jobs]
-
-    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops uint8 (N, H, W, 3) to logits float32 (N, T, C), computed on all threads."""
-        return np.concatenate([part.result().logits for part in self.submit(batch)])
+    def put(self, items: Sequence[T]) -> None:
+        """Queue items behind those that wait."""
+        with self._changed:
+            self._waiting.extend(items)
+            self._changed.notify(len(items))
 
     @property
     def alive(self) -> bool:
-        """Whether every thread still takes jobs."""
+        """Whether every thread still takes work."""
         return all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
-        """Finish the queued jobs, then free the engines."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        """Finish what is queued, then free the engines."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -96,6 +81,66 @@ class Team:
             loaded.set_exception(error)
             return
         loaded.set_result(engine.engine)
-        while (job := self._jobs.get()) is not None:
-            job.run(engine)
+        while items := self._take():
+            self._work(engine, items)
+            del items  # while the thread sleeps, they are to be freed
         engine.close()
+
+    def _take(self) -> list[T]:
+        """Wait for items and take this thread's share of them; none once it is closed and nothing waits.
+
+        A thread leaves their shares to the other ones, which are done sooner than it could be with everything.
+        """
+        with self._changed:
+            while True:
+                while not self._waiting:
+                    if self._closed:
+                        return []
+                    self._changed.wait()
+                if self._wait_s:
+                    self._changed.wait_for(lambda: self._closed or len(self._waiting) >= self._most, self._wait_s)
+                share = -(-len(self._waiting) // self._size)
+                if share:  # else another thread took all of it meanwhile
+                    return [self._waiting.popleft() for _ in range(min(share, self._most))]
+
+
+@dataclass(frozen=True)
+class _Part:
+    batch: NDArray[np.uint8]
+    result: "Future[NDArray[np.float32]]" = field(default_factory=Future)
+
+    def compute(self, engine: backends.Backend) -> None:
+        try:
+            self.result.set_result(engine.infer(self.batch))
+        except Exception as error:  # belongs to whoever waits for this part; the thread goes on
+            self.result.set_exception(error)
+
+
+class Team:
+    """Runs an artifact on `threads` threads; a Backend that any thread may call, and several at a time."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        """Return once the probe has passed on every thread; raises ArtifactError where it, or the loading, does not."""
+        self._size = threads
+        self._crew: Crew[_Part] = Crew(artifact, threads, _compute)
+        self.engine = self._crew.engine
+
+    def submit(self, batch: NDArray[np.uint8]) -> "list[Future[NDArray[np.float32]]]":
+        """Queue a batch of crops uint8 (N, H, W, 3): the logits float32 (n, T, C) of its parts in their order, one a
+        thread where there are enough."""
+        parts = [_Part(part) for part in np.array_split(batch, min(len(batch), self._size))]
+        self._crew.put(parts)
+        return [part.result for part in parts]
+
+    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Crops uint8 (N, H, W, 3) to logits float32 (N, T, C), computed on all threads."""
+        return np.concatenate([part.result() for part in self.submit(batch)])
+
+    def close(self) -> None:
+        """Finish what is queued, then free the engines."""
+        self._crew.close()
+
+
+def _compute(engine: backends.Backend, parts: list[_Part]) -> None:
+    for part in parts:
+        part.compute(engine)

@@ -1,5 +1,10 @@
 """Runs a `torch.export` program on the CPU. The only file of the service that imports torch."""
 
+import os
+import threading
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,6 +13,12 @@ from service.artifact import Artifact
 from service.errors import ArtifactError
 
 MODEL = "model.pt2"
+
+# torch.export.load would unpickle what it cannot read otherwise; with this (torch.serialization), it fails instead.
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+# torch.export.pt2_archive.constants: files of objects, which it unpickles whatever that variable says.
+OBJECTS = ("/custom_obj_", "/opaque_obj_")
+_LOADING = threading.Lock()  # torch.export.load keeps what it reads in a global: two at once fail
 
 
 class TorchBackend:
@@ -18,8 +29,14 @@ class TorchBackend:
         self._max_batch = artifact.manifest.max_batch
         torch.set_num_threads(1)
         path = artifact.file(MODEL)
+        os.environ[WEIGHTS_ONLY] = "1"
         try:
-            self._model = torch.export.load(path).module()
+            if _holds_objects(path):
+                raise ArtifactError(f"{path} holds pickled objects, which are not loaded: export tensors alone")
+            with _LOADING:
+                self._model = torch.export.load(path).module()
+        except ArtifactError:
+            raise
         except Exception as error:  # torch raises whatever it met: zip, JSON, schema and operator errors alike
             raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {error}") from error
 
@@ -36,3 +53,8 @@ class TorchBackend:
     def close(self) -> None:
         """Drop the program, so that its memory can be reused."""
         del self._model
+
+
+def _holds_objects(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(mark in name for name in archive.namelist() for mark in OBJECTS)

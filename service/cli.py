@@ -1,0 +1,209 @@
+"""`lpr read IMAGES...`: plates on the command line, read by a server or in the process itself."""
+
+import argparse
+import asyncio
+import csv
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from service.errors import BadParameter, LprError, Refused
+from service.schema import Plate, Result
+from service.settings import ClientSettings, Settings, faults
+
+ALL_READ, SOME_NOT_READ, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+AT_ONCE = 4  # requests under way, to a server
+IMAGE_FAULTS = (400, 413, 415)  # statuses that say something of the image, not of the whole undertaking
+COLUMNS = ("file", "text", "confidence", "format", "valid_format", "error")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file: the plate on it, if any, or why it was not read."""
+
+    file: Path
+    plate: Plate | None = None
+    error: str | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 all read, 1 some files not, 2 none at all."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _read(options)
+    except (LprError, ModuleNotFoundError) as error:
+        print(f"lpr: {error}", file=sys.stderr)
+        return REFUSED
+    except ValidationError as error:
+        print(f"lpr: {faults(error)[0]}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough, and Python is not to complain while it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ALL_READ
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lpr", description="Reads licence plates.")
+    read = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "read",
+        help="read the plates on images",
+        description="Read one plate per image, a crop as a detector cuts it. Exit status: 0 if all files were read, "
+        "1 if some could not be, 2 if none was tried.",
+    )
+    read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of them")
+    read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
+    read.add_argument("--variant", help="read with this variant instead of the server's or LPR_BACKEND")
+    read.add_argument("--format", default="", metavar="NAME,...", help="read every plate as one of these kinds")
+    read.add_argument("--min-confidence", type=_share, default=0, metavar="SHARE", help="leave out what is less sure")
+    read.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
+    output = read.add_mutually_exclusive_group()
+    output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
+    output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
+    read.set_defaults(show=_plain)
+    return parser
+
+
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (share := float(text)) <= 1:
+            return share
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+
+
+def _read(options: argparse.Namespace) -> int:
+    files = list(_files(options.images))
+    if not files:
+        raise BadParameter(f"There is no image in {', '.join(map(str, options.images))}: {', '.join(SUFFIXES)} count.")
+    settings = ClientSettings()
+    url = options.url or settings.url
+    rows = _read_there(files, url, settings, options) if url else _read_here(files, options)
+    show: Callable[[Row], str] = options.show
+    failed = False
+    if show is _csv:
+        print(",".join(COLUMNS))
+    with tqdm(total=len(files), unit=" plates", disable=None) as bar:  # on stderr, where that is a terminal
+        for row in rows:
+            bar.write(show(row))
+            bar.update()
+            failed |= row.error is not None
+    return SOME_NOT_READ if failed else ALL_READ
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files among the paths, and the images in the folders among them, by name."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES)
+        elif path.exists():
+            yield path
+        else:
+            raise BadParameter(f"There is no file or folder {path}.")
+
+
+def _read_there(files: list[Path], url: str, settings: ClientSettings, options: argparse.Namespace) -> Iterator[Row]:
+    """Rows in the order of the files, read by a server."""
+    try:
+        from service.client import Client
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"Reading on a server needs a client: pip install 'lpr[client]' ({error})."
+        ) from error
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    formats = options.format.split(",") if options.format else ()
+    with Client(url, api_key=key) as client, ThreadPoolExecutor(AT_ONCE) as pool:
+
+        def read(file: Path) -> Row:
+            try:
+                answer = client.read(
+                    file,
+                    top_k=options.top_k,
+                    formats=formats,
+                    min_confidence=options.min_confidence,
+                    variant=options.variant,
+                )
+            except OSError as error:
+                return Row(file, error=_unreadable(error))
+            except Refused as error:
+                if error.status not in IMAGE_FAULTS:
+                    raise
+                return Row(file, error=str(error))
+            return _row(file, answer.results[0])
+
+        try:
+            yield from pool.map(read, files)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
+    """Rows in the order of the files, read in this process."""
+    from service import artifact
+    from service.api import compose, restrict
+    from service.recognizer import Recognizer
+
+    settings = Settings(**({"backend": options.variant} if options.variant else {}))
+    found = artifact.find(settings.artifacts, settings.backend)
+    only = restrict(found.manifest.grammar, options.format or None)
+    recognizer = Recognizer(found, settings.threads, settings.queue, settings.max_pixels, deadline_s=math.inf)
+    with asyncio.Runner() as runner:
+        try:
+            remaining = iter(files)
+            while batch := list(islice(remaining, settings.max_images)):
+                rows, images = _contents(batch)
+                outcomes, _ = runner.run(recognizer.recognize(list(images.values()), options.top_k, only))
+                for file, outcome in zip(images, outcomes, strict=True):
+                    rows[file] = _row(file, compose(None, outcome, options.min_confidence))
+                yield from (rows[file] for file in batch)
+        finally:
+            runner.run(recognizer.close())
+
+
+def _contents(files: list[Path]) -> tuple[dict[Path, Row], dict[Path, bytes]]:
+    """The rows of the files that cannot be opened, and the bytes of the others."""
+    rows, images = {}, {}
+    for file in files:
+        try:
+            images[file] = file.read_bytes()
+        except OSError as error:
+            rows[file] = Row(file, error=_unreadable(error))
+    return rows, images
+
+
+def _unreadable(error: OSError) -> str:
+    return f"The file cannot be opened: {error.strerror}."
+
+
+def _row(file: Path, result: Result) -> Row:
+    return Row(file, next(iter(result.plates), None), result.error.detail if result.error else None)
+
+
+def _plain(row: Row) -> str:
+    if row.plate is None:
+        return f"{row.file}\t{row.error or 'no plate'}"
+    return f"{row.file}\t{row.plate.text}\t{100 * row.plate.confidence:.1f} %\t{row.plate.format or 'no known format'}"
+
+
+def _csv(row: Row) -> str:
+    plate, line = row.plate, io.StringIO()
+    told = (plate.text, plate.confidence, plate.format, plate.valid_format) if plate else ("", "", "", "")
+    csv.writer(line, lineterminator="").writerow([row.file, *told, row.error])
+    return line.getvalue()
+
+
+def _json(row: Row) -> str:
+    plates = [row.plate.model_dump()] if row.plate else []
+    return json.dumps({"file": str(row.file), "plates": plates, "error": row.error}, ensure_ascii=False)

@@ -1,0 +1,77 @@
+"""What stands before the application: it turns away at once what there is no room for, and bounds what arrives.
+
+ASGI middleware, because a server that is asked for three times what it can do must not spend its time on refusing.
+"""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import problems
+from service.errors import Busy, SlowUpload, Stopping, Unavailable
+from service.parts import parts_of
+
+READING = ("/recognize", "/infer")  # how the addresses end that take images
+
+
+class Door:
+    """Around every request to read: room in the queue, bytes held by all of them together, and the time of an upload.
+
+    Once the server is asked to stop, every answer also ends its connection, so that none is left with a request on its
+    way when the port closes.
+    """
+
+    def __init__(self, app: ASGIApp, most_bytes: int, upload_s: float) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+        self._upload_s = upload_s
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it with why not."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        parts, path = parts_of(Request(scope)), scope["path"]
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and parts.variants.retired:
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        if scope["method"] != "POST" or not path.endswith(READING):
+            await self._app(scope, receive, answer)
+            return
+        try:
+            parts.variants.check_room()
+        except Unavailable as error:
+            with parts.metrics.request():
+                await problems.refuse(Request(scope), error)(scope, receive, answer)
+            return
+        held, complete, until = 0, False, asyncio.get_running_loop().time() + self._upload_s
+
+        async def take() -> Message:
+            nonlocal held, complete
+            if complete:  # what follows the body, the end of the connection, may take its time
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError as error:
+                raise SlowUpload(f"The body took over {self._upload_s:g} s to arrive: send less at a time.") from error
+            size = len(message.get("body", b""))
+            held += size
+            self._held += size
+            complete = not message.get("more_body", False)
+            if self._held > self._most_bytes:
+                raise Busy("Too many bytes are arriving or waiting just now: try again in a moment.")
+            return message
+
+        try:
+            await self._app(scope, take, answer)
+        except asyncio.CancelledError:  # the time to drain is over
+            stopping = Stopping("The server shut down before the request was done: send it to another one.")
+            await problems.refuse(Request(scope), stopping)(scope, receive, send)
+        finally:
+            self._held -= held

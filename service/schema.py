@@ -1,0 +1,167 @@
+"""What goes over the wire, for the server and its clients alike: requests and answers as pydantic models."""
+
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from service.artifact import BackendName, Measured
+
+
+class FromAttributes(BaseModel):
+    """Built from an object with the same attributes."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Strict(BaseModel):
+    """A request: an unknown key is an error rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+Confidence = Annotated[float, Field(ge=0, le=1)]
+
+
+class JsonImage(Strict):
+    """One image in a JSON body."""
+
+    data: str = Field(
+        description="The image's file in base64; a data: URL is taken too.", examples=["/9j/4AAQSkZJRg=="]
+    )
+    filename: str | None = Field(default=None, description="Comes back with the result.", examples=["plate.jpg"])
+
+
+class JsonImages(Strict):
+    """A JSON body of POST /recognize."""
+
+    images: list[JsonImage]
+
+
+class Character(FromAttributes):
+    """One character of the text."""
+
+    char: str = Field(examples=["京"])
+    confidence: Confidence = Field(description="Its largest probability where the best alignment sees it.")
+
+
+class Candidate(FromAttributes):
+    """One possible text."""
+
+    text: str = Field(examples=["京A12345"])
+    confidence: Confidence = Field(description="Probability of exactly this text.")
+
+
+class Plate(FromAttributes):
+    """One plate and what it says."""
+
+    text: str = Field(examples=["京A12345"])
+    confidence: Confidence = Field(description="Probability of exactly this text.")
+    valid_format: bool = Field(description="Whether the text fits a known plate format.")
+    format: str | None = Field(description="Name of the format it fits.", examples=["cn-blue"])
+    characters: list[Character]
+    candidates: list[Candidate] = Field(description="The `top_k` likeliest texts; the first is `text`.")
+    box: Annotated[list[tuple[float, float]], Field(min_length=4, max_length=4)] = Field(
+        description="Corners [x, y] in pixels, clockwise from the plate's top left, EXIF orientation applied.",
+        examples=[[[0, 0], [94, 0], [94, 24], [0, 24]]],
+    )
+
+
+class Fault(BaseModel):
+    """Why something was not read; `detail` says what to send instead."""
+
+    type: str = Field(examples=["urn:lpr:undecodable_image"])
+    title: str = Field(examples=["Bad Request"])
+    status: int = Field(examples=[400])
+    detail: str = Field(examples=["The image is damaged or was cut off: send the whole file, unchanged."])
+
+
+class Problem(Fault):
+    """The answer to a request that was refused."""
+
+    request_id: str = Field(description="As in X-Request-Id, and in the server's log.", examples=["5f0c3a9e"])
+
+
+class Result(BaseModel):
+    """What one image shows."""
+
+    filename: str | None = Field(description="As sent with the image; null for a raw body.", examples=["plate.jpg"])
+    plates: list[Plate] = Field(description="Empty if no character was seen, or only with less than `min_confidence`.")
+    error: Fault | None = Field(
+        default=None,
+        description="Why this image was not read, where the request has several; a request of one is refused instead.",
+    )
+
+
+class Model(BaseModel):
+    """Which model read it, and what ran it."""
+
+    variant: str = Field(examples=["baseline"])
+    version: str = Field(examples=["1.0.0"])
+    engine: str = Field(examples=["torch 2.13.0"])
+
+
+class TimingMs(FromAttributes):
+    """Milliseconds in the server once the body had arrived, for all images of the request together."""
+
+    decode: float
+    preprocess: float
+    queue: float
+    inference: float
+    postprocess: float
+    total: float
+
+
+class Recognition(BaseModel):
+    """The answer to POST /recognize: one result per image, in their order."""
+
+    backend: str = Field(examples=["baseline"])
+    model: Model
+    results: list[Result]
+    timing_ms: TimingMs
+
+
+class Installed(BaseModel):
+    """A variant that is installed; where its manifest cannot be read, only `problem` says more than its name."""
+
+    variant: str = Field(examples=["baseline"])
+    version: str | None = None
+    backend: BackendName | None = Field(default=None, description="The engine that runs it.")
+    created: AwareDatetime | None = None
+    measured: Measured | None = Field(default=None, description="Accuracy, latency and size, as its builder measured.")
+    active: bool = Field(default=False, description="Whether it reads the requests that choose nothing.")
+    loaded: bool = False
+    choosable: bool = Field(default=False, description="Whether POST /recognize?variant= may name it.")
+    problem: str | None = Field(default=None, description="Why it cannot be used here.")
+
+
+class Listing(BaseModel):
+    """The answer to GET /variants."""
+
+    active: str = Field(examples=["tvm"])
+    shadow: str | None = Field(description="The variant that is compared with it, if any.", examples=["tvm-int8"])
+    variants: list[Installed]
+
+
+class Status(BaseModel):
+    """A health probe's answer."""
+
+    status: str = Field(examples=["ok"])
+
+
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model with nothing to look up elsewhere, for a part of a document that has none of its own.
+
+    Of models that don't contain themselves.
+    """
+    schema = model.model_json_schema()
+    named = schema.pop("$defs", {})
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolved(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        found = {key: resolved(value) for key, value in node.items() if key != "$ref"}
+        return resolved(named[node["$ref"].rsplit("/", 1)[1]]) | found if "$ref" in node else found
+
+    return dict(resolved(schema))

@@ -1,0 +1,224 @@
+"""The installed variants: which one is active, which others are loaded beside it, and how one follows another.
+
+Each that is loaded is a `Recognizer` of its own. All methods belong to the event loop; loading happens on a thread.
+"""
+
+import asyncio
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from service import artifact, backends
+from service.artifact import Artifact, Manifest
+from service.errors import ArtifactError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable
+from service.recognizer import Recognizer
+from service.schema import Installed
+
+FOLLOW_S = 0.5  # between looks at what other processes switched to
+
+log = logging.getLogger(__name__)
+
+
+class Variants:
+    """The active recognizer, and those that requests chose, by the names of their variants."""
+
+    def __init__(
+        self,
+        root: Path,
+        active: str,
+        load: Callable[[Artifact], Recognizer],
+        choice: bool,
+        also: str | None = None,
+        memory: Path | None = None,
+    ) -> None:
+        """Load the `active` one of the artifacts below `root`, and perhaps another; raises ArtifactError.
+
+        `choice` lets requests choose. The file `memory` keeps what is switched to: it goes before `active`, and all
+        processes that share it switch together.
+        """
+        self.on_switch: Callable[[Recognizer], None] = lambda recognizer: None  # told of each new active one
+        self._memory = memory
+        self._remembered = self._recall()
+        self.name = active = self._remembered.partition(" ")[0] or active
+        self._root = root
+        self._load = load
+        self._choice = choice
+        self._loaded = {name: load(artifact.find(root, name)) for name in dict.fromkeys((active, also or active))}
+        self._refused: dict[str, str] = {}  # why it could not be loaded, so that not every request tries again
+        self._loading = asyncio.Lock()  # not every engine can be loaded twice at a time
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    @property
+    def active(self) -> Recognizer:
+        """What reads the requests that choose nothing."""
+        return self._loaded[self.name]
+
+    @property
+    def retired(self) -> bool:
+        """Whether the server was asked to stop."""
+        return self._stopping
+
+    def check_ready(self) -> None:
+        """Raise Stopping where requests should not be sent here."""
+        if self._stopping or not self.active.ready:
+            raise Stopping("The server takes no more requests: send them to another one.")
+
+    def check_room(self) -> None:
+        """Raise Busy or Stopping where the active variant would admit no image now."""
+        self.active.check_room()
+
+    def retire(self) -> None:
+        """Stop being ready, and load nothing more; what is loaded goes on until `close`."""
+        self._stopping = True
+
+    def choose(self, name: str | None) -> str:
+        """The name of the variant that a request means; raises NoSuchVariant where it cannot have it."""
+        if name is None or (name in self._loaded and (self._choice or name == self.name)):
+            return name or self.name
+        if not self._choice:
+            raise NoSuchVariant(f"This server reads with {self.name} only, not with {name!r}.")
+        if name not in (known := artifact.variants(self._root)):
+            raise NoSuchVariant(f"There is no variant {name!r}; installed are {', '.join(known)}.")
+        return name
+
+    async def manifest(self, name: str) -> Manifest:
+        """What the manifest of a variant says, loaded or not; raises NoSuchVariant or VariantUnusable."""
+        if (loaded := self._loaded.get(self.choose(name))) is not None:
+            return loaded.manifest
+        try:
+            return await asyncio.to_thread(artifact.read_manifest, self._root / name)
+        except ArtifactError as error:
+            raise VariantUnusable(f"The variant {name!r} cannot be used here: {self._said(error)}.") from error
+
+    async def problem(self, name: str) -> str | None:
+        """Why an installed variant cannot be used here, as far as is known before it is loaded."""
+        return (await asyncio.to_thread(self._describe, name)).problem
+
+    async def get(self, name: str) -> Recognizer:
+        """The recognizer of an installed variant, which is loaded and proven first where it was not.
+
+        Nothing is awaited between having it and returning it: what it admits at once, it also finishes. Raises
+        VariantUnusable or Stopping.
+        """
+        while name not in self._loaded:
+            async with self._loading:
+                if reason := self._refused.get(name):
+                    raise VariantUnusable(reason)
+                if name not in self._loaded:
+                    self._loaded[name] = await self._made(name, None)
+        return self._loaded[name]
+
+    async def activate(self, name: str) -> None:
+        """Load a variant beside the active one, or the same one anew if its files changed; prove it, then switch.
+
+        What the old one has admitted it finishes. Raises NoSuchVariant, VariantUnusable or Stopping, and changes
+        nothing then.
+        """
+        async with self._loading:
+            before = self._loaded.get(name)
+            recognizer = await self._made(name, before)
+            await asyncio.to_thread(self._remember, name)
+            self._switch(name, before, recognizer)
+
+    async def follow(self) -> None:
+        """Switch to what another process that shares the memory switched to, until cancelled."""
+        while self._memory:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                if (found := await asyncio.to_thread(self._recall)) in ("", self._remembered):
+                    continue
+                self._remembered = found
+                async with self._loading:
+                    name = found.partition(" ")[0]
+                    before = self._loaded.get(name)
+                    self._switch(name, before, await self._made(name, before))
+            except Exception as error:  # whatever it is, it must not end the following
+                log.warning("Another process switched the variant, and this one could not follow: %s", error)
+
+    def _switch(self, name: str, before: Recognizer | None, recognizer: Recognizer) -> None:
+        """From here on new requests go to `recognizer`; `before` is what was loaded under its name."""
+        self._refused.pop(name, None)
+        leaving = [old for old in {before, self.active} if old is not None and old is not recognizer]
+        if name != self.name:
+            del self._loaded[self.name]
+        self._loaded[name], self.name = recognizer, name
+        for old in leaving:
+            task = asyncio.create_task(old.close())
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        self.on_switch(recognizer)
+
+    def _recall(self) -> str:
+        """What the memory holds: the name of a variant, a blank, and a word that differs from switch to switch."""
+        try:
+            return self._memory.read_text(encoding="utf-8") if self._memory else ""
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"LPR_MEMORY {self._memory} cannot be read: {error}") from error
+
+    def _remember(self, name: str) -> None:
+        if self._memory is None:
+            return
+        switch = f"{name} {uuid.uuid4().hex}"
+        aside = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
+        try:
+            aside.write_text(switch, encoding="utf-8")
+            aside.replace(self._memory)
+        except OSError as error:
+            raise VariantUnusable(f"The switch cannot be kept in LPR_MEMORY: {error.strerror}.") from error
+        self._remembered = switch
+
+    async def close(self) -> None:
+        """Finish what was admitted, then free all engines."""
+        self.retire()
+        async with self._loading:
+            await asyncio.gather(*self._leaving, *(recognizer.close() for recognizer in self._loaded.values()))
+
+    async def installed(self) -> list[Installed]:
+        """What is installed, by name, with what was measured of it and whether it can be used."""
+        return await asyncio.to_thread(lambda: [self._describe(name) for name in artifact.variants(self._root)])
+
+    async def _made(self, name: str, loaded: Recognizer | None) -> Recognizer:
+        """A recognizer of the files as they are now: `loaded`, if it is of the same ones."""
+        if self._stopping:
+            raise Stopping("The server is shutting down: send the request to another one.")
+        try:
+            found = await asyncio.to_thread(artifact.find, self._root, name)
+            if loaded is not None and loaded.manifest == found.manifest:
+                return loaded
+            return await asyncio.to_thread(self._load, found)
+        except UnknownVariant as error:
+            known = ", ".join(artifact.variants(self._root))
+            raise NoSuchVariant(f"There is no variant {name!r}; installed are {known}.") from error
+        except ArtifactError as error:
+            reason = self._said(error)
+            log.warning("%s cannot be used: %s", name, error)
+            if name not in self._loaded:
+                self._refused[name] = f"The variant {name!r} cannot be used here: {reason}."
+            raise VariantUnusable(f"The variant {name!r} cannot be used here: {reason}.") from error
+
+    def _describe(self, name: str) -> Installed:
+        try:
+            manifest = artifact.read_manifest(self._root / name)
+        except ArtifactError as error:
+            return Installed(variant=name, problem=self._said(error))
+        problem = self._refused.get(name) or backends.lacking(manifest.backend)
+        return Installed(
+            variant=name,
+            version=manifest.version,
+            backend=manifest.backend,
+            created=manifest.provenance.created,
+            measured=manifest.measured,
+            active=name == self.name,
+            loaded=name in self._loaded,
+            choosable=name == self.name or (self._choice and problem is None),
+            problem=problem,
+        )
+
+    def _said(self, error: ArtifactError) -> str:
+        """The error for people elsewhere, whom the server's folders do not concern."""
+        return str(error).replace(f"{self._root}/", "").removesuffix(".")

@@ -1,0 +1,132 @@
+"""Several processes on one port: they share it and their counts, are replaced when they die, and end together."""
+
+import os
+import signal
+import socket
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import PUBLISHED
+from prometheus_client.parser import text_string_to_metric_families
+from test_samples import FOLDER, SAMPLES
+from test_server import HEAD, Process, environment, eventually, refuse, started
+
+from service import server
+
+VARIANT = "quantized"  # its engine starts the fastest
+FILE, TEXT = SAMPLES[0][:2]
+
+
+def serving(**settings: str) -> AbstractContextManager[Process]:
+    """Two processes of a published variant, and the one that started them."""
+    return started(PUBLISHED, BACKEND=VARIANT, WORKERS="2", **settings)
+
+
+def samples(text: str) -> dict[str, float]:
+    """Value by name, and by name and labels' values."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[" ".join([sample.name, *(value for _, value in sorted(sample.labels.items()))])] = sample.value
+    return found
+
+
+def scrape(process: Process) -> dict[str, float]:
+    """One scrape on a connection of its own, so that any of the processes may answer it."""
+    return samples(httpx.get(f"{process.url}/metrics", timeout=60).text)
+
+
+def children(process: Process) -> list[int]:
+    """The processes that serve; the one with which Python tracks resources is another child."""
+    listed = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split()
+    return [int(pid) for pid in listed if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def listening(process: Process) -> int:
+    """How many sockets take connections on its port (proc_net_tcp(5): state 0A)."""
+    port = f"{int(process.url.rsplit(':', 1)[1]):04X}"
+    fields = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(field[1].endswith(f":{port}") and field[3] == "0A" for field in fields)
+
+
+def post(process: Process) -> str:
+    """The text read on a sample, on a connection of its own."""
+    files = {"image": (FILE, (FOLDER / FILE).read_bytes())}
+    answer = httpx.post(f"{process.url}/recognize", files=files, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"][0]["plates"][0]["text"]
+
+
+def test_their_counts_add_up_on_every_scrape_also_when_one_is_killed():
+    with serving(NOTICE_S="0") as process:
+        assert len(children(process)) == listening(process) == 2
+        for number in range(1, 21):
+            assert post(process) == TEXT
+            assert scrape(process)[f"lpr_plates_total {VARIANT}"] == number
+        before = scrape(process)
+        assert before[f"lpr_request_seconds_count {VARIANT}"] == before[f"lpr_batch_images_count {VARIANT}"] == 20
+        with process.connect() as half:
+            half.sendall(HEAD % 9)
+            eventually(lambda: scrape(process)[f"lpr_requests_in_flight {VARIANT}"] == 1)
+            for victim in children(process):
+                os.kill(victim, signal.SIGKILL)
+                eventually(lambda victim=victim: victim not in children(process) and listening(process) == 2)
+                after = scrape(process)
+                assert after[f"lpr_plates_total {VARIANT}"] == 20
+                assert after["process_cpu_seconds_total"] >= before["process_cpu_seconds_total"]
+        assert scrape(process)[f"lpr_requests_in_flight {VARIANT}"] == 0
+        assert post(process) == TEXT
+        assert scrape(process)[f"lpr_plates_total {VARIANT}"] == 21
+        assert process.stop() == 0
+    assert sum("ended with status -9" in line for line in process.said) == 2
+    assert not any("Traceback" in line for line in process.said)
+
+
+def test_a_switch_of_the_variant_reaches_all_of_them():
+    key = "0123456789abcdef"
+    with serving(API_KEYS=key) as process:
+        switch = f"{process.url}/variants/tvm/activate"
+        assert httpx.post(switch, headers={"X-API-Key": key}, timeout=60).status_code == 200
+        models = [f"{process.url}/model"] * 8  # each on a connection of its own
+        eventually(lambda: {httpx.get(model, timeout=60).json()["variant"] for model in models} == {"tvm"})
+        assert process.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_of_them_and_the_port(number):
+    with serving(NOTICE_S="0.1") as process:
+        pids = children(process)
+        assert process.stop(number) == 0
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        assert process.refuses_connections()
+
+
+def test_they_end_when_the_one_that_started_them_is_killed():
+    with serving(NOTICE_S="0") as process:
+        process.process.kill()
+        process.process.wait()
+        eventually(process.refuses_connections)
+
+
+def test_where_one_cannot_start_none_does(tmp_path):
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('it is not here')", encoding="utf-8")
+    env = environment(PUBLISHED, BACKEND=VARIANT, WORKERS="2") | {"PYTHONPATH": str(tmp_path)}
+    assert "needs the onnxruntime engine" in refuse(env)  # though the artifact itself is whole
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "LPR_PORT" in refuse(environment(PUBLISHED, BACKEND=VARIANT, WORKERS="2", PORT=port))
+
+
+def test_a_port_can_be_shared_but_not_by_chance():
+    (reserved,) = server.bind("127.0.0.1", 0, shared=False)
+    port = reserved.getsockname()[1]
+    (worker,) = server.bind("127.0.0.1", port, shared=True)
+    with reserved, worker:
+        worker.listen()
+        with pytest.raises(OSError, match="in use"):
+            server.bind("127.0.0.1", port, shared=False)
