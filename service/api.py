@@ -4,16 +4,29 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import ValidationError
 
 from service import access, problems
 from service.artifact import Grammar, Manifest
 from service.body import FIELD, IMAGE_TYPES, JSON, Upload, gone, read_images
-from service.errors import BadParameter, InputError
+from service.errors import BadParameter, InputError, first_fault
 from service.metrics import CONTENT_TYPE, Metrics
 from service.parts import Parts, parts_of
 from service.recognizer import Outcome, Recognizer, Seen, Timing
-from service.schema import JsonImages, Listing, Model, Plate, Problem, Recognition, Result, Status, TimingMs, inlined
+from service.schema import (
+    JsonImages,
+    Listing,
+    Model,
+    Options,
+    Plate,
+    Problem,
+    Recognition,
+    Result,
+    Status,
+    TimingMs,
+    inlined,
+)
 
 
 def _problem(description: str) -> dict[str, Any]:
@@ -60,11 +73,24 @@ REQUEST_BODY: dict[str, Any] = {
 }
 
 
+# As FastAPI would document the fields of Options if it took them apart itself.
+PARAMETERS = [
+    {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "description": schema.pop("description"),
+        "schema": schema,
+    }
+    for name, schema in inlined(Options)["properties"].items()
+]
+_DEFAULTS = Options()
+
 NOTHING = Timing(0, 0, 0, 0, 0, 0)  # where not one image was worth a look
 
 
-# Each is async, because FastAPI calls any other on a thread; and routes have one of them at most, because each costs a
-# request about as much as its decoding.
+# Each is async, because FastAPI calls any other on a thread. Each costs a request about as much as its decoding, and so
+# does each parameter of a route: those that read plates do without.
 async def _anybody(request: Request) -> Parts:
     return parts_of(request)
 
@@ -85,61 +111,40 @@ async def _operator(request: Request) -> Parts:
 Anybody = Annotated[Parts, Depends(_anybody)]
 Reader = Annotated[Parts, Depends(_reader)]
 Operator = Annotated[Parts, Depends(_operator)]
-TopK = Annotated[int, Query(ge=1, le=10, description="How many candidates to return for each plate.")]
-Formats = Annotated[
-    str | None,
-    Query(
-        alias="format",
-        description="Read every plate as one of these kinds, by their names with commas between, and as nothing else.",
-        examples=["cn-blue,cn-green"],
-    ),
-]
-Variant = Annotated[
-    str | None,
-    Query(description="Read with this installed variant, as GET /variants names it, instead of the active one."),
-]
-MinConfidence = Annotated[
-    float, Query(ge=0, le=1, allow_inf_nan=False, description="Leave out plates read with less confidence.")
-]
-
 router = APIRouter()
 
 
 @router.post(
     "/recognize",
+    response_model=Recognition,
     responses=REFUSALS,
-    openapi_extra=REQUEST_BODY,
+    openapi_extra={"parameters": PARAMETERS, **REQUEST_BODY},
     summary="Read the plates on images",
 )
-async def recognize(
-    request: Request,
-    parts: Reader,
-    top_k: TopK = 3,
-    formats: Formats = None,
-    min_confidence: MinConfidence = 0,
-    variant: Variant = None,
-) -> Recognition:
+async def recognize(request: Request) -> Response:
     """Each image is a crop of one plate, as a detector cuts it. Of several images, those that cannot be read have their
     error beside the others' results."""
+    parts = await _reader(request)
+    options = query(request)
     variants = parts.variants
-    with parts.metrics.request(variants.choose(variant)):
+    with parts.metrics.request(variants.choose(options.variant)):
         uploads = await read_images(request, parts.limits)
-        recognizer = await variants.get(variants.choose(variant))  # another may be active by now
-        only = restrict(recognizer.manifest.grammar, formats)
+        recognizer = await variants.get(variants.choose(options.variant))  # another may be active by now
+        only = restrict(recognizer.manifest.grammar, options.formats)
         images = [upload.data for upload in uploads if upload.refusal is None]
         read: list[Outcome] = []
         timing = NOTHING
         if images:
-            read, timing = await recognizer.recognize(images, top_k, only, gone=partial(gone, request))
+            read, timing = await recognizer.recognize(images, options.top_k, only, gone=partial(gone, request))
         outcomes = _interleave(uploads, read)
         if len(outcomes) == 1 and isinstance(refusal := outcomes[0], InputError):
             raise refusal
-        answer = _recognition(recognizer, uploads, outcomes, timing, min_confidence)
+        answer = _recognition(recognizer, uploads, outcomes, timing, options.min_confidence)
         record(parts.metrics, answer.backend, outcomes, timing)
     if parts.shadow and only is None and answer.backend == variants.name:
         parts.shadow.offer(images, read)
     _note(request, answer, parts.log_plates)
-    return answer
+    return Response(answer.model_dump_json(), media_type=JSON)  # FastAPI would validate it again
 
 
 @router.get("/variants", summary="The variants that are installed")
@@ -188,6 +193,16 @@ async def scrape(parts: Anybody) -> Response:
 async def _listing(parts: Parts) -> Listing:
     name = parts.shadow.name if parts.shadow else None
     return Listing(active=parts.variants.name, shadow=name, variants=await parts.variants.installed())
+
+
+def query(request: Request) -> Options:
+    """The query of a request to read plates; raises BadParameter."""
+    if not request.scope["query_string"]:
+        return _DEFAULTS
+    try:
+        return Options.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise BadParameter(f"Parameter {first_fault(error)}.") from error
 
 
 def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:

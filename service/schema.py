@@ -37,6 +37,27 @@ class JsonImages(Strict):
     images: list[JsonImage]
 
 
+class Options(BaseModel):
+    """The query of POST /recognize."""
+
+    top_k: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=3, description="How many candidates to return for each plate."
+    )
+    formats: str | None = Field(
+        default=None,
+        alias="format",
+        description="Read every plate as one of these kinds, by their names with commas between, and as nothing else.",
+        examples=["cn-blue,cn-green"],
+    )
+    min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        default=0, description="Leave out plates read with less confidence."
+    )
+    variant: str | None = Field(
+        default=None,
+        description="Read with this installed variant, as GET /variants names it, instead of the active one.",
+    )
+
+
 class Character(FromAttributes):
     """One character of the text."""
 
