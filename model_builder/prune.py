@@ -4,7 +4,7 @@ The widths of `pruned` are chosen as NetAdapt does (Yang et al., arXiv 1804.0323
 convolution whose next weakest channels cost the least loss for the multiply-adds they save. In between the network is
 trained, distilled from the one it came from. That search can't tell what training brings back where much is cut: of
 `pruned` it took, for another quarter of the multiply-adds, 128 of the 160 channels of the column, which cost next to
-nothing. Widths as small as those of `small` are given instead, and each convolution keeps its strongest channels.
+nothing. For networks that small, widths are given instead (`given`), and each convolution keeps its strongest channels.
 """
 
 import copy

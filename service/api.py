@@ -90,7 +90,7 @@ NOTHING = Timing(0, 0, 0, 0, 0, 0)  # where not one image was worth a look
 
 
 # Each is async, because FastAPI calls any other on a thread. Each costs a request about as much as its decoding, and so
-# does each parameter of a route: those that read plates do without.
+# does each parameter of a route: POST /recognize does without, and calls what it needs.
 async def _anybody(request: Request) -> Parts:
     return parts_of(request)
 
