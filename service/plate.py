@@ -8,6 +8,7 @@ After: logits -> `read` -> text, confidences, candidates (or `greedy` for many p
 import io
 import re
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 
 import cv2
@@ -216,9 +217,10 @@ def read_as(logits: NDArray[np.floating], alphabet: str, blank: int, grammar: Gr
     return Reading(text, confidence, grammar.format_of(text), characters, candidates)
 
 
-def _classes(alphabet: str, blank: int) -> list[str]:
+@cache
+def _classes(alphabet: str, blank: int) -> tuple[str, ...]:
     """The text of every class; the blank's is empty."""
-    return [*alphabet[:blank], "", *alphabet[blank:]]
+    return (*alphabet[:blank], "", *alphabet[blank:])
 
 
 def _size(data: Encoded) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """uvicorn with a graceful end: SIGTERM turns /readyz to 503 first, then the port closes, then it drains and exits 0."""
 
+import gc
 import math
 import os
 import shutil
@@ -104,6 +105,8 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         print(error, file=sys.stderr)
         return REFUSED
     allow_many()
+    gc.collect()
+    gc.freeze()  # what is there now stays: collections need not look through it
     server = Server(app, settings, worker)
     with access.written_to(sys.stdout.fileno()) if settings.log else nullcontext():
         server.run(bind(settings.host, worker.port, shared=True) if worker else None)

@@ -1,7 +1,6 @@
 """Request ids, and the log of a real server process: what a line holds, and what no line ever holds."""
 
 import json
-import logging
 import os
 import re
 import signal
@@ -75,15 +74,15 @@ def test_the_texts_are_logged_where_that_was_asked_for_and_nothing_where_that_wa
     assert [line["texts"] for line in lines] == ([[text]] if "LOG_PLATES" in settings else [])
 
 
-def test_an_unexpected_error_is_logged_with_its_id(client, caplog, monkeypatch):
+def test_an_unexpected_error_is_logged_with_its_id(client, tmp_path, monkeypatch):
     """A fault of the server, made by breaking it: what it answers still carries the id."""
     monkeypatch.setattr("service.api.read_images", None)  # to call it is a TypeError
-    caplog.set_level(logging.INFO, logger=access.log.name)
-    response = client.post("/recognize", content=encode(), headers=JPEG | {"X-Request-Id": "broken"})
+    with (tmp_path / "log").open("wb") as file, access.written_to(file.fileno()):
+        response = client.post("/recognize", content=encode(), headers=JPEG | {"X-Request-Id": "broken"})
     assert response.status_code == 500
     assert response.headers.get_list("x-request-id") == ["broken"]
     assert response.json()["request_id"] == "broken"
-    (line,) = [json.loads(record.message) for record in caplog.records if record.name == access.log.name]
+    (line,) = map(json.loads, (tmp_path / "log").read_text().splitlines())
     assert (line["request_id"], line["status"]) == ("broken", 500)
 
 
@@ -91,9 +90,9 @@ def test_a_log_that_nobody_reads_delays_nothing_and_then_has_its_oldest_lines(mo
     """More lines than a pipe and the backlog hold together."""
     monkeypatch.setattr(access, "LAST_S", 60)  # it ends as soon as all is read
     read, write = os.pipe()
-    with access.written_to(write):
+    with access.written_to(write) as log:
         for number in range(3 * access.BACKLOG):
-            access.log.info("line %d", number)
+            log.put(b"line %d" % number)
         taken: list[str] = []
         reader = threading.Thread(target=lambda: taken.extend(open(read)))  # noqa: SIM115
         reader.start()
@@ -104,19 +103,19 @@ def test_a_log_that_nobody_reads_delays_nothing_and_then_has_its_oldest_lines(mo
 
 
 def test_a_log_that_cannot_be_written_fails_nothing():
-    with open("/dev/full", "wb", buffering=0) as full, access.written_to(full.fileno()):
-        access.log.info("x")
+    with open("/dev/full", "wb", buffering=0) as full, access.written_to(full.fileno()) as log:
+        log.put(b"x")
     read, write = os.pipe()
     os.close(read)
-    with access.written_to(write):
-        access.log.info("x")
+    with access.written_to(write) as log:
+        log.put(b"x")
     os.close(write)
 
 
 def test_a_reader_that_is_stuck_does_not_keep_the_process_from_ending(monkeypatch):
     monkeypatch.setattr(access, "LAST_S", 0.01)
     read, write = os.pipe()
-    with access.written_to(write):
+    with access.written_to(write) as log:
         for _ in range(3 * access.BACKLOG):
-            access.log.info("x" * 99)
+            log.put(b"x" * 99)
     os.close(read)  # which frees its thread; the other end stays open, because that may still write to it

@@ -12,6 +12,7 @@ from test_samples import FOLDER
 
 from service import api, errors, problems
 from service.artifact import Manifest
+from service.schema import Recognition
 from service.settings import Settings
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -38,6 +39,14 @@ def problem(response: httpx.Response, status: int, error: type[errors.LprError])
     assert body["request_id"] == response.headers["x-request-id"]
     assert body["detail"].endswith(".")
     return body["detail"]
+
+
+def test_the_answer_is_what_its_schema_says(client):
+    """It is written without the schema, which would take longer to check it than to write it."""
+    answer = client.post("/recognize", files=[part(encode()), part(b"x")]).json()
+    assert Recognition.model_validate(answer, strict=False).model_dump(mode="json") == answer
+    assert answer["results"][0]["plates"]
+    assert answer["results"][1]["error"]
 
 
 def test_the_answer_has_the_documented_shape(client):
