@@ -30,7 +30,7 @@ def main() -> int:
     ceiling = measure(servers.trivial(), images, replace(limits, start=max(500.0, limits.start)))
     trials: dict[str, dict[str, Trial]] = {}
     for variant in options.variants or artifact.variants(Settings().artifacts):
-        settings = {"threads": str(options.threads)}
+        settings = {"workers": str(options.workers), "threads": "1"}
         trials[variant], expected = {}, None
         for server in (
             servers.ours(variant, **settings),
@@ -95,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--start", type=float, default=default.start, help="first requests a second (%(default)s)")
     parser.add_argument("--top", type=float, default=default.top, help="last requests a second (%(default)s)")
     parser.add_argument("--p99", type=float, default=default.p99_ms, help="limit in milliseconds (%(default)s)")
-    parser.add_argument("--threads", type=int, default=cpu.available(), help="LPR_THREADS, and the peers' workers")
+    parser.add_argument(
+        "--workers", type=int, default=cpu.available(), help="processes of a thread each, the peers' too (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=REPOSITORY / "report", help="folder (default: report)")
     return parser
 

@@ -57,7 +57,8 @@ def markdown(machine: str, limits: Limits, ceiling: Trial, trials: Trials) -> st
     lines = [
         "# Load",
         "",
-        f"Measured by `make loadtest` on {machine}; server and generator share its CPUs. One image of 94x24 pixels a",
+        f"Measured by `make loadtest` on {machine}; server and generator share its CPUs, and every server has as many",
+        "workers, processes that compute on one thread. One image of 94x24 pixels a",
         "request, as a form, at a fixed rate whatever the answers do, each latency counted from when it was due.",
         f"Sustainable: the highest rate, held for {HOLD * limits.seconds:g} s, with every answer 200 and p99 at most",
         f"{limits.p99_ms:g} ms. Overload: three times that. The generator alone, against a server that only answers,",

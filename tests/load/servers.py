@@ -82,14 +82,14 @@ class Running:
 
 
 def ours(variant: str, **settings: str) -> Server:
-    """`python -m service` with the variant and other settings, such as threads="2"."""
+    """`python -m service` with the variant and other settings, such as workers="2"."""
     chosen = {"BACKEND": variant, "PORT": PORT, "NOTICE_S": "0"} | {key.upper(): text for key, text in settings.items()}
     environment = {f"LPR_{name}": value for name, value in chosen.items()}
     return Server("lpr", (sys.executable, "-m", "service"), "/readyz", environment)
 
 
 def litserve(variant: str, **settings: str) -> Server:
-    """LitServe with the same artifact and as many workers as ours has threads."""
+    """LitServe with the same artifact and as many workers as ours."""
     command = (sys.executable, "-m", "tests.load.peers.litserve_peer", PORT)
     return Server(
         f"LitServe {version('litserve')}",
@@ -100,7 +100,7 @@ def litserve(variant: str, **settings: str) -> Server:
 
 
 def bentoml(variant: str, **settings: str) -> Server:
-    """BentoML with the same artifact and as many workers as ours has threads."""
+    """BentoML with the same artifact and as many workers as ours."""
     command = (sys.executable, "-m", "bentoml", "serve", "tests.load.peers.bentoml_peer:Plates", "--host", "127.0.0.1")
     environment = dict(ours(variant, **settings).environment) | {
         "LPR_PORT": "0",

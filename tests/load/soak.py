@@ -29,7 +29,7 @@ def main() -> int:
     options = _parser().parse_args()
     images = plates(IMAGES)
     steps: list[Step] = []
-    with servers.running(servers.ours(options.variant, threads=str(options.threads))) as running:
+    with servers.running(servers.ours(options.variant, workers=str(options.workers), threads="1")) as running:
         rate = options.rate or SHARE * (_known(options.report, options.variant) or _found(running, images))
         print(f"{options.variant}: {rate:,.0f} requests a second, {options.minutes} times {options.seconds:g} s")
         for minute in range(1, options.minutes + 1):
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, help="requests a second (default: 70 %% of what is sustainable)")
     parser.add_argument("--minutes", type=int, default=10, help="loads, one after the other (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=cpu.available(), help="LPR_THREADS (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=cpu.available(), help="LPR_WORKERS (default: %(default)s)")
     parser.add_argument("--report", type=Path, default=REPOSITORY / "report" / "load.json", help="of make loadtest")
     return parser
 

@@ -1,4 +1,4 @@
-"""The model behind BentoML: `bentoml serve tests.load.peers.bentoml_peer:Plates`, a worker for each of LPR_THREADS.
+"""The model behind BentoML: `bentoml serve tests.load.peers.bentoml_peer:Plates`, with LPR_WORKERS workers.
 
 As its documentation recommends: adaptive batching, a file as the part of a form.
 """
@@ -17,7 +17,7 @@ from tests.load.peers.common import MAX_BATCH, Model, quiet
 MAX_LATENCY_MS = 250
 
 
-@bentoml.service(workers=Settings().threads, traffic={"timeout": 30})
+@bentoml.service(workers=Settings().workers, traffic={"timeout": 30})
 class Plates:
     """One request is one image."""
 

@@ -1,4 +1,4 @@
-"""The model behind LitServe: `python -m tests.load.peers.litserve_peer PORT`, a worker for each of LPR_THREADS.
+"""The model behind LitServe: `python -m tests.load.peers.litserve_peer PORT`, with LPR_WORKERS workers.
 
 As its documentation recommends: batching on, an image as the part of a form, `fast_queue` (ZeroMQ) between processes.
 """
@@ -46,7 +46,7 @@ class Plates(litserve.LitAPI):  # type: ignore[misc]
 def main() -> None:
     """Serve on the port given until a signal."""
     api = Plates(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT_S, api_path="/recognize")
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=Settings().threads, fast_queue=True)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=Settings().workers, fast_queue=True)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)
 
 
