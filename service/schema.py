@@ -158,7 +158,7 @@ class Installed(BaseModel):
 class Listing(BaseModel):
     """The answer to GET /variants."""
 
-    active: str = Field(examples=["tvm-fast"])
+    active: str = Field(examples=["tvm-pruned-int8"])
     shadow: str | None = Field(description="The variant that is compared with it, if any.", examples=["tvm"])
     variants: list[Installed]
 

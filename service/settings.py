@@ -34,7 +34,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LPR_", frozen=True, extra="forbid")
 
-    backend: str = Field(default="tvm-fast", description="Name of the variant to serve: a folder below LPR_ARTIFACTS.")
+    backend: str = Field(
+        default="tvm-pruned-int8", description="Name of the variant to serve: a folder below LPR_ARTIFACTS."
+    )
     artifacts: Path = Field(default=REPOSITORY / "artifacts", description="Folder that holds the variants.")
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

@@ -18,7 +18,7 @@ def _clean_environment(monkeypatch):
 
 def test_defaults_serve_the_fast_variant_of_the_repository():
     settings = Settings()
-    assert (settings.backend, settings.artifacts) == ("tvm-fast", REPOSITORY / "artifacts")
+    assert (settings.backend, settings.artifacts) == ("tvm-pruned-int8", REPOSITORY / "artifacts")
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.threads == cpu.available() >= 1
 
