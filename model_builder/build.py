@@ -6,6 +6,7 @@ settings; it is then exported, checked and measured anew, but not trained again.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -41,7 +42,7 @@ class Stage:
     variant: str
     source: str
     make: Callable[[Artifact, str, Path, Artifact | None], publish.Candidate]
-    max_loss: float = 0.0  # points that it may lose, where a build allows less
+    max_loss: float = -math.inf  # points that it may lose, where a build allows less
 
 
 def pruned(
