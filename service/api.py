@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from service import access, problems
-from service.artifact import Grammar, Manifest
+from service.artifact import Grammar
 from service.body import FIELD, IMAGE_TYPES, JSON, Upload, gone, read_images
 from service.errors import BadParameter, InputError, first_fault
 from service.metrics import CONTENT_TYPE, Metrics
@@ -21,6 +21,7 @@ from service.schema import (
     Options,
     Problem,
     Recognition,
+    Served,
     Status,
     inlined,
 )
@@ -188,10 +189,11 @@ async def readyz(parts: Anybody) -> Status:
     return Status(status="ready")
 
 
-@router.get("/model", summary="The manifest of the model served")
-async def model(parts: Anybody) -> Manifest:
-    """What the model is, where it came from, and what was measured of it."""
-    return parts.variants.active.manifest
+@router.get("/model", summary="The manifest of the model served, and its engine")
+async def model(parts: Anybody) -> Served:
+    """What the model is, where it came from, what was measured of it, and what runs it on this CPU."""
+    active = parts.variants.active
+    return Served.model_validate({**active.manifest.model_dump(), "engine": active.engine})
 
 
 @router.get("/metrics", include_in_schema=False)

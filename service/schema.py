@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from service.artifact import BackendName, Measured
+from service.artifact import BackendName, Manifest, Measured
 
 
 class FromAttributes(BaseModel):
@@ -139,6 +139,15 @@ class Recognition(BaseModel):
     model: Model
     results: list[Result]
     timing_ms: TimingMs
+
+
+class Served(Manifest):
+    """The answer to GET /model: the manifest of the model served, and what runs it here."""
+
+    engine: str = Field(
+        description="The engine, its version and, of a compiled model, the CPU level of the library chosen here.",
+        examples=["tvm 0.27.0.post1 x86-64-v4-vnni"],
+    )
 
 
 class Installed(BaseModel):
