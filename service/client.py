@@ -17,9 +17,8 @@ from typing import Any, Self
 
 import httpx
 
-from service.artifact import Manifest
 from service.errors import Refused, Unreachable
-from service.schema import Listing, Recognition
+from service.schema import Listing, Recognition, Served
 
 Image = bytes | str | os.PathLike[str]  # an image file's content, or its path
 
@@ -64,9 +63,9 @@ class Client:
         """Have the server read with another variant; it must have API keys, and this client one of them."""
         return Listing.model_validate_json(self._send("POST", f"variants/{variant}/activate"))
 
-    def model(self) -> Manifest:
-        """The manifest of the active variant."""
-        return Manifest.model_validate_json(self._send("GET", "model"))
+    def model(self) -> Served:
+        """The manifest of the active variant, and the engine that runs it."""
+        return Served.model_validate_json(self._send("GET", "model"))
 
     def close(self) -> None:
         """Close the connections."""
@@ -120,9 +119,9 @@ class AsyncClient:
         """As `Client.activate`."""
         return Listing.model_validate_json(await self._send("POST", f"variants/{variant}/activate"))
 
-    async def model(self) -> Manifest:
+    async def model(self) -> Served:
         """As `Client.model`."""
-        return Manifest.model_validate_json(await self._send("GET", "model"))
+        return Served.model_validate_json(await self._send("GET", "model"))
 
     async def close(self) -> None:
         """Close the connections."""
