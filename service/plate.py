@@ -273,6 +273,8 @@ def _has_too_many_scans(data: Encoded) -> bool:
 
 
 def _imdecode(data: Encoded, flags: int = cv2.IMREAD_COLOR) -> Pixels | None:
+    if data.startswith(PNG_START) and _claims_too_much(data):
+        return None
     if _may_be_transparent(data) and (flat := _over_white(data)) is not None:
         return flat
     try:
@@ -280,6 +282,18 @@ def _imdecode(data: Encoded, flags: int = cv2.IMREAD_COLOR) -> Pixels | None:
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _claims_too_much(data: Encoded) -> bool:
+    """Whether a chunk of a PNG says that it is longer than all that follows; OpenCV would first make room for it, of 4
+    GB if it says so, and take seconds to fill that with zeros."""
+    at = len(PNG_START)
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        length = int.from_bytes(data[at : at + 4], "big")
+        if length > len(data) - at:
+            return True
+        at += 12 + length  # its length, name and checksum are four bytes each
+    return False
 
 
 def _may_be_transparent(data: Encoded) -> bool:

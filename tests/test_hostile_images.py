@@ -69,6 +69,17 @@ def test_an_image_without_any_opaque_pixel_is_read_as_if_it_had_no_transparency(
     np.testing.assert_array_equal(plate.decode_image(target.getvalue(), LIMIT), PLAIN)
 
 
+@pytest.mark.parametrize("length", [10_000, 0xFF000007])
+def test_a_png_whose_chunk_claims_more_than_there_is_never_reaches_the_decoder(length, monkeypatch):
+    """OpenCV made room for 4 GB, for a file of 3 KB, and took six seconds."""
+    data = bytearray(SEEDS["png-16-bit"])
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = length.to_bytes(4, "big")
+    monkeypatch.setattr(plate.cv2, "imdecode", None)  # to call it is a TypeError
+    with pytest.raises(UndecodableImage, match="damaged or was cut off"):
+        plate.decode_image(bytes(data), LIMIT)
+
+
 @pytest.mark.parametrize("name", ["jpeg-bomb", "png-bomb", "bmp-bomb", "webp-bomb"])
 def test_bombs_are_refused_by_their_header(name):
     side = "16384" if "webp" in name else "50000"
