@@ -21,6 +21,7 @@ from service import access
 from service.app import create_app
 from service.connection import allow_many, impatient
 from service.errors import ArtifactError
+from service.memory import return_large_blocks
 from service.metrics import Shared
 from service.settings import Settings
 
@@ -105,6 +106,8 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         print(error, file=sys.stderr)
         return REFUSED
     allow_many()
+    if app.state.parts.variants.active.manifest.backend != "torch":  # whose batches need large blocks all the time
+        return_large_blocks()
     gc.collect()
     gc.freeze()  # what is there now stays: collections need not look through it
     server = Server(app, settings, worker)

@@ -20,7 +20,7 @@ from tests.load.images import Case
 GONE = "no answer"
 READ = "read"
 REFUSALS = {400, 413, 415, 422}
-GROWTH = 0.10  # of the memory after the warm-up
+GROWTH = 0.05  # of the memory after the warm-up
 WARM_UP = 0.2  # of the cases, after which allocators have what they keep
 
 
