@@ -67,13 +67,13 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         keys=Keys(key.get_secret_value() for key in settings.api_keys),
         log_plates=settings.log_plates,
     )
-    app.add_route("/recognize", api.recognize, methods=["POST"], include_in_schema=False)  # the first that matches
     app.include_router(api.router)
     app.include_router(v2.router)
     page.install(app)
     problems.install(app)
     if settings.api_keys:
         keys.document(app.openapi())
+    app.add_middleware(api.Shortcut)
     app.add_middleware(Door, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
     app.add_middleware(Access)  # around the door, so that what that refuses is logged too
     return app

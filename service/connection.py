@@ -1,4 +1,4 @@
-"""A connection that says nothing, or the head of its request too slowly, is closed.
+"""uvicorn's connections, with a time for the head of a request, and an answer in one piece.
 
 uvicorn bounds the time between two requests, and `Door` that of a body; without this, whoever opens connections and
 keeps silent would use up the server's file descriptors.
@@ -6,7 +6,7 @@ keeps silent would use up the server's file descriptors.
 
 import asyncio
 import sys
-from typing import Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -20,7 +20,7 @@ def impatient(head_s: float) -> type[asyncio.Protocol]:
         _deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(cast(asyncio.Transport, _Together(transport, self.loop)))
             self._expect_head()
 
         def on_message_begin(self) -> None:
@@ -45,6 +45,35 @@ def impatient(head_s: float) -> type[asyncio.Protocol]:
                 self._deadline = None
 
     return Connection
+
+
+class _Together:
+    """A transport that sends together what is written in one turn of the event loop: the head of an answer with its
+    body. For each of them, uvloop would ask the kernel, and wake the client."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send it with the end of this turn."""
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def close(self) -> None:
+        """Once all is sent."""
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        if self._written:
+            self._transport.write(b"".join(self._written))
+            self._written.clear()
 
 
 def allow_many() -> None:

@@ -209,8 +209,7 @@ def align(probabilities: Float, labels: Labels, blank: int) -> list[float]:
     if tuple(label for label, _, _ in runs) != labels:
         path = _viterbi(probabilities, labels, blank)
         runs = _runs(path, blank)
-    emitted = probabilities[np.arange(len(path)), path].tolist()
-    return [max(emitted[begin:end]) for _, begin, end in runs]
+    return [max(probabilities[begin:end, label].tolist()) for label, begin, end in runs]
 
 
 def _runs(path: list[int], blank: int) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,28 +144,29 @@ class Recognizer:
                 self._idle.set()
 
     async def _finished(self, request: "_Request", gone: Gone | None) -> None:
+        loop = asyncio.get_running_loop()
+        watching: list[asyncio.Task[None]] = []
+        watch = loop.call_later(
+            min(PATIENCE_S, self._deadline_s), lambda: watching.append(loop.create_task(self._watch(request, gone)))
+        )
         try:
-            await asyncio.wait([request.future], timeout=min(PATIENCE_S, self._deadline_s))
-            if not request.future.done():
-                await self._watch(request, gone)
             await request.future
         finally:
+            watch.cancel()
+            for task in watching:
+                task.cancel()
             request.drop()  # where this very task was cancelled
-            request.future.cancel()
 
     async def _watch(self, request: "_Request", gone: Gone | None) -> None:
-        """Wait on, for as long as it makes sense. What the engine has begun is always finished."""
-        leaving = [asyncio.ensure_future(gone())] if gone else []
+        """End a request that makes no sense any more, unless the engine has begun with all of it: that is finished."""
+        leaving = asyncio.ensure_future(gone()) if gone else asyncio.get_running_loop().create_future()
+        remaining = max(0.0, request.expires - time.perf_counter())
         try:
-            remaining = max(0.0, request.expires - time.perf_counter())
-            ends: list[asyncio.Future[Any]] = [request.future, *leaving]
-            await asyncio.wait(ends, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
-            left = any(task.done() for task in leaving)
+            left, _ = await asyncio.wait([leaving], timeout=remaining)
         finally:
-            for task in leaving:
-                task.cancel()
-        if not request.future.done() and request.drop():
-            raise ClientGone("The connection closed before the images were read.") if left else _too_late()
+            leaving.cancel()
+        if request.drop():
+            request.fail(ClientGone("The connection closed before the images were read.") if left else _too_late())
 
     def _work(self, engine: Backend, images: "list[_Image]") -> None:
         """Read what waited together, on a thread of the crew."""

@@ -101,6 +101,13 @@ def test_it_serves(server):
         assert client.get("/readyz").status_code == 200
 
 
+def test_an_answer_arrives_in_one_piece(server):
+    with server.connect() as connection:
+        for _ in range(20):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: lpr\r\n\r\n")
+            assert connection.recv(65_536).endswith(b'{"status":"ok"}')
+
+
 def test_a_compiled_network_is_served_without_torch_and_the_compiler():
     with started(PUBLISHED, BACKEND="tvm", THREADS="2") as server, httpx.Client(base_url=server.url) as client:
         answer = client.post("/recognize", files=[("image", ("p.jpg", encode(), "image/jpeg"))] * 5)
