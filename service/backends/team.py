@@ -5,11 +5,12 @@ touch them. The networks are independent: nothing waits for the slowest thread a
 plate run side by side. That takes engines that let go of Python's lock while they compute, as all of them do.
 """
 
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from threading import Condition, Lock, Thread
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -40,9 +41,7 @@ class Crew(Generic[T]):
         `work` is called with 1 to `most` items, and must not raise. Where fewer wait, a thread waits `wait_s` for more.
         """
         self._work, self._most, self._wait_s, self._size = work, most, wait_s, threads
-        self._waiting: deque[T] = deque()
-        self._changed = Condition(Lock())
-        self._closed = False
+        self._waiting: SimpleQueue[T | None] = SimpleQueue()  # None ends a thread
         self._threads: list[Thread] = []
         try:
             for _ in range(threads):  # one after the other: not every engine can be loaded twice at a time
@@ -56,9 +55,8 @@ class Crew(Generic[T]):
 
     def put(self, items: Sequence[T]) -> None:
         """Queue items behind those that wait."""
-        with self._changed:
-            self._waiting.extend(items)
-            self._changed.notify(len(items))
+        for item in items:
+            self._waiting.put(item)
 
     @property
     def alive(self) -> bool:
@@ -67,9 +65,8 @@ class Crew(Generic[T]):
 
     def close(self) -> None:
         """Finish what is queued, then free the engines."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        for _ in self._threads:
+            self._waiting.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -89,19 +86,24 @@ class Crew(Generic[T]):
     def _take(self) -> list[T]:
         """Wait for items and take this thread's share of them; none once it is closed and nothing waits.
 
-        A thread leaves their shares to the other ones, which are done sooner than it could be with everything.
+        A thread leaves their shares to the other ones, which are done sooner than it could be with everything. One that
+        is told to wait for more takes whatever comes.
         """
-        with self._changed:
-            while True:
-                while not self._waiting:
-                    if self._closed:
-                        return []
-                    self._changed.wait()
-                if self._wait_s:
-                    self._changed.wait_for(lambda: self._closed or len(self._waiting) >= self._most, self._wait_s)
-                share = -(-len(self._waiting) // self._size)
-                if share:  # else another thread took all of it meanwhile
-                    return [self._waiting.popleft() for _ in range(min(share, self._most))]
+        first = self._waiting.get()
+        if first is None:
+            return []
+        items, ends = [first], time.monotonic() + self._wait_s
+        share = self._most if self._wait_s else -(-(1 + self._waiting.qsize()) // self._size)
+        while len(items) < min(share, self._most):
+            try:
+                item = self._waiting.get(timeout=max(0.0, ends - time.monotonic()))
+            except Empty:
+                break
+            if item is None:
+                self._waiting.put(None)  # it is for the next turn
+                break
+            items.append(item)
+        return items
 
 
 @dataclass(frozen=True)
