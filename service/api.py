@@ -292,8 +292,8 @@ def _plates(seen: Seen, min_confidence: float) -> list[dict[str, Any]]:
         "confidence": reading.confidence,
         "valid_format": reading.valid_format,
         "format": reading.format,
-        "characters": [vars(character) for character in reading.characters],
-        "candidates": [vars(candidate) for candidate in reading.candidates],
+        "characters": [{"char": char, "confidence": confidence} for char, confidence in reading.characters],
+        "candidates": [{"text": text, "confidence": confidence} for text, confidence in reading.candidates],
         "box": [(0, 0), (width, 0), (width, height), (0, height)],
     }
     return [plate]

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -49,16 +50,14 @@ Encoded = bytes | bytearray
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Character:
+class Character(NamedTuple):
     """One character and its largest probability among the frames in which the best path emits it."""
 
     char: str
     confidence: float
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A possible text and its exact CTC probability, the sum over all alignments."""
 
     text: str
@@ -150,6 +149,8 @@ def prepare(image: Pixels) -> Pixels:
 
     Areas are averaged where the crop shrinks in both directions, else it is interpolated linearly.
     """
+    if image.shape[:2] == (HEIGHT, WIDTH):
+        return image
     shrinks = image.shape[0] >= HEIGHT and image.shape[1] >= WIDTH
     resized = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
