@@ -6,6 +6,7 @@ denormals flushed, and as many threads as the contest says.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -112,6 +113,15 @@ class _OnnxRuntime:
         del self._session
 
 
+@cache
+def _openvino() -> tuple[Any, Any]:
+    """OpenVINO and its core, one for the process. Each gives the thread another stack for signals, and of two, the one
+    that goes last restores what the first has freed: the next signal, such as that of a child's end, would be fatal."""
+    import openvino
+
+    return openvino, openvino.Core()
+
+
 _SHARE = 16  # plates a stream from which on streams side by side are faster; ONNX Runtime gained nothing by sessions
 
 
@@ -122,7 +132,6 @@ class _OpenVino:
     """
 
     def __init__(self, model: Path, threads: int, precision: str) -> None:
-        import openvino
         import torch
 
         if precision == "bf16" and not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
@@ -133,13 +142,13 @@ class _OpenVino:
             "INFERENCE_PRECISION_HINT": precision,
             "CPU_DENORMALS_OPTIMIZATION": True,
         }
-        self._openvino, self._core = openvino, openvino.Core()
+        self._openvino, self._core = _openvino()
         source = torch.export.load(contract.read(model).file(PROGRAM)) if model.is_dir() else model
-        self._model = openvino.convert_model(source)
+        self._model = self._openvino.convert_model(source)
         self._requests: dict[int, Any] = {}
         self._queues: dict[int, Any] = {}
         self._request(1)
-        self.engine = f"OpenVINO {openvino.__version__.split('-')[0]} {precision}"
+        self.engine = f"OpenVINO {self._openvino.__version__.split('-')[0]} {precision}"
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         share, rest = divmod(len(batch), self._threads)

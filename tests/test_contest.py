@@ -1,5 +1,7 @@
 """The contest: every contestant answers, in a process of its own, and its times are per plate."""
 
+import ctypes
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,21 @@ def test_peers_compute_what_the_baseline_does(small_variants, tmp_path):
             many = np.resize(np.arange(len(images)), 32)  # so many that OpenVINO shares them between streams
             np.testing.assert_allclose(backend.infer(images[many]), logits[many], atol=1e-3, rtol=1e-3)
             backend.close()
+
+
+def test_openvino_leaves_no_stack_for_signals_that_it_has_freed(small_variants):
+    pytest.importorskip("openvino")
+    contestant = Contestant("OpenVINO", "openvino", small_variants / BASELINE)
+    first, second = (peers.engine(contestant, threads=1) for _ in range(2))
+    first.close()
+    del first
+    second.close()
+    del second
+    gc.collect()
+    stack = (ctypes.c_uint64 * 3)()  # stack_t: its address, its flags, its size
+    ctypes.CDLL(None).sigaltstack(None, stack)
+    spans = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    assert any(int(start, 16) <= stack[0] < int(end, 16) for start, end in spans)
 
 
 def test_the_masked_network_has_zeros_and_dynamic_quantization_changes_nothing(small_variants):
