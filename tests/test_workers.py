@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import httpx
@@ -41,7 +41,12 @@ def scrape(process: Process) -> dict[str, float]:
 def children(process: Process) -> list[int]:
     """The processes that serve; the one with which Python tracks resources is another child."""
     listed = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split()
-    return [int(pid) for pid in listed if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = []
+    for pid in listed:
+        with suppress(OSError):  # it ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
 
 def listening(process: Process) -> int:
