@@ -46,6 +46,6 @@ class Model:
             "text": reading.text,
             "confidence": reading.confidence,
             "format": reading.format,
-            "characters": [vars(character) for character in reading.characters],
-            "candidates": [vars(candidate) for candidate in reading.candidates],
+            "characters": [{"char": char, "confidence": sure} for char, sure in reading.characters],
+            "candidates": [{"text": text, "confidence": sure} for text, sure in reading.candidates],
         }
