@@ -32,7 +32,7 @@ Key = Annotated[SecretStr, AfterValidator(_long)]
 class Settings(BaseSettings):
     """Each field is the environment variable LPR_<NAME>; its description is the documentation."""
 
-    model_config = SettingsConfigDict(env_prefix="LPR_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="LPR_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     backend: str = Field(
         default="tvm-pruned-int8", description="Name of the variant to serve: a folder below LPR_ARTIFACTS."
@@ -138,7 +138,7 @@ def faults(error: ValidationError) -> list[str]:
 class ClientSettings(BaseSettings):
     """What the command line `lpr` takes from the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="LPR_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="LPR_", env_ignore_empty=True, frozen=True)
 
     url: str | None = Field(default=None, description="Server to read on, such as http://127.0.0.1:8000.")
     api_key: SecretStr | None = Field(default=None, description="Its API key, if it wants one.")

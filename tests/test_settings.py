@@ -30,6 +30,12 @@ def test_variables_override_the_defaults(monkeypatch, tmp_path):
     assert (settings.backend, settings.artifacts, settings.port, settings.threads) == ("tiny", tmp_path, 81, 3)
 
 
+def test_an_empty_variable_is_none(monkeypatch):
+    for name in ("BACKEND", "PORT", "API_KEYS"):
+        monkeypatch.setenv(f"LPR_{name}", "")
+    assert (Settings().backend, Settings().port, len(Settings().api_keys)) == ("tvm-pruned-int8", 8000, 0)
+
+
 @pytest.mark.parametrize(("workers", "threads"), [("1", 5), ("2", 2), ("9", 1)])
 def test_processes_share_the_cpus(monkeypatch, workers, threads):
     monkeypatch.setattr(cpu, "available", lambda: 5)
