@@ -321,7 +321,8 @@ def candidate(variant: str, network: integer.Network, *, seed: int, arguments: d
 def kernels(artifact: Artifact) -> dict[str, str]:
     """What ONNX Runtime's own profile says of each layer of an artifact: the kernel that ran, and what it multiplied.
 
-    Such as {"stem": "QLinearConv uint8 x int8", "classify": "MatMul float"}; QLinearConv sums in integers.
+    Such as {"stem": "QLinearConv uint8 x int8", "classify": "MatMul float"}; QLinearConv sums in integers. Without
+    VNNI, weights that are stored as int8 are multiplied as uint8.
     """
     with tempfile.TemporaryDirectory() as folder:
         settings = options(threads=1)
