@@ -1,5 +1,6 @@
 """uvicorn with a graceful end: SIGTERM turns /readyz to 503 first, then the port closes, then it drains and exits 0."""
 
+import asyncio
 import gc
 import math
 import os
@@ -8,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,7 +21,7 @@ from fastapi import FastAPI
 
 from service import access
 from service.app import create_app
-from service.connection import allow_many, impatient
+from service.connection import allow_many, impatient, take_in_more
 from service.errors import ArtifactError
 from service.memory import return_large_blocks
 from service.metrics import Shared
@@ -78,9 +80,16 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, and tell it where somebody wants to know."""
         await super().startup(sockets)
+        for server in [*self.servers]:
+            self.servers += await take_in_more(server, self._connection)
         if self._worker:
             self._worker.told.send(True)
             self._worker.told.close()
+
+    def _connection(self) -> asyncio.Protocol:
+        """As uvicorn makes its own."""
+        kind: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the serving."""
