@@ -9,11 +9,11 @@ is bounded at the door, so no queue behind it can grow without limit.
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,11 @@ from service.errors import Busy, ClientGone, InputError, Stopping, TooLate
 from service.plate import Encoded, Pixels, Reading
 
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
+TURN_S: Final = 0.001  # of work on images, before a thread lets others have Python's lock
+PAUSE_S: Final = 20e-6  # for which it does: enough for the kernel to wake one of them
 PATIENCE_S: Final = 0.05  # of a request, before it is watched whether somebody still wants it: most are done by then
 
+T = TypeVar("T")
 Gone = Callable[[], Awaitable[object]]
 
 
@@ -170,7 +173,7 @@ class Recognizer:
 
     def _work(self, engine: Backend, images: "list[_Image]") -> None:
         """Read what waited together, on a thread of the crew."""
-        ready = [image for image in images if self._prepare(image)]
+        ready = [image for image in taking_turns(images) if self._prepare(image)]
         if not ready:
             return
         started, cpu_s = time.perf_counter(), -time.thread_time()
@@ -185,7 +188,7 @@ class Recognizer:
         self.on_batch(len(ready), cpu_s)
         for request in {image.request: None for image in ready}:
             request.spend(inference=inference)
-        for image, row in zip(ready, logits, strict=True):
+        for image, row in taking_turns(zip(ready, logits, strict=True)):
             self._read(image, row)
 
     def _prepare(self, image: "_Image") -> bool:
@@ -344,6 +347,20 @@ class _Request:
 
         with suppress(RuntimeError):  # a forced end closed the event loop, and nobody waits any more
             self.future.get_loop().call_soon_threadsafe(settle)
+
+
+def taking_turns(items: Iterable[T]) -> Iterator[T]:
+    """Items to work on, with a pause between two of them after each TURN_S.
+
+    Python takes its lock away only after 5 ms, each time that the event loop wants it, which is several times a
+    request; and a shorter interval (sys.setswitchinterval) would take it from the event loop as well.
+    """
+    since = time.perf_counter()
+    for item in items:
+        if time.perf_counter() - since > TURN_S:
+            time.sleep(PAUSE_S)
+            since = time.perf_counter()
+        yield item
 
 
 def _too_late() -> TooLate:

@@ -4,13 +4,14 @@ import asyncio
 import shutil
 import threading
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
 import pytest
 from conftest import TINY_TEXT, encode, picture
 
-from service import plate
+from service import plate, recognizer
 from service.artifact import Artifact, read_probe, write, write_probe
 from service.errors import (
     ArtifactError,
@@ -22,7 +23,7 @@ from service.errors import (
     TooManyPixels,
     UndecodableImage,
 )
-from service.recognizer import Recognizer, Seen
+from service.recognizer import Recognizer, Seen, taking_turns
 
 T = TypeVar("T")
 
@@ -212,6 +213,15 @@ def test_retired_it_is_not_ready_but_serves_until_closed(tiny):
             await recognizer.recognize([encode()], 1)
 
     use(tiny, task)
+
+
+def test_others_get_their_turn_while_many_images_are_read(monkeypatch):
+    now, pauses = 0.0, []
+    clock = SimpleNamespace(perf_counter=lambda: now, sleep=lambda seconds: pauses.append(seconds))
+    monkeypatch.setattr(recognizer, "time", clock)
+    for _ in taking_turns(range(10)):
+        now += 0.4e-3
+    assert pauses == [recognizer.PAUSE_S] * 3  # of 4 ms in all, and none after the last image
 
 
 def test_closing_finishes_what_was_admitted(tiny):
