@@ -6,7 +6,7 @@ import socket
 import pytest
 import uvloop
 
-from service.connection import AT_ONCE, take_in_more
+from service.connection import take_in_more
 
 CLIENTS = 100
 
@@ -46,4 +46,4 @@ async def turns() -> int:
 @pytest.mark.parametrize("make", [uvloop.new_event_loop, asyncio.new_event_loop])
 def test_clients_that_come_at_once_are_taken_in_within_few_turns(make):
     with asyncio.Runner(loop_factory=make) as runner:
-        assert runner.run(turns()) <= 3 * CLIENTS / AT_ONCE
+        assert runner.run(turns()) <= CLIENTS / 5
