@@ -12,7 +12,7 @@ import numpy as np
 
 from model_builder.evaluate import SHIPPED
 from model_builder.render import Renderer, batch
-from service import plate
+from service import plate, text
 from service.artifact import Artifact
 from service.backends import load
 
@@ -72,7 +72,7 @@ def reading(artifact: Artifact, images: Path = SHIPPED / "images", top_k: int = 
     backend.close()
     times = [
         _fastest(plate.prepare, crop)
-        + _fastest(lambda row: plate.read(row, manifest.alphabet, manifest.blank, manifest.grammar, top_k), row)
+        + _fastest(lambda row: text.read(row, manifest.alphabet, manifest.blank, manifest.grammar, top_k), row)
         for crop, row in zip(crops, logits, strict=True)
     ]
     median, p95 = np.percentile(times, (50, 95)) * 1e3

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model_builder.data import Crops, validation_set
-from service import plate
+from service import plate, text
 from service.artifact import Artifact, Latency, Score
 from service.backends import Backend
 from service.errors import InputError
@@ -63,7 +63,7 @@ def _cut(image: NDArray[np.uint8], row: dict[str, str]) -> NDArray[np.uint8]:
     return image[top:bottom, left:right]
 
 
-def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[plate.Reading]:
+def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[text.Reading]:
     """What the server would answer to each crop, one at a time."""
     for image in crops.images:
         yield _reading(artifact, backend.infer(image[None])[0])
@@ -74,9 +74,9 @@ def read_texts(artifact: Artifact, logits: NDArray[np.float32]) -> list[str]:
     return [_reading(artifact, rows).text for rows in logits]
 
 
-def _reading(artifact: Artifact, logits: NDArray[np.float32]) -> plate.Reading:
+def _reading(artifact: Artifact, logits: NDArray[np.float32]) -> text.Reading:
     manifest = artifact.manifest
-    return plate.read(logits, manifest.alphabet, manifest.blank, manifest.grammar)
+    return text.read(logits, manifest.alphabet, manifest.blank, manifest.grammar)
 
 
 def accuracy(artifact: Artifact, backend: Backend, crops: Crops) -> Score:

@@ -31,7 +31,7 @@ from model_builder.model import HEIGHT, WIDTH, LPRNet
 from model_builder.plates import ALPHABET
 from model_builder.simulate import CLASSIFY, Simulation
 from model_builder.train import BLANK, Checkpoint, Interrupted, Log, ctc_loss, option
-from service import plate
+from service import text
 from service.artifact import Artifact
 from service.backends.onnxruntime import MODEL, open_session, options
 
@@ -239,7 +239,7 @@ def logits_of(model: nn.Module, crops: Crops) -> Tensor:
 
 
 def _exact(logits: Tensor, crops: Crops) -> int:
-    read = plate.greedy(logits.numpy(), ALPHABET, BLANK)
+    read = text.greedy(logits.numpy(), ALPHABET, BLANK)
     return sum(text == expected for text, expected in zip(read, crops.texts, strict=True))
 
 

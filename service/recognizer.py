@@ -18,12 +18,13 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service import plate
+from service import plate, text
 from service.artifact import Artifact, Grammar
 from service.backends import Backend
 from service.backends.team import Crew
 from service.errors import Busy, ClientGone, InputError, Stopping, TooLate
-from service.plate import Encoded, Pixels, Reading
+from service.plate import Encoded, Pixels
+from service.text import Reading
 
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
 TURN_S: Final = 0.001  # of work on images, before a thread lets others have Python's lock
@@ -245,9 +246,9 @@ class Recognizer:
         started = time.perf_counter()
         try:
             if request.only is None:
-                reading = plate.read(logits, model.alphabet, model.blank, model.grammar, request.top_k)
+                reading = text.read(logits, model.alphabet, model.blank, model.grammar, request.top_k)
             else:
-                reading = plate.read_as(logits, model.alphabet, model.blank, request.only, request.top_k)
+                reading = text.read_as(logits, model.alphabet, model.blank, request.only, request.top_k)
         except Exception as error:
             request.fail(error)
             return

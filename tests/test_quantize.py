@@ -35,7 +35,7 @@ from model_builder.quantize import (
 from model_builder.simulate import Simulation, fold
 from model_builder.train import Interrupted
 from service import artifact as contract
-from service import cpu, plate
+from service import cpu, text
 from service.backends import load
 
 SMALL = Widths(8, (10,), (12, 8), (12,), 10, 8)
@@ -106,7 +106,7 @@ def test_fidelity_counts_readings_and_measures_divergence(source, simulation, de
     reference = logits_of(source, development)
     same = compare(source, development, reference)
     assert same.divergence == pytest.approx(0, abs=1e-6)
-    read = plate.greedy(reference.numpy(), ALPHABET, len(ALPHABET))
+    read = text.greedy(reference.numpy(), ALPHABET, len(ALPHABET))
     assert compare(source, Crops(development.images, [*read[:5], *["京"] * 11]), reference).exact == 5
     assert same.total == 16
     assert compare(simulation, development, reference).divergence > 0

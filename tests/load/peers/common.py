@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service import artifact, plate
+from service import artifact, plate, text
 from service.artifact import check_probe
 from service.backends import Backend
 from service.settings import Settings
@@ -41,7 +41,7 @@ class Model:
         return [self._answer(row, model) for row in engine.infer(np.stack(crops))]
 
     def _answer(self, logits: NDArray[np.float32], model: artifact.Manifest) -> dict[str, object]:
-        reading = plate.read(logits, model.alphabet, model.blank, model.grammar, TOP_K)
+        reading = text.read(logits, model.alphabet, model.blank, model.grammar, TOP_K)
         return {
             "text": reading.text,
             "confidence": reading.confidence,
