@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     default = Limits()
     parser.add_argument("--variants", nargs="*", default=[], help="those to measure (default: all)")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="default: all; none: no peers")
-    parser.add_argument("--seconds", type=float, default=default.seconds, help="for each rate (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=default.seconds, help="of each try of a rate (default: %(default)s)"
+    )
     parser.add_argument("--start", type=float, default=default.start, help="first requests a second (%(default)s)")
     parser.add_argument("--top", type=float, default=default.top, help="last requests a second (%(default)s)")
     parser.add_argument("--p99", type=float, default=default.p99_ms, help="limit in milliseconds (%(default)s)")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -13,7 +14,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 
 from tests.load.generator import REFUSED
-from tests.load.trial import HOLD, Limits, Step, Trial
+from tests.load.trial import HOLD, TRIES, Limits, Step, Trial
 
 Trials = Mapping[str, Mapping[str, Trial]]  # variant -> server -> trial
 
@@ -60,11 +61,13 @@ def markdown(machine: str, limits: Limits, ceiling: Trial, trials: Trials) -> st
         f"Measured by `make loadtest` on {machine}; server and generator share its CPUs, and every server has as many",
         "workers, processes that compute on one thread. One image of 94x24 pixels a request, as a form, at a fixed",
         "rate whatever the answers do, each latency counted from when it was due.",
-        f"Sustainable: the highest rate, held for {HOLD * limits.seconds:g} s, with every answer 200 and p99 at most",
-        f"{limits.p99_ms:g} ms. Overload: three times that. The generator alone, against a server that only answers,",
+        f"Sustainable: the highest rate at which most of {TRIES} tries of {HOLD * limits.seconds:g} s had every answer",
+        f"200 and p99 at most {limits.p99_ms:g} ms; the search tries each rate as often, for {limits.seconds:g} s. In",
+        "brackets is the spread: the lowest rate of which a single try failed, and the highest of which one held.",
+        "Overload: three times the sustainable rate. The generator alone, against a server that only answers,",
         f"sustains {_rate(ceiling.sustainable)} requests a second.",
         "",
-        *_summary(trials),
+        *_summary(trials, limits),
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",
@@ -85,17 +88,22 @@ LEGEND = (
 )
 
 
-def _summary(trials: Trials) -> Iterator[str]:
+def _summary(trials: Trials, limits: Limits) -> Iterator[str]:
     for variant, servers in trials.items():
         rates = {name: trial.sustainable.rate if trial.sustainable else 0 for name, trial in servers.items()}
         peers = {name: rate for name, rate in rates.items() if name != "lpr"}
-        told = f"- `{variant}`: {_rate(servers['lpr'].sustainable)} requests a second"
+        told = f"- `{variant}`: {_rate(servers['lpr'].sustainable)} requests a second{_spread(servers['lpr'], limits)}"
         if any(peers.values()):
             best = max(peers, key=lambda name: peers[name])
             told += (
                 f", {rates['lpr'] / peers[best]:.2f} times the better peer ({best}: {_rate(servers[best].sustainable)})"
             )
         yield told
+
+
+def _spread(trial: Trial, limits: Limits) -> str:
+    failed, held = (f"{rate:,.0f}" if rate else "none" for rate in trial.spread(limits))
+    return f" ({failed} to {held})"
 
 
 def _row(variant: str, server: str, step: Step) -> list[str]:
@@ -131,7 +139,7 @@ def figure(path: Path, variant: str, machine: str, limits: Limits, servers: Mapp
             colour = COLOURS.get(server.split()[0], "tab:gray")
             steps = sorted(trial.steps, key=lambda step: step.rate)
             for name, style in (("p50", "--"), ("p99", "-")):
-                points = _best([(step.rate, getattr(step.outcome.latency, name)) for step in steps])
+                points = _typical([(step.rate, getattr(step.outcome.latency, name)) for step in steps])
                 axes.plot(*points, style, marker=".", color=colour, label=f"{server} {name}", linewidth=1)
             if trial.sustainable:
                 axes.axvline(trial.sustainable.rate, color=colour, linewidth=0.6)
@@ -146,10 +154,10 @@ def figure(path: Path, variant: str, machine: str, limits: Limits, servers: Mapp
         pyplot.close(drawing)
 
 
-def _best(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """For each rate the best of its attempts, as the search takes it."""
-    best: dict[float, float] = {}
+def _typical(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """For each rate the median of its tries, as the search takes their majority."""
+    tries: dict[float, list[float]] = {}
     for rate, value in points:
         if not math.isnan(value):
-            best[rate] = min(value, best.get(rate, math.inf))
-    return list(best), list(best.values())
+            tries.setdefault(rate, []).append(value)
+    return list(tries), [median(values) for values in tries.values()]

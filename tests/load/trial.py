@@ -1,7 +1,11 @@
-"""How many requests a second a server sustains: rising rates until too slow, the edge found, held, then overload."""
+"""How many requests a second a server sustains: rising rates until too slow, the edge found, held, then overload.
+
+A pause of the machine that runs all this is not the server's, so no rate is judged by one try: what the majority of
+TRIES tells counts, and a rate that failed is asked again later, in case the pause was longer than its tries.
+"""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.load import generator, scrape
@@ -9,10 +13,12 @@ from tests.load.generator import Load, Outcome
 from tests.load.scrape import Told
 from tests.load.servers import Running
 
-RISE = 1.5  # from one rate to the next
-NARROW = 3  # halvings, as ratios, between the last rate that held and the first that did not: 1.5 ** (1 / 8), 5 %
+RISE = 2.0  # from one rate to the next
+NARROW = 4  # halvings, as ratios, between the last rate that held and the first that did not: 2 ** (1 / 16), 4 %
+AGAIN = 3  # times that the search goes on from a rate that failed, and held when it was asked again
 BACK = 0.95  # from a rate that did not hold for long to the next to try
-HOLD = 3  # times as long as the others: the rate that is reported
+TRIES = 3  # of a rate; their majority decides
+HOLD = 3  # times as long as the others: the tries of the rate that is reported
 OVERLOAD = 3
 WARM_UP_S = 2.0
 SETTLE_S = 0.5  # between a load and the next, so that neither sees what the other left
@@ -20,10 +26,10 @@ SETTLE_S = 0.5  # between a load and the next, so that neither sees what the oth
 
 @dataclass(frozen=True)
 class Limits:
-    """What counts as sustained: every answer a 200, p99 at most `p99_ms`; each rate is tried for `seconds`."""
+    """What counts as sustained: every answer a 200, p99 at most `p99_ms`; each try of a rate lasts `seconds`."""
 
     p99_ms: float = 25.0
-    seconds: float = 5.0
+    seconds: float = 2.0
     start: float = 50.0  # the first rate
     top: float = 20_000.0  # the last
 
@@ -33,7 +39,7 @@ class Step:
     """One load: requests a second asked for, what came of it, and what the server used and told meanwhile."""
 
     rate: float
-    kind: str  # rise, narrow, hold or overload
+    kind: str  # rise, narrow, again, hold or overload
     outcome: Outcome
     told: Told
     cpu: float  # cores busy
@@ -57,34 +63,31 @@ class Trial:
     sustainable: Step | None
     overload: Step
 
+    def spread(self, limits: Limits) -> tuple[float | None, float | None]:
+        """The lowest rate of which a single try failed, and the highest of which one held; None where there is none."""
+        tries = [step for step in self.steps if step.kind != "overload"]
+        failed = (step.rate for step in tries if not step.sustained(limits))
+        held = (step.rate for step in tries if step.sustained(limits))
+        return min(failed, default=None), max(held, default=None)
+
 
 Watch = Callable[[Step], None]
+Try = Callable[[float, str], Step]
 
 
 def find(running: Running, messages: Sequence[bytes], limits: Limits, watch: Watch) -> Trial:
     """Search for the sustainable rate; `watch` is told of each load as it ends."""
     steps: list[Step] = []
 
-    def attempt(rate: float, kind: str, seconds: float) -> Step:
+    def attempt(rate: float, kind: str) -> Step:
+        seconds = (HOLD if kind == "hold" else 1) * limits.seconds
         steps.append(load(running, messages, rate, seconds, kind))
         watch(steps[-1])
         return steps[-1]
 
     load(running, messages, limits.start, WARM_UP_S, "warm-up")
-    good, bad = _rise(limits, lambda rate: _twice(lambda: attempt(rate, "rise", limits.seconds), limits))
-    if bad > good:
-        for _ in range(NARROW):
-            middle = (good * bad) ** 0.5
-            if _twice(lambda rate=middle: attempt(rate, "narrow", limits.seconds), limits):  # type: ignore[misc]
-                good = middle
-            else:
-                bad = middle
-    held = None
-    for rate in _falling(good, limits.start):
-        if (step := attempt(rate, "hold", HOLD * limits.seconds)).sustained(limits):
-            held = step
-            break
-    overload = attempt(OVERLOAD * (held.rate if held else limits.start), "overload", limits.seconds)
+    held = _held(attempt, _edge(attempt, limits), limits)
+    overload = attempt(OVERLOAD * (held.rate if held else limits.start), "overload")
     return Trial(tuple(steps), held, overload)
 
 
@@ -99,24 +102,59 @@ def load(running: Running, messages: Sequence[bytes], rate: float, seconds: floa
     return Step(rate, kind, outcome, told, (after.cpu_s - used.cpu_s) / outcome.seconds, after.memory / 1e6)
 
 
-def _rise(limits: Limits, holds: Callable[[float], bool]) -> tuple[float, float]:
-    """The last rate that held, or the first of all if none did, and the first that did not, or 0 if all did."""
-    good, rate = limits.start, limits.start
+def _edge(attempt: Try, limits: Limits) -> float:
+    """The highest rate that holds, within 2 ** (1 / 16); the first of all where none does."""
+    good, bad = _rise(attempt, 0.0, limits.start, limits)
+    for _ in range(AGAIN):
+        if not bad:
+            break
+        if good:
+            good, bad = _narrow(attempt, good, bad, limits)
+        if not _holds(attempt, bad, "again", limits):
+            break
+        good, bad = _rise(attempt, bad, bad * RISE, limits)
+    return good or limits.start
+
+
+def _rise(attempt: Try, good: float, rate: float, limits: Limits) -> tuple[float, float]:
+    """The last rate from `rate` up that held, or `good`, and the first that did not, or 0 where all did."""
     while rate <= limits.top:
-        if not holds(rate):
+        if not _holds(attempt, rate, "rise", limits):
             return good, rate
         good, rate = rate, rate * RISE
     return good, 0.0
 
 
-def _twice(attempt: Callable[[], Step], limits: Limits) -> bool:
-    """Whether one of two attempts held: a pause of the machine that runs all this is not the server's."""
-    return attempt().sustained(limits) or attempt().sustained(limits)
+def _narrow(attempt: Try, good: float, bad: float, limits: Limits) -> tuple[float, float]:
+    """The same two rates, closer to each other."""
+    for _ in range(NARROW):
+        middle = (good * bad) ** 0.5
+        good, bad = (middle, bad) if _holds(attempt, middle, "narrow", limits) else (good, middle)
+    return good, bad
 
 
-def _falling(rate: float, last: float) -> Iterator[float]:
-    """From `rate` down; at most as far as the last but one rise."""
-    lowest = max(last, rate / RISE**2)
+def _held(attempt: Try, rate: float, limits: Limits) -> Step | None:
+    """A typical try of the highest rate that holds for long, from `rate` down to a quarter of it."""
+    lowest = max(limits.start, rate / RISE**2)
     while rate >= lowest:
-        yield rate
+        if tries := _majority(attempt, rate, "hold", limits):
+            return tries[len(tries) // 2]
         rate *= BACK
+    return None
+
+
+def _holds(attempt: Try, rate: float, kind: str, limits: Limits) -> bool:
+    return bool(_majority(attempt, rate, kind, limits))
+
+
+def _majority(attempt: Try, rate: float, kind: str, limits: Limits) -> list[Step]:
+    """The tries that held, by p99, where they are the majority of TRIES; else none. Ends once that is decided."""
+    held: list[Step] = []
+    failed = 0
+    while max(len(held), failed) <= TRIES // 2:
+        step = attempt(rate, kind)
+        if step.sustained(limits):
+            held.append(step)
+        else:
+            failed += 1
+    return sorted(held, key=lambda step: step.outcome.latency.p99) if len(held) > failed else []
