@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-# The engine is that of the variant's manifest, and no other is installed.
+# The engine is that of the variant's manifest, and no other is installed; `client` is what `lpr read --url` needs.
 VARIANT := $(or $(LPR_BACKEND),tvm-pruned-int8)
 MANIFEST := $(or $(LPR_ARTIFACTS),artifacts)/$(VARIANT)/manifest.json
 ENGINE := $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' '$(MANIFEST)' 2>/dev/null)
@@ -86,12 +86,12 @@ $(VENV)/.pip: | $(BIN)/python
 	$(PIP) --upgrade 'pip>=25.1,<27' # the first with dependency groups
 	@touch $@
 
-$(VENV)/.serve: pyproject.toml | $(VENV)/.pip
-	$(PIP) --editable .
+$(VENV)/.serve: pyproject.toml Makefile | $(VENV)/.pip
+	$(PIP) --editable '.[client]'
 	@touch $@
 
-$(VENV)/.serve-%: pyproject.toml | $(VENV)/.pip
-	$(PIP) --editable '.[$*]'
+$(VENV)/.serve-%: pyproject.toml Makefile | $(VENV)/.pip
+	$(PIP) --editable '.[client,$*]'
 	@touch $@
 
 $(VENV)/.build: pyproject.toml | $(VENV)/.pip

@@ -18,12 +18,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from service import inputs
 from service.errors import BadParameter, LprError, Refused
 from service.schema import Plate, Result
 from service.settings import ClientSettings, Settings, faults
 
 ALL_READ, SOME_NOT_READ, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+TOLD = 5  # of the paths that were named, where none can be read
 AT_ONCE = 4  # requests under way, to a server
 IMAGE_FAULTS = (400, 413, 415)  # statuses that say something of the image, not of the whole undertaking
 COLUMNS = ("file", "text", "confidence", "format", "valid_format", "error")
@@ -62,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         "read",
         help="read the plates on images",
         description="Read one plate per image, a crop as a detector cuts it. Exit status: 0 if all files were read, "
-        "1 if some could not be, 2 if none was tried.",
+        "1 if some could not be, 2 if none was tried. What was skipped in folders is told on stderr.",
     )
-    read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of them")
+    read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders that hold images")
     read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
     read.add_argument("--variant", help="read with this variant instead of the server's or LPR_BACKEND")
     read.add_argument("--format", default="", metavar="NAME,...", help="read every plate as one of these kinds")
@@ -85,33 +86,38 @@ def _share(text: str) -> float:
 
 
 def _read(options: argparse.Namespace) -> int:
-    files = list(_files(options.images))
+    found = inputs.find(options.images)
+    files = [file.path for file in found.files if file.error is None]
     if not files:
-        raise BadParameter(f"There is no image in {', '.join(map(str, options.images))}: {', '.join(SUFFIXES)} count.")
+        raise BadParameter(" ".join(filter(None, (*_reasons(found), found.summary()))))
     settings = ClientSettings()
     url = options.url or settings.url
-    rows = _read_there(files, url, settings, options) if url else _read_here(files, options)
-    show: Callable[[Row], str] = options.show
-    failed = False
-    if show is _csv:
-        print(",".join(COLUMNS))
-    with tqdm(total=len(files), unit=" plates", disable=None) as bar:  # on stderr, where that is a terminal
-        for row in rows:
-            bar.write(show(row))
-            bar.update()
-            failed |= row.error is not None
+    read = _read_there(files, url, settings, options) if url else _read_here(files, options)
+    rows = (Row(file.path, error=file.error) if file.error else next(read) for file in found.files)
+    failed = _show(rows, len(found.files), options.show)
+    if summary := found.summary():
+        print(f"lpr: {len(found.files) - failed} read, {failed} not. {summary}", file=sys.stderr)
     return SOME_NOT_READ if failed else ALL_READ
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files among the paths, and the images in the folders among them, by name."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES)
-        elif path.exists():
-            yield path
-        else:
-            raise BadParameter(f"There is no file or folder {path}.")
+def _reasons(found: inputs.Found) -> Iterator[str]:
+    for file in found.files[:TOLD]:
+        yield f"{file.path}: {file.error}"
+    if len(found.files) > TOLD:
+        yield f"And {len(found.files) - TOLD} more."
+
+
+def _show(rows: Iterable[Row], total: int, show: Callable[[Row], str]) -> int:
+    """Print each row as it comes; returns how many were not read."""
+    failed = 0
+    if show is _csv:
+        print(",".join(COLUMNS))
+    with tqdm(total=total, unit=" plates", disable=None) as bar:  # on stderr, where that is a terminal
+        for row in rows:
+            bar.write(show(row))
+            bar.update()
+            failed += row.error is not None
+    return failed
 
 
 def _read_there(files: list[Path], url: str, settings: ClientSettings, options: argparse.Namespace) -> Iterator[Row]:
@@ -120,7 +126,8 @@ def _read_there(files: list[Path], url: str, settings: ClientSettings, options: 
         from service.client import Client
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"Reading on a server needs a client: pip install 'lpr[client]' ({error})."
+            f"Reading on a server needs httpx: `make serve` installs it, or pip install '.[client]' in the repository "
+            f"({error})."
         ) from error
     key = settings.api_key.get_secret_value() if settings.api_key else None
     formats = options.format.split(",") if options.format else ()
@@ -163,7 +170,7 @@ def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
         try:
             remaining = iter(files)
             while batch := list(islice(remaining, settings.max_images)):
-                rows, images = _contents(batch)
+                rows, images = _contents(batch, settings.max_bytes)
                 outcomes, _ = runner.run(recognizer.recognize(list(images.values()), options.top_k, only))
                 for file, outcome in zip(images, outcomes, strict=True):
                     rows[file] = _row(file, Result.model_validate(compose(None, outcome, options.min_confidence)))
@@ -172,12 +179,15 @@ def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
             runner.run(recognizer.close())
 
 
-def _contents(files: list[Path]) -> tuple[dict[Path, Row], dict[Path, bytes]]:
-    """The rows of the files that cannot be opened, and the bytes of the others."""
+def _contents(files: list[Path], limit: int) -> tuple[dict[Path, Row], dict[Path, bytes]]:
+    """The rows of the files that cannot be opened or have over `limit` bytes, and the bytes of the others."""
     rows, images = {}, {}
     for file in files:
         try:
-            images[file] = file.read_bytes()
+            if (size := file.stat().st_size) > limit:
+                rows[file] = Row(file, error=f"The file has {size:,} bytes; LPR_MAX_BYTES allows {limit:,}.")
+            else:
+                images[file] = file.read_bytes()
         except OSError as error:
             rows[file] = Row(file, error=_unreadable(error))
     return rows, images

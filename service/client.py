@@ -1,4 +1,4 @@
-"""A client of the server: `Client` waits for answers, `AsyncClient` awaits them. It needs httpx, as in 'lpr[client]'.
+"""A client of the server: `Client` waits for answers, `AsyncClient` awaits them. It needs httpx (the extra `client`).
 
 ::
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import csv
+import errno
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -159,7 +161,9 @@ def test_what_makes_no_sense_is_refused_with_a_sentence(where, folder, tmp_path,
     file = str(folder / "a.JPG")
     for arguments, sentence in (
         ([str(tmp_path / "none")], "There is no file or folder"),
-        ([str(empty)], "There is no image in"),
+        ([str(empty)], "The folder holds no image: .jpg"),
+        ([str(tmp_path / "none"), str(empty)], "no image: .jpg"),
+        ([str(folder / "labels"), str(empty)], "There is no file or folder"),
         ([file, "--format", "cn-pink"], "there is no 'cn-pink'"),
         ([file, "--variant", "none"], "here is no"),
         (["--url", "http://127.0.0.1:1", file], "does not answer"),
@@ -183,6 +187,54 @@ def test_a_file_that_cannot_be_opened_is_one_row(where, folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert "The file cannot be opened: No such file or directory." in lines[3]
+
+
+def test_what_was_skipped_in_folders_is_told_and_what_was_named_has_a_row(where, folder, capsys):
+    (folder / "deeper" / "broken.png").unlink()
+    (folder / "empty").mkdir()
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "a.jpg").write_bytes(encode())
+    (folder / "deeper" / "._b.png").write_bytes(b"x")
+    (folder / "notes").write_text("x")
+    (folder / "again").symlink_to(folder / "deeper")
+    os.mkfifo(folder / "pipe.jpg")  # whoever opened it would wait for ever
+    assert cli.main(["read", str(folder), *where]) == cli.ALL_READ
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert said.err == (
+        "lpr: 2 read, 0 not. Skipped in folders: files that are no images (.txt, without a suffix): 2; "
+        "empty folders: 1; hidden: 2; links to folders: 1; no regular files: 1.\n"
+    )
+    named = [folder / name for name in ("a.JPG", "labels.txt", "empty", "gone", "pipe.jpg")]
+    assert cli.main(["read", *map(str, named), *where]) == cli.SOME_NOT_READ
+    rows = dict(line.split("\t")[:2] for line in capsys.readouterr().out.splitlines())
+    assert list(rows) == list(map(str, named))
+    assert rows[str(named[0])] == TINY_TEXT
+    errors = ("The image is not", "The folder holds no", "There is no file", "It is no regular")
+    for path, error in zip(named[1:], errors, strict=True):
+        assert rows[str(path)].startswith(error)
+
+
+def test_a_folder_that_cannot_be_opened_is_a_row(folder, capsys, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("deeper"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert cli.main(["read", str(folder)]) == cli.SOME_NOT_READ
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"{folder / 'deeper'}\tThe folder cannot be opened: Permission denied."
+
+
+def test_a_file_of_too_many_bytes_is_not_read(folder, capsys, monkeypatch):
+    monkeypatch.setenv("LPR_MAX_BYTES", "1000")
+    with (folder / "huge.jpg").open("wb") as huge:
+        huge.truncate(10**12)  # sparse
+    assert cli.main(["read", str(folder / "huge.jpg")]) == cli.SOME_NOT_READ
+    assert "1,000,000,000,000 bytes; LPR_MAX_BYTES allows 1,000." in capsys.readouterr().out
 
 
 def test_the_key_and_the_server_come_from_the_environment(serving: Serving, folder, capsys, monkeypatch):
@@ -211,7 +263,9 @@ def test_the_command_reads_a_published_variant_without_a_server(monkeypatch):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert {Path(row["file"]).name: row["text"] for row in rows} == dict(SAMPLES)
-    assert done.stderr == ""  # no bar where there is no terminal
+    assert (
+        done.stderr == "lpr: 6 read, 0 not. Skipped in folders: files that are no images (.csv): 1.\n"
+    )  # no bar: no terminal
 
 
 def test_a_reader_that_goes_away_is_no_fault(folder):

@@ -299,7 +299,7 @@ def test_an_artifact_without_a_library_is_refused(artifact):
 
 def test_without_tvm_the_extra_to_install_is_named(published, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ArtifactError, match=r"needs the tvm engine: pip install 'lpr\[tvm\]'"):
+    with pytest.raises(ArtifactError, match=r"needs the tvm engine: pip install '\.\[tvm\]' in the repository"):
         load(published, threads=1)
 
 

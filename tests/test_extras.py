@@ -10,20 +10,22 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import PUBLISHED
+from conftest import PUBLISHED, TINY_TEXT, encode
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_samples import FOLDER, SAMPLES
-from test_server import Process, environment
+from test_server import Process, environment, started
 
 from service.artifact import read, variants
 from service.settings import REPOSITORY, Settings
 
 
-def installed(extra: str) -> list[Distribution]:
-    """What `pip install 'lpr[extra]'` brings, but for lpr itself."""
+def installed(*extras: str) -> list[Distribution]:
+    """What `pip install '.[extras]'` brings, but for lpr itself."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
     found: dict[str, Distribution] = {}
     while wanted:
         requirement = Requirement(wanted.pop())
@@ -83,14 +85,39 @@ def make(**settings: str) -> list[str]:
 
 @pytest.mark.parametrize("variant", variants(PUBLISHED))
 def test_make_serve_installs_the_engine_of_the_variant(variant):
-    assert make(LPR_BACKEND=variant) == f"[{read(PUBLISHED / variant).manifest.backend}]"
+    assert make(LPR_BACKEND=variant) == f"[client,{read(PUBLISHED / variant).manifest.backend}]"
 
 
 def test_make_serve_knows_the_default_and_the_folder_of_artifacts(artifacts):
     default = Settings.model_fields["backend"].default
     assert make() == make(LPR_BACKEND=default) != ""
-    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[torch]"
+    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,torch]"
 
 
 def test_make_serve_leaves_it_to_the_service_to_name_the_variants_there_are():
-    assert make(LPR_BACKEND="nonsense") == ""
+    assert make(LPR_BACKEND="nonsense") == "[client]"
+
+
+def test_the_command_that_readme_prints_reads_on_the_server_that_make_serve_starts(packages, artifacts):
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    (printed,) = re.findall(r"^\.venv/bin/lpr (read .*--url http://127\.0\.0\.1:8000) ", readme, re.MULTILINE)
+    link(installed(*make().strip("[]").split(",")), packages)
+    (packages.parent / "plates").mkdir()
+    for name in ("a.jpg", "plates/b.jpg"):
+        (packages.parent / name).write_bytes(encode())
+    with started(artifacts) as server:
+        words = printed.replace("http://127.0.0.1:8000", server.url).split()
+        command = "import sys; from service.cli import main; sys.exit(main(sys.argv[1:]))"
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", command, *words],
+            cwd=packages.parent,
+            env={"PYTHONPATH": str(packages)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert [line.split("\t")[:2] for line in done.stdout.splitlines()] == [
+        ["plates/b.jpg", TINY_TEXT],
+        ["a.jpg", TINY_TEXT],
+    ]

@@ -47,4 +47,4 @@ def lacking(name: BackendName) -> str | None:
 
 
 def _named(name: BackendName) -> str:
-    return f"the {name} engine: pip install 'lpr[{name}]'"
+    return f"the {name} engine: pip install '.[{name}]' in the repository"
