@@ -28,5 +28,5 @@ COPY artifacts /artifacts
 ENV LPR_BACKEND=${VARIANT} LPR_ARTIFACTS=/artifacts LPR_HOST=0.0.0.0 LPR_PORT=8000 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["/opt/lpr/bin/python", "-c", "import os; from urllib.request import urlopen; urlopen(f'http://127.0.0.1:{os.environ[\"LPR_PORT\"]}/readyz', timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["/opt/lpr/bin/python", "-c", "import os; from urllib.request import urlopen; urlopen(f'http://127.0.0.1:{os.environ.get(\"LPR_PORT\") or 8000}/readyz', timeout=2)"]
 ENTRYPOINT ["/opt/lpr/bin/python", "-m", "service"]

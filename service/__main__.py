@@ -6,7 +6,7 @@ import sys
 from pydantic import ValidationError
 
 from service.errors import ArtifactError
-from service.server import REFUSED, serve
+from service.server import REFUSED, NoPort, serve
 from service.settings import Settings, faults, listing
 from service.workers import Workers
 
@@ -24,7 +24,7 @@ def main() -> int:
         return serve(settings) if settings.workers == 1 else Workers(settings).run()
     except ValidationError as error:
         print("\n".join(faults(error)), file=sys.stderr)
-    except ArtifactError as error:
+    except (ArtifactError, NoPort) as error:
         print(error, file=sys.stderr)
     return REFUSED
 

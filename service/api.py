@@ -51,7 +51,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 REFUSALS_TO_CHANGE: dict[int | str, dict[str, Any]] = {
     401: REFUSALS[401],
-    403: _problem("The server has no API keys, so nobody may change it."),
+    403: _problem("The key may read, and not change the server; or the server has no keys, so nobody may."),
     404: REFUSALS[404],
     409: _problem("It cannot be loaded or does not prove itself; the active one stays."),
     503: REFUSALS[503],

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
 import cv2
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from service import api, keys, page, problems, v2
 from service.access import Access
@@ -64,19 +65,23 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         shadow=_shadow(settings, variants, metrics),
         metrics=metrics,
         limits=Limits(settings.max_bytes, settings.max_images),
-        keys=Keys(key.get_secret_value() for key in settings.api_keys),
+        keys=Keys(_texts(settings.api_keys), _texts(settings.admin_keys), local=settings.local),
         log_plates=settings.log_plates,
     )
     app.include_router(api.router)
     app.include_router(v2.router)
     page.install(app)
     problems.install(app)
-    if settings.api_keys:
-        keys.document(app.openapi())
+    if settings.api_keys or settings.admin_keys:
+        keys.document(app.openapi(), reading=bool(settings.api_keys))
     app.add_middleware(api.Shortcut)
     app.add_middleware(Door, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
     app.add_middleware(Access)  # around the door, so that what that refuses is logged too
     return app
+
+
+def _texts(keys: Iterable[SecretStr]) -> list[str]:
+    return [key.get_secret_value() for key in keys]
 
 
 def _shadow(settings: Settings, variants: Variants, metrics: Metrics) -> Shadow | None:

@@ -1,4 +1,4 @@
-"""API keys: off unless LPR_API_KEYS holds some, compared in constant time, and never kept or logged in the clear."""
+"""API keys: readers' and administrators', compared in constant time, and never kept or logged in the clear."""
 
 import hmac
 from collections.abc import Iterable
@@ -11,35 +11,66 @@ from service.errors import BadKey, Forbidden
 
 
 class Keys:
-    """The keys that open the server; none means that it is open."""
+    """The keys that open the server: those of `readers` to read, where there are any, those of `admins` to change it.
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [sha256(key.encode()).digest() for key in keys]
+    Administrators may read too. Where there are no administrators and nobody else reaches the server (`local`), readers
+    may change it.
+    """
+
+    def __init__(self, readers: Iterable[str], admins: Iterable[str] = (), *, local: bool = False) -> None:
+        self._readers, self._admins = _digests(readers), _digests(admins)
+        self._readers_change = local and not self._admins
 
     def check(self, headers: Headers) -> None:
-        """Raise BadKey unless there are no keys or the headers carry one of them."""
-        if self._digests and not self._known(_given(headers)):
-            raise BadKey("This server wants an API key: send one in the header 'Authorization: Bearer KEY'.")
+        """Raise BadKey unless anybody may read or the headers carry one of the keys."""
+        if self._readers:
+            self._known(headers)
 
     def check_operator(self, headers: Headers) -> None:
-        """The same for what changes the server, which nobody may while there are no keys: raises Forbidden."""
-        if not self._digests:
-            raise Forbidden("This server has no API keys, so nobody may change it: start it with LPR_API_KEYS.")
-        self.check(headers)
+        """Raise Forbidden or BadKey unless the headers carry a key of those who may change the server."""
+        if not self._readers and not self._admins:
+            raise Forbidden(
+                "This server has neither LPR_API_KEYS nor LPR_ADMIN_KEYS, so nobody may change it: start it with "
+                "LPR_ADMIN_KEYS."
+            )
+        digest = self._known(headers)
+        if not self._readers_change and not _among(digest, self._admins):
+            raise Forbidden(
+                "This key may read, and not change the server: send a key of LPR_ADMIN_KEYS."
+                if self._admins
+                else "A key of LPR_API_KEYS may read, and not change a server that others can reach: start it with "
+                "LPR_ADMIN_KEYS, and send one of those."
+            )
 
-    def _known(self, key: str) -> bool:
-        """Each comparison takes as long as any other, and all of them are made."""
-        digest = sha256(key.encode()).digest()
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+    def _known(self, headers: Headers) -> bytes:
+        """The digest of the key that the headers carry; raises BadKey where it is none of ours."""
+        digest = _digest(_given(headers))
+        if not _among(digest, self._readers + self._admins):
+            raise BadKey("This server wants an API key: send one in the header 'Authorization: Bearer KEY'.")
+        return digest
 
 
-def document(openapi: dict[str, Any]) -> None:
-    """Have an OpenAPI document ask for a key wherever 401 may be the answer; for a server that has keys."""
+def document(openapi: dict[str, Any], *, reading: bool) -> None:
+    """Have an OpenAPI document ask for a key wherever 401 may be the answer; unless `reading` needs one, to change the
+    server alone."""
     openapi["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for operations in openapi["paths"].values():
         for operation in operations.values():
-            if "401" in operation["responses"]:
+            if "401" in operation["responses"] and (reading or "403" in operation["responses"]):
                 operation["security"] = [{"key": []}]
+
+
+def _digests(keys: Iterable[str]) -> list[bytes]:
+    return [_digest(key) for key in keys]
+
+
+def _digest(key: str) -> bytes:
+    return sha256(key.encode()).digest()
+
+
+def _among(digest: bytes, digests: Iterable[bytes]) -> bool:
+    """Each comparison takes as long as any other, and all of them are made."""
+    return sum(hmac.compare_digest(digest, known) for known in digests) > 0
 
 
 def _given(headers: Headers) -> str:

@@ -106,12 +106,19 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class NoPort(OSError):
+    """The server cannot listen where LPR_HOST and LPR_PORT say; the message is a sentence."""
+
+
 def serve(settings: Settings, worker: Worker | None = None) -> int:
     """Serve until a signal; the exit status is 0 after a graceful end, REFUSED with a sentence on stderr if it cannot
     start."""
     try:
+        if worker is None:  # before the model is loaded; uvicorn takes the port by itself
+            for reserved in bind(settings.host, settings.port, shared=False):
+                reserved.close()
         app = create_app(settings, worker.shared if worker else None)
-    except ArtifactError as error:
+    except (ArtifactError, NoPort) as error:
         print(error, file=sys.stderr)
         return REFUSED
     allow_many()
@@ -121,29 +128,40 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     gc.freeze()  # what is there now stays: collections need not look through it
     server = Server(app, settings, worker)
     with access.written_to(sys.stdout.fileno()) if settings.log else nullcontext():
-        server.run(bind(settings.host, worker.port, shared=True) if worker else None)
+        try:
+            server.run(bind(settings.host, worker.port, shared=True) if worker else None)
+        except SystemExit:  # uvicorn has said why: another process took the port meanwhile
+            return REFUSED
     if worker and os.getppid() != worker.parent:  # which cannot do it any more
         shutil.rmtree(worker.shared.folder, ignore_errors=True)
     return 0 if server.started else 1
 
 
 def bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
-    """Sockets for every address of `host`, bound but not listening; raises OSError where another server listens.
+    """Sockets for every address of `host`, bound but not listening; raises NoPort where another server listens.
 
     Port 0 is a free one. The sockets themselves can be joined by others on the same port; unless `shared`, it is first
     made sure that nobody else does so already.
     """
-    found = []
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
-        if not shared:
-            with _socket(family, kind, protocol) as alone:
-                alone.bind((address[0], port, *address[2:]))
-                port = alone.getsockname()[1]
-        found.append(_socket(family, kind, protocol))
-        found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        found[-1].bind((address[0], port, *address[2:]))
+    found: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            if not shared:
+                with _socket(family, kind, protocol) as alone:
+                    alone.bind((address[0], port, *address[2:]))
+                    port = alone.getsockname()[1]
+            found.append(_socket(family, kind, protocol))
+            found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            found[-1].bind((address[0], port, *address[2:]))
+    except OSError as error:
+        for reserved in found:
+            reserved.close()
+        raise NoPort(
+            f"LPR_HOST and LPR_PORT: the server cannot listen on {host} port {port}: {error.strerror}. Choose others, "
+            "or stop what listens there."
+        ) from error
     return found
 
 

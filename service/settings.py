@@ -1,8 +1,17 @@
 """All that can be configured, from environment variables with the prefix LPR_; nothing else reads the environment."""
 
+import difflib
+import os
+import re
+import socket
+import tempfile
 import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -10,14 +19,49 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service import cpu
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PREFIX: Final = "LPR_"
 INDENT = 6 * " "
+MOST_THREADS = max(64, 4 * cpu.available())  # of all processes together
+MEMORY_BYTES: Final = 1024  # most of a file LPR_MEMORY: a name and a word
 
-Positive = Annotated[int, Field(gt=0)]
+_NAME = re.compile(r"[^./\\\x00-\x20\x7f][^/\\\x00-\x1f\x7f]{0,254}")  # of a folder, as `artifact.variants` finds them
+_KEY = re.compile(r"[\x20-\x7e]{1,1024}")
+
+
+@dataclass(frozen=True)
+class Within:
+    """A check of a number: from `lowest` to `highest`; `why` is the reason for these bounds."""
+
+    lowest: float
+    highest: float
+    why: str
+
+    def __call__(self, value: float) -> float:
+        """The value itself; raises ValueError with a sentence."""
+        if not self.lowest <= value <= self.highest:  # written so that NaN fails too
+            raise ValueError(f"must be from {self}: {self.why}")
+        return value
+
+    def __str__(self) -> str:
+        return f"{self.lowest:,} to {self.highest:,}"
 
 
 def _split(value: object) -> object:
-    """A variable's text as the parts between its commas."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """A variable's text as the parts between its commas; one that is set has at least one."""
+    if not isinstance(value, str):
+        return value
+    if not (parts := [part.strip() for part in value.split(",") if part.strip()]):
+        raise ValueError("holds commas and blanks alone: name at least one, or unset it")
+    return parts
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    if not _KEY.fullmatch(key.get_secret_value()):
+        raise ValueError(
+            "a key is 1 to 1,024 printable characters of ASCII, because it is sent in an HTTP header: "
+            "`openssl rand -hex 16` makes one"
+        )
+    return key
 
 
 def _long(key: SecretStr) -> SecretStr:
@@ -26,84 +70,196 @@ def _long(key: SecretStr) -> SecretStr:
     return key
 
 
-Key = Annotated[SecretStr, AfterValidator(_long)]
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "must be the name of a folder below LPR_ARTIFACTS, such as tvm-fast, and not a path: "
+            "LPR_ARTIFACTS is the path of the folder that holds the variants"
+        )
+    return name
+
+
+@cache
+def addresses(host: str) -> tuple[str, ...]:
+    """The IP addresses of a host; raises ValueError with a sentence where it has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no host is called that"
+        raise ValueError(
+            f"is not the address or the name of a host ({reason}): 127.0.0.1 is for this machine, 0.0.0.0 for every "
+            "interface"
+        ) from error
+    return tuple(str(address[0]) for *_, address in found)
+
+
+def _host(host: str) -> str:
+    addresses(host)
+    return host
+
+
+def local(host: str) -> bool:
+    """Whether a server that listens on `host` is reached from this machine alone."""
+    return all(ip_address(address.partition("%")[0]).is_loopback for address in addresses(host))
+
+
+def _memory(path: Path) -> Path:
+    """Whether the file can be written, and holds what the server writes to it, if it exists."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file: name a file, which need not exist yet")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}: make it, or name a file elsewhere")
+    try:  # as a switch does: a new file beside it, which replaces it
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}."):
+            pass
+    except OSError as error:
+        raise ValueError(f"no file can be written in {path.parent} ({error.strerror}): name one elsewhere") from error
+    try:
+        with path.open("rb") as file:
+            content = file.read(MEMORY_BYTES + 1).decode()
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeError:
+        content = "\0"
+    name, *words = content.split(" ")
+    if content and (len(content) > MEMORY_BYTES or len(words) > 1 or not _NAME.fullmatch(name)):
+        raise ValueError(f"{path} does not hold the name of a variant, as the server writes it: remove it")
+    return path
+
+
+Key = Annotated[SecretStr, AfterValidator(_sendable)]
+Keys = Annotated[tuple[Annotated[Key, AfterValidator(_long)], ...], NoDecode, BeforeValidator(_split)]
+Name = Annotated[str, AfterValidator(_name)]
+Networks = Annotated[
+    int, AfterValidator(Within(1, MOST_THREADS, "more than four for each CPU only take memory from each other"))
+]
 
 
 class Settings(BaseSettings):
     """Each field is the environment variable LPR_<NAME>; its description is the documentation."""
 
-    model_config = SettingsConfigDict(env_prefix="LPR_", env_ignore_empty=True, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
-    backend: str = Field(
+    backend: Name = Field(
         default="tvm-pruned-int8", description="Name of the variant to serve: a folder below LPR_ARTIFACTS."
     )
     artifacts: Path = Field(default=REPOSITORY / "artifacts", description="Folder that holds the variants.")
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    workers: Positive = Field(
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        default="127.0.0.1", description="Address or name to listen on; 0.0.0.0 for every interface, :: for IPv6."
+    )
+    port: Annotated[int, AfterValidator(Within(0, 65535, "a port is a number of 16 bits"))] = Field(
+        default=8000, description="Port to listen on; 0 takes a free one."
+    )
+    workers: Networks = Field(
         default=1,
         description="Processes that serve the port together, each with a copy of everything; the limits below are for "
         "each of them. Beyond 1, one more process starts them and replaces those that end.",
     )
-    threads: Positive = Field(
+    threads: Networks = Field(
         default_factory=lambda others: max(1, cpu.available() // others.get("workers", 1)),
         description="CPU threads of a process, each with a network of its own: so many plates are computed at a time. "
         "Default: what the affinity mask and the cgroup limit allow, shared among the processes.",
     )
-    max_bytes: Positive = Field(default=16 * 1024**2, description="Largest request body in bytes; beyond it: 413.")
-    max_pixels: Positive = Field(
+    max_bytes: Annotated[int, AfterValidator(Within(1, 1 << 30, "a body is held in memory"))] = Field(
+        default=16 * 1024**2, description="Largest request body in bytes; beyond it: 413."
+    )
+    max_pixels: Annotated[int, AfterValidator(Within(1, 1 << 30, "the decoder reads no larger image"))] = Field(
         default=25_000_000, description="Largest image in pixels, by its header; beyond it: 413."
     )
-    max_images: Positive = Field(default=32, description="Most images in one request; beyond it: 422.")
-    queue: Positive = Field(default=256, description="Most images waiting or being read at a time; beyond it: 429.")
-    queue_bytes: Positive = Field(
+    max_images: Annotated[int, AfterValidator(Within(1, 1024, "all images of a request wait for each other"))] = Field(
+        default=32, description="Most images in one request; beyond it: 422."
+    )
+    queue: Annotated[int, AfterValidator(Within(1, 100_000, "what waits for so many is too late to be read"))] = Field(
+        default=256, description="Most images waiting or being read at a time; beyond it: 429."
+    )
+    queue_bytes: Annotated[int, AfterValidator(Within(1, 1 << 36, "bodies are held in memory"))] = Field(
         default=256 * 1024**2,
         description="Most bytes of request bodies held at a time, also of those that still arrive; beyond it: 429.",
     )
-    upload_s: float = Field(
-        default=30.0, gt=0, description="Seconds that a request's head may take to arrive, then its body: 408."
-    )
-    deadline_ms: float = Field(
+    upload_s: Annotated[
+        float, AfterValidator(Within(0.1, 3600, "in less nothing arrives, and in more a silent client is waited for"))
+    ] = Field(default=30.0, description="Seconds that a request's head may take to arrive, then its body: 408.")
+    deadline_ms: Annotated[
+        float, AfterValidator(Within(1, 600_000, "in less nothing is read, and after more nobody waits for the answer"))
+    ] = Field(
         default=5000.0,
-        gt=0,
         description="Milliseconds that images may wait for a thread; what waited longer is not read any more: 503.",
     )
-    batch_wait_ms: float = Field(
+    batch_wait_ms: Annotated[float, AfterValidator(Within(0, 10_000, "it is added to each answer"))] = Field(
         default=0.0,
-        ge=0,
         description="Milliseconds for which a thread that is free waits for more images to compute together with the "
-        "first. At 0 it takes what waits by itself, up to the variant's largest batch.",
+        "first. At 0 it takes what waits by itself, up to the variant's largest batch. Less than LPR_DEADLINE_MS.",
+    )
+    api_keys: Keys = Field(
+        default=(),
+        description="Keys, with commas between, of at least 16 characters of ASCII each: requests to read must carry "
+        "one of them. None: anybody may read.",
+    )
+    admin_keys: Keys = Field(
+        default=(),
+        description="Keys, as above, of those who may switch the variant; they may read too. None: where the server "
+        "listens on the loopback alone, the keys of LPR_API_KEYS may switch, and elsewhere nobody may. So set them "
+        "where a proxy on this machine lets others in.",
     )
     choice: bool = Field(
-        default=True,
-        description="Whether a request may choose another installed variant; it is loaded beside the active one then.",
+        default_factory=lambda others: bool(others["api_keys"]) or local(others["host"]),
+        description="Whether a request may choose another installed variant; it is loaded beside the active one then. "
+        "Default: whether LPR_API_KEYS holds keys or the server listens on the loopback alone.",
     )
-    memory: Path | None = Field(
+    memory: Annotated[Path, AfterValidator(_memory)] | None = Field(
         default=None,
         description="A file that keeps the variant that the server was switched to: after a restart it goes before "
         "LPR_BACKEND, and all processes that share the file switch together.",
     )
-    shadow: str | None = Field(
+    shadow: Name | None = Field(
         default=None, description="A variant that reads part of the traffic too, to be compared; none by default."
     )
-    shadow_share: float = Field(default=0.1, ge=0, le=1, description="The share of requests that it reads.")
-    api_keys: Annotated[tuple[Key, ...], NoDecode, BeforeValidator(_split)] = Field(
-        default=(),
-        description="Keys, with commas between, of at least 16 characters each: requests to read must carry one of "
-        "them, and those who do may switch the variant. None: anybody may read, and nobody switch.",
+    shadow_share: Annotated[float, AfterValidator(Within(0, 1, "1 is all requests"))] = Field(
+        default=0.1, description="The share of requests that it reads."
     )
     log: bool = Field(default=True, description="Whether a line of JSON for each request goes to stdout.")
     log_plates: bool = Field(default=False, description="Whether these lines hold the texts of the plates.")
-    notice_s: float = Field(
-        default=1.0, ge=0, description="Seconds between SIGTERM, when /readyz turns 503, and the closing of the port."
+    notice_s: Annotated[float, AfterValidator(Within(0, 3600, "whoever stops the server waits for it"))] = Field(
+        default=1.0, description="Seconds between SIGTERM, when /readyz turns 503, and the closing of the port."
     )
-    drain_s: Positive = Field(
+    drain_s: Annotated[int, AfterValidator(Within(1, 3600, "whoever stops the server waits for it"))] = Field(
         default=10,
         description="Seconds from SIGTERM to the end, LPR_NOTICE_S included; what was accepted is finished by then.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sensible(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Raise ValueError for what no field would notice: unknown names, and values of blanks."""
+        if unknown := [*_unknown(os.environ)]:
+            raise ValueError("\n".join(unknown))
+        if blank := [name for name, value in given.items() if isinstance(value, str) and value.isspace()]:
+            raise ValueError(f"{PREFIX}{blank[0].upper()}: holds blanks alone: unset it, or give it a value")
+        return given
+
+    @property
+    def local(self) -> bool:
+        """Whether the server is reached from this machine alone."""
+        return local(self.host)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.workers * self.threads > MOST_THREADS:
+            raise ValueError(
+                f"LPR_WORKERS ({self.workers}) times LPR_THREADS ({self.threads}) must be at most {MOST_THREADS}: more "
+                "than four threads for each CPU only take memory from each other"
+            )
+        if self.batch_wait_ms >= self.deadline_ms:
+            raise ValueError(
+                f"LPR_BATCH_WAIT_MS ({self.batch_wait_ms}) must be less than LPR_DEADLINE_MS ({self.deadline_ms})"
+            )
+        if not (self.local or self.api_keys) and os.environ.get(f"{PREFIX}API_KEY"):
+            raise ValueError(
+                "LPR_API_KEY: it is the key that a client sends, and this server would be open to the network: set "
+                "LPR_API_KEYS to the keys that it is to ask for, or unset LPR_API_KEY"
+            )
         if self.queue < self.max_images:
             raise ValueError(f"LPR_QUEUE ({self.queue}) must be at least LPR_MAX_IMAGES ({self.max_images})")
         if self.queue_bytes < self.max_bytes:
@@ -119,9 +275,28 @@ def listing() -> str:
     for name, field in Settings.model_fields.items():
         told = not field.default_factory and field.default not in (None, ())  # else the description tells it
         default = f" Default: {field.default}." if told else ""
-        text = textwrap.fill(f"{field.description}{default}", 100, initial_indent=INDENT, subsequent_indent=INDENT)
+        bounds = "".join(f" Allowed: {check.func}." for check in field.metadata if _bounds(check))
+        text = textwrap.fill(
+            f"{field.description}{bounds}{default}", 100, initial_indent=INDENT, subsequent_indent=INDENT
+        )
         paragraphs.append(f"  LPR_{name.upper()}\n{text}")
     return "\n".join(paragraphs)
+
+
+def _bounds(check: object) -> bool:
+    return isinstance(check, AfterValidator) and isinstance(check.func, Within)
+
+
+def _unknown(names: Iterable[str]) -> Iterator[str]:
+    """A sentence for each variable that looks like a setting and is none, with the nearest that is."""
+    known = [f"{PREFIX}{field.upper()}" for field in (*Settings.model_fields, *ClientSettings.model_fields)]
+    for name in sorted(name for name in names if name.upper().startswith(PREFIX)):
+        if name.upper() not in known:
+            (nearest,) = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)
+            yield (
+                f"{ascii(name[:100])[1:-1]}: there is no such setting; is {nearest} meant? "
+                "`python -m service --help` lists all"
+            )
 
 
 def faults(error: ValidationError) -> list[str]:
@@ -141,4 +316,4 @@ class ClientSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LPR_", env_ignore_empty=True, frozen=True)
 
     url: str | None = Field(default=None, description="Server to read on, such as http://127.0.0.1:8000.")
-    api_key: SecretStr | None = Field(default=None, description="Its API key, if it wants one.")
+    api_key: Key | None = Field(default=None, description="Its API key, if it wants one.")

@@ -7,7 +7,8 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from service import artifact, backends
@@ -19,6 +20,32 @@ from service.schema import Installed
 FOLLOW_S = 0.5  # between looks at what other processes switched to
 
 log = logging.getLogger(__name__)
+
+
+def beginning(active: str, memory: Path | None) -> tuple[str, str]:
+    """The name of the variant that a server begins with, and the setting that it is from: LPR_MEMORY, where the file
+    holds one, goes before LPR_BACKEND."""
+    remembered = _recall(memory).partition(" ")[0]
+    return (remembered, f"LPR_MEMORY ({memory})") if remembered else (active, "LPR_BACKEND")
+
+
+@contextmanager
+def naming(setting: str) -> Iterator[None]:
+    """Have an ArtifactError begin with the setting that names the variant."""
+    try:
+        yield
+    except ArtifactError as error:
+        raise type(error)(f"{setting}: {error}") from error
+
+
+def _recall(memory: Path | None) -> str:
+    """What the memory holds: the name of a variant, a blank, and a word that differs from switch to switch."""
+    try:
+        return memory.read_text(encoding="utf-8") if memory else ""
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"LPR_MEMORY {memory} cannot be read: {error}") from error
 
 
 class Variants:
@@ -40,12 +67,17 @@ class Variants:
         """
         self.on_switch: Callable[[Recognizer], None] = lambda recognizer: None  # told of each new active one
         self._memory = memory
-        self._remembered = self._recall()
-        self.name = active = self._remembered.partition(" ")[0] or active
+        self._remembered = _recall(memory)
         self._root = root
         self._load = load
         self._choice = choice
-        self._loaded = {name: load(artifact.find(root, name)) for name in dict.fromkeys((active, also or active))}
+        first, setting = beginning(active, memory)
+        with naming(setting):
+            self._loaded = {first: load(artifact.find(root, first))}
+        if also and also != first:
+            with naming("LPR_SHADOW"):
+                self._loaded[also] = load(artifact.find(root, also))
+        self.name = first
         self._refused: dict[str, str] = {}  # why it could not be loaded, so that not every request tries again
         self._loading = asyncio.Lock()  # not every engine can be loaded twice at a time
         self._leaving: set[asyncio.Task[None]] = set()
@@ -128,7 +160,7 @@ class Variants:
         while self._memory:
             await asyncio.sleep(FOLLOW_S)
             try:
-                if (found := await asyncio.to_thread(self._recall)) in ("", self._remembered):
+                if (found := await asyncio.to_thread(_recall, self._memory)) in ("", self._remembered):
                     continue
                 self._remembered = found
                 async with self._loading:
@@ -150,15 +182,6 @@ class Variants:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
         self.on_switch(recognizer)
-
-    def _recall(self) -> str:
-        """What the memory holds: the name of a variant, a blank, and a word that differs from switch to switch."""
-        try:
-            return self._memory.read_text(encoding="utf-8") if self._memory else ""
-        except FileNotFoundError:
-            return ""
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"LPR_MEMORY {self._memory} cannot be read: {error}") from error
 
     def _remember(self, name: str) -> None:
         if self._memory is None:

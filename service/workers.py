@@ -20,6 +20,7 @@ from uvicorn.config import LOGGING_CONFIG
 
 from service import artifact, metrics, server
 from service.settings import Settings
+from service.variants import beginning, naming
 
 LONGEST_PAUSE_S: Final = 30.0  # between attempts to replace a process that cannot start
 SPARE_S: Final = 1.0  # beyond LPR_DRAIN_S, before a process that does not end is killed
@@ -44,7 +45,9 @@ class Workers:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ArtifactError where the artifact is damaged or missing."""
-        artifact.find(settings.artifacts, settings.backend)
+        name, setting = beginning(settings.backend, settings.memory)
+        with naming(setting):  # said once, instead of by each process
+            artifact.find(settings.artifacts, name)
         self._settings = settings
         self._slots = [_Slot(number) for number in range(settings.workers)]
         self._served = False
@@ -52,13 +55,12 @@ class Workers:
         self._ends: float | None = None
 
     def run(self) -> int:
-        """Serve; the exit status is 0 if every process ended well after a signal, else that of the one that did not."""
+        """Serve; the exit status is 0 if every process ended well after a signal, else that of the one that did not.
+
+        Raises NoPort.
+        """
         logging.config.dictConfig(LOGGING_CONFIG)
-        try:
-            reserved = server.bind(self._settings.host, self._settings.port, shared=False)
-        except OSError as error:
-            print(f"LPR_HOST and LPR_PORT name an address that is not to be had: {error}", file=sys.stderr)
-            return server.REFUSED
+        reserved = server.bind(self._settings.host, self._settings.port, shared=False)
         self._port = reserved[0].getsockname()[1]
         with metrics.shared_folder(len(self._slots)) as self._folder:
             if self._settings.memory is None:  # through it they switch variants together

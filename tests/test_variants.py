@@ -158,7 +158,9 @@ def test_a_switch_is_kept_over_a_restart_and_followed_by_other_processes(serving
 
 
 def test_a_switch_that_cannot_be_kept_is_not_made(serving, several, tmp_path):
-    client = serving(artifacts=several, api_keys=KEY, memory=tmp_path / "missing" / "memory")
+    (folder := tmp_path / "folder").mkdir()
+    client = serving(artifacts=several, api_keys=KEY, memory=folder / "memory")
+    folder.rmdir()
     client.headers.update(AUTHORIZED)
     assert "LPR_MEMORY" in problem(activate(client, "other"), 409, errors.VariantUnusable)
     assert text(client) == TINY_TEXT
@@ -224,6 +226,43 @@ def test_the_documentation_asks_for_a_key_where_there_are_keys(client, serving, 
 
 def test_a_server_without_keys_lets_nobody_switch(client):
     assert "LPR_API_KEYS" in problem(activate(client, "tiny"), 403, errors.Forbidden)
+
+
+ADMIN = "an administrator's key"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reader", "admin"),
+    [
+        ({"api_keys": KEY, "admin_keys": ADMIN}, 403, 200),
+        ({"api_keys": KEY, "admin_keys": ADMIN, "host": "0.0.0.0"}, 403, 200),
+        ({"api_keys": KEY}, 200, 401),
+        ({"api_keys": KEY, "host": "0.0.0.0"}, 403, 401),
+        ({"admin_keys": ADMIN}, 401, 200),
+        ({}, 403, 403),
+        ({"host": "0.0.0.0"}, 403, 403),
+    ],
+)
+def test_who_may_switch(serving, settings, reader, admin):
+    client = serving(**settings)
+    assert activate(client, "tiny").status_code == reader
+    response = client.post("/variants/tiny/activate", headers={"X-API-Key": ADMIN})
+    assert response.status_code == admin
+    if reader == 403:
+        assert "LPR_ADMIN_KEYS" in problem(activate(client, "tiny"), 403, errors.Forbidden)
+
+
+def test_administrators_may_read_too_and_without_other_keys_anybody(serving):
+    def read(client: httpx.Client, key: str) -> int:
+        return client.post("/recognize", content=encode(), headers=JPEG | {"X-API-Key": key}).status_code
+
+    both, admins = serving(api_keys=KEY, admin_keys=ADMIN), serving(admin_keys=ADMIN)
+    assert [read(both, key) for key in (KEY, ADMIN, "")] == [200, 200, 401]
+    assert [read(admins, key) for key in (KEY, ADMIN, "")] == [200, 200, 200]
+    document = admins.get("/openapi.json").json()["paths"]
+    assert [
+        path for path, operations in document.items() if any("security" in each for each in operations.values())
+    ] == ["/variants/{name}/activate"]
 
 
 def test_keys_do_not_show_in_settings_and_short_ones_are_refused():

@@ -121,10 +121,26 @@ def test_where_one_cannot_start_none_does(tmp_path):
     assert "needs the onnxruntime engine" in refuse(env)  # though the artifact itself is whole
 
 
-def test_a_port_that_is_taken_is_refused():
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_cannot_start_says_one_sentence_with_the_setting(tmp_path, workers):
+    (tmp_path / "memory").write_text("nobody 0123")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert "LPR_PORT" in refuse(environment(PUBLISHED, BACKEND=VARIANT, WORKERS="2", PORT=port))
+        for name, value in {
+            "PORT": str(taken.getsockname()[1]),
+            "HOST": "192.0.2.1",  # of another machine
+            "MEMORY": str(tmp_path / "memory"),
+            "BACKEND": "nobody",
+        }.items():
+            chosen = {"BACKEND": VARIANT, "WORKERS": workers, name: value}
+            (sentence,) = refuse(environment(PUBLISHED, **chosen)).splitlines()
+            assert f"LPR_{name}" in sentence
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_they_listen_on_ipv6(workers):
+    with started(PUBLISHED, BACKEND=VARIANT, HOST="::1", WORKERS=workers) as process:
+        assert httpx.get(f"{process.url}/readyz").status_code == 200
+        assert process.stop() == 0
 
 
 def test_a_port_can_be_shared_but_not_by_chance():
