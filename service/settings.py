@@ -187,7 +187,7 @@ class Settings(BaseSettings):
         default=5000.0,
         description="Milliseconds that images may wait for a thread; what waited longer is not read any more: 503.",
     )
-    batch_wait_ms: Annotated[float, AfterValidator(Within(0, 10_000, "it is added to each answer"))] = Field(
+    batch_wait_ms: Annotated[float, AfterValidator(Within(0, 60_000, "it is added to each answer"))] = Field(
         default=0.0,
         description="Milliseconds for which a thread that is free waits for more images to compute together with the "
         "first. At 0 it takes what waits by itself, up to the variant's largest batch. Less than LPR_DEADLINE_MS.",
