@@ -345,6 +345,9 @@ def test_there_is_nothing_to_compare_where_no_request_may_choose(chromium):
         page.goto(url)
         expect(page.locator("#facts")).to_contain_text(Settings().backend)
         expect(page.get_by_label("Compare all variants")).to_be_hidden()
+        example(page, "a blue plate")
+        expect(page.get_by_text("started with LPR_CHOICE=1")).to_be_visible()
+        assert broken_rules(page) == []
         page.close()
 
 

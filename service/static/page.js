@@ -153,9 +153,10 @@ function scores(accuracy) {
 
 takeIn();
 try {
-  const { model, variants: offered } = await describe();
+  const { model, closed, variants: offered } = await describe();
   variants = offered;
   $("compare-label").hidden = variants.length < 2;
+  $("compare-off").hidden = !closed;
   facts(model);
 } catch (error) {
   notice(error.message);

@@ -18,10 +18,11 @@ export async function recognize(image, name, variant) {
   return { ...answer, elapsed: performance.now() - start };
 }
 
-/** The manifest of the active model, and the names of the variants that a request may choose. */
+/** The manifest of the active model, the names of the variants that a request may choose, and whether LPR_CHOICE keeps others from it. */
 export async function describe() {
   const [model, { variants }] = await Promise.all([ask("model"), ask("variants")]);
-  return { model, variants: variants.filter(({ choosable }) => choosable).map(({ variant }) => variant) };
+  const closed = variants.some(({ choosable, problem }) => !choosable && problem === null);
+  return { model, closed, variants: variants.filter(({ choosable }) => choosable).map(({ variant }) => variant) };
 }
 
 let key = sessionStorage.getItem("key");
