@@ -30,6 +30,8 @@ from service.errors import ArtifactError
 
 BASELINE: Final = "baseline"
 
+Maker = Callable[..., publish.Candidate]
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -130,10 +132,16 @@ STAGES: Final = (
 )
 
 
-def compiled_name(source: str) -> str:
-    """What the variant compiled from `source` is called."""
-    known = (stage.variant for stage in STAGES if stage.make is compiled and stage.source == source)
-    return next(known, f"tvm-{source}")
+def name_of(make: Maker, source: str) -> str:
+    """What the variant that `make` makes of `source` is called, if it is not given a name."""
+    known = (s.variant for s in STAGES if s.source == source and getattr(s.make, "func", s.make) is make)
+    match make:
+        case _ if make is compiled:
+            return next(known, f"tvm-{source}")
+        case _ if make is quantized:
+            return next(known, f"{source}-quantized")
+        case _:  # `slim`, pruned of `pruned`, has settings of its own
+            return "pruned" if source == BASELINE else f"{source}-pruned"
 
 
 def build(
@@ -144,17 +152,19 @@ def build(
     max_loss: float,
     *,
     retrain: bool = False,
+    reference: str = BASELINE,
 ) -> list[str]:
     """Make `stages` and publish them below `root`; returns why each of those that were not published was not.
 
+    None is published that reads over `max_loss` points less of the rendered plates than the variant `reference`.
     A model that is already published, byte by byte, and reads what it read then is left as it is. `retrain` takes no
     weights from what is published. A build that was interrupted, in training too, goes on where it was: `folder`, which
     belongs to builds alone, holds the trainings and, until a build has reached its end, which stages are done.
     """
-    baseline = contract.find(root, BASELINE)
-    gate = publish.Gate(baseline, sets["rendered"], max_loss)
+    compared = contract.find(root, reference)
+    gate = publish.Gate(compared, sets["rendered"], max_loss)
     identity = {
-        "baseline": _state_of(baseline),
+        "baseline": _state_of(compared),
         "artifacts": str(root.resolve()),
         "sets": {name: crops.digest() for name, crops in sets.items()},
         "max_loss": max_loss,
@@ -210,7 +220,7 @@ class _Done:
 
     def __init__(self, path: Path, identity: dict[str, object]) -> None:
         self.path, self.identity = path, identity
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self.resumed = saved.get("identity") == identity
         self.stages: dict[str, list[str]] = saved["stages"] if self.resumed else {}
 

@@ -1,11 +1,9 @@
-"""Training data: plates rendered on the fly, or a folder of a user's own crops with labels."""
+"""Training data: plates rendered on the fly, and crops with their texts, such as a user's own."""
 
-import csv
 import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,19 +15,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from model_builder.plates import ALPHABET
 from model_builder.render import Renderer, batch
-from service.errors import InputError
-from service.plate import load
 
 _INDEX = {character: index for index, character in enumerate(ALPHABET)}
 VALIDATION_SEED = 1 << 35  # training draws from seed << 36 upwards, and never that many
 DEVELOPMENT_SEED = 1 << 34
 SHIPPED_SEED = 1 << 33  # of model_builder/plates-500
 MAX_CHARACTERS = 11  # repeats need a blank between them: 11 characters and their blanks fit into 23 steps
-_MAX_PIXELS = 50_000_000
-
-
-class DataError(Exception):
-    """A user's training data that can't be used; the message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -133,61 +124,6 @@ def development_set(count: int) -> Crops:
     calibrate and to choose on, so that the validation set stays unseen."""
     images, texts = batch(Renderer(), DEVELOPMENT_SEED, count)
     return Crops(images, texts)
-
-
-def write_folder(folder: Path, crops: Crops) -> None:
-    """Write crops as a labelled set: labels.csv with file,text, and images/ as JPEG of quality 95.
-
-    JPEG because that is what cameras and detectors send, and half the size of PNG. Raises DataError where the folder
-    already holds a set.
-    """
-    listing, images = folder / "labels.csv", folder / "images"
-    if listing.exists():
-        raise DataError(f"{listing} exists: give another folder, or remove this one first")
-    images.mkdir(parents=True, exist_ok=True)
-    rows = [("file", "text"), *((f"{number:04}.jpg", text) for number, text in enumerate(crops.texts))]
-    for image, (name, _) in zip(crops.images, rows[1:], strict=True):
-        (images / name).write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-    listing.write_text("".join(f"{name},{text}\n" for name, text in rows), encoding="utf-8")
-
-
-def read_folder(folder: Path) -> Crops:
-    """Crops of `folder`/labels.csv (columns file, text; files relative to the folder or to its images/).
-
-    Raises DataError naming the file for a missing or empty list, a missing or unreadable image, and a text that is
-    empty, too long, or has a character outside the alphabet.
-    """
-    listing = folder / "labels.csv"
-    if not listing.is_file():
-        raise DataError(f"{listing} does not exist: write it with the columns file,text, one line a crop")
-    try:
-        reader = csv.DictReader(listing.read_text(encoding="utf-8-sig").splitlines())
-        columns, rows = reader.fieldnames, list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{listing} can't be read as a CSV file in UTF-8: {error}") from error
-    if not {"file", "text"} <= set(columns or ()):
-        raise DataError(f"{listing} needs the columns file and text in its first line; it has {columns}")
-    if not rows:
-        raise DataError(f"{listing} lists no crops: add at least one line below file,text")
-    images = [_read(folder, row["file"] or "", row["text"] or "") for row in rows]
-    return Crops(np.stack(images), [row["text"] for row in rows])
-
-
-def _read(folder: Path, name: str, text: str) -> NDArray[np.uint8]:
-    foreign = sorted(set(text) - set(ALPHABET))
-    if foreign:
-        raise DataError(
-            f"{name}: its text {text!r} has {', '.join(map(repr, foreign))}, not in the alphabet {ALPHABET}"
-        )
-    if not 1 <= len(text) <= MAX_CHARACTERS:
-        raise DataError(f"{name}: its text {text!r} has {len(text)} characters; 1 to {MAX_CHARACTERS} can be read")
-    path = next((path for path in (folder / name, folder / "images" / name) if path.is_file()), None)
-    if path is None:
-        raise DataError(f"{name} is listed in {folder / 'labels.csv'} but is neither in {folder} nor in its images/")
-    try:
-        return load(path.read_bytes(), _MAX_PIXELS)
-    except InputError as error:
-        raise DataError(f"{path} can't be read as an image: {error}") from error
 
 
 def _augment(rng: random.Random, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:

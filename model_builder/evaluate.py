@@ -1,11 +1,10 @@
 """Accuracy, latency and size of any artifact, through the serving code."""
 
-import csv
 import math
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model_builder import labels
 from model_builder.data import Crops, validation_set
 from service import plate, text
 from service.artifact import Artifact, Latency, Score
 from service.backends import Backend
-from service.errors import InputError
 
 SHIPPED = Path(__file__).parent / "plates-500"  # 500 rendered plates that come with the repository
-
-_MAX_PIXELS = 100_000_000
 
 
 def wilson(exact: int, total: int) -> Score:
@@ -31,36 +28,6 @@ def wilson(exact: int, total: int) -> Score:
     center = (share + z * z / (2 * total)) / scale
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
     return Score(exact=exact, total=total, low=max(0.0, center - half), high=min(1.0, center + half))
-
-
-def real_set(folder: Path) -> Crops:
-    """Crops of a folder with labels.csv (file, text and, for whole photographs, corners x1,y1 ... x4,y4).
-
-    A photograph is cut to the axis-aligned box of its corners, as a detector would. Images that can't be decoded are
-    left out with a line on the console.
-    """
-    images, texts = [], []
-    for row in csv.DictReader((folder / "labels.csv").read_text(encoding="utf-8").splitlines()):
-        try:
-            data = (folder / "images" / row["file"]).read_bytes()
-            if row.get("x1"):
-                images.append(plate.prepare(_cut(plate.decode_image(data, _MAX_PIXELS), row)))
-            else:
-                images.append(plate.load(data, _MAX_PIXELS))
-        except InputError as error:
-            print(f"{folder / 'images' / row['file']} left out: {error}")
-            continue
-        texts.append(row["text"])
-    if not images:
-        raise ValueError(f"{folder / 'labels.csv'} lists no image that can be read")
-    return Crops(np.stack(images), texts)
-
-
-def _cut(image: NDArray[np.uint8], row: dict[str, str]) -> NDArray[np.uint8]:
-    corners = np.array([[float(row[f"{axis}{index}"]) for axis in "xy"] for index in (1, 2, 3, 4)])
-    left, top = np.maximum(corners.min(0), 0).astype(int)
-    right, bottom = np.ceil(corners.max(0)).astype(int)
-    return image[top:bottom, left:right]
 
 
 def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[text.Reading]:
@@ -87,16 +54,13 @@ def accuracy(artifact: Artifact, backend: Backend, crops: Crops) -> Score:
     return wilson(exact, total)
 
 
-def sets(real: Path | None, rendered: int) -> dict[str, Crops]:
-    """The rendered validation set and, where `real` is a folder of sets, each set in it."""
-    return {"rendered": validation_set(rendered), **real_sets(real)}
+def sets(real: Sequence[Path], rendered: int, *taken: str) -> dict[str, Crops]:
+    """So many plates of the rendered validation set, and the sets in the folders `real`, none called as `taken` are.
 
-
-def real_sets(folder: Path | None) -> dict[str, Crops]:
-    """Each set in a folder of sets; none where there is no such folder."""
-    if folder is None or not folder.is_dir():
-        return {}
-    return {path.name: real_set(path) for path in sorted(folder.iterdir()) if (path / "labels.csv").exists()}
+    Raises DataError.
+    """
+    photographs = labels.read_sets(real, "rendered", *taken)  # first, for a mistake is told at once
+    return {"rendered": validation_set(rendered), **photographs}
 
 
 def latency(backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300) -> Latency:

@@ -34,9 +34,12 @@ def sheet(seed: int, count: int, columns: int, real: Crops | None) -> NDArray[np
 
 
 def _label(area: NDArray[np.uint8], text: str) -> None:
-    """Write `text` in our own glyphs, so that no typeface is needed."""
-    for index, character in enumerate(text):
-        form = glyphs.load()[character][0]
+    """Write `text` in our own glyphs, so that no typeface is needed; what has no glyph or no room is left out."""
+    known = glyphs.load()
+    for index, character in enumerate(text[: (area.shape[1] - 2) // 11]):
+        if character not in known:
+            continue
+        form = known[character][0]
         large = glyphs.rasterize(form.strokes, form.width * 0.8, 0.8)
         mask = cv2.resize(large, (9, 18), interpolation=cv2.INTER_AREA)
         area[:18, 2 + 11 * index : 11 + 11 * index] -= np.minimum(mask, 255)[:, :, None]

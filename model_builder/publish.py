@@ -214,8 +214,11 @@ def load_network(artifact: Artifact) -> LPRNet:
     """The network of a published torch artifact as a module that can be trained again."""
     arguments = artifact.manifest.provenance.arguments
     configuration = arguments.get("network")
-    if not isinstance(configuration, dict):
-        raise ArtifactError(f"{artifact.folder} does not tell its network's configuration: give a baseline")
+    if artifact.manifest.backend != "torch" or not isinstance(configuration, dict):
+        raise ArtifactError(
+            f"{artifact.folder} holds no network that can be trained or quantized: give the torch variant that it was "
+            "made of"
+        )
     network = LPRNet.configured(len(artifact.manifest.alphabet) + 1, configuration)
     network.load_state_dict(torch.export.load(artifact.file(MODEL)).state_dict)
     return network

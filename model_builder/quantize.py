@@ -11,6 +11,7 @@ import json
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def _kept_choice(
     weights = {name: tensor.numpy() for name, tensor in source.state_dict().items()}
     decisive = ("calibration", "development", "bits", "floats", "layer_loss")
     identity = {"network": publish.digest(weights)} | {name: getattr(config, name) for name in decisive}
-    if path.exists():
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none, or one that was not written to its end
         saved = json.loads(path.read_text())
         if saved["identity"] == identity:
             return TypeAdapter(Choice).validate_python(saved["choice"])

@@ -18,7 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from model_builder import evaluate, figures, integer, onnx_export, peers, prune, publish, quantize, serving, tables
+from model_builder import (
+    evaluate,
+    figures,
+    integer,
+    labels,
+    onnx_export,
+    peers,
+    prune,
+    publish,
+    quantize,
+    serving,
+    tables,
+)
 from model_builder.contest import contest
 from model_builder.data import Crops
 from model_builder.peers import BASELINE, QUANTIZED, Contestant
@@ -120,10 +132,10 @@ class _Subjects:
         return {name: crops.digest() for name, crops in self.sets.items()}
 
 
-def measure(artifacts: Path, real: Path | None, study: Path, work: Path, rounds: int) -> dict[str, Any]:
+def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, rounds: int) -> dict[str, Any]:
     """Every figure of the report. Takes a quarter of an hour; let nothing else run meanwhile."""
-    photographs = evaluate.real_sets(real)
-    sets = {**photographs, RENDERED: evaluate.real_set(evaluate.SHIPPED)}
+    photographs = labels.read_sets(real, RENDERED)
+    sets = {**photographs, RENDERED: labels.read_set(evaluate.SHIPPED)}
     subjects = _Subjects(artifacts, sets, parts := Parts(work))
     variants, engines, attempts = peers.variants(artifacts), peers.peers(artifacts, work), peers.attempts(artifacts)
     versions = {variant.name: subjects.identity(variant.name) for variant in variants}

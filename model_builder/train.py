@@ -3,6 +3,7 @@
 import copy
 import csv
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -263,7 +264,10 @@ class Checkpoint:
         """
         if not self.path.exists():
             return 0
-        state = torch.load(self.path, map_location=device, weights_only=True)
+        try:
+            state = torch.load(self.path, map_location=device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise ValueError(f"{self.path} is damaged: remove it to begin again") from error
         same = ("steps", "workers", "log_every", "development")
         changed = [k for k, v in self.identity.items() if k not in same and state["identity"].get(k) != v]
         if changed:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from model_builder import bench
-from model_builder.data import validation_set, write_folder
+from model_builder.data import validation_set
+from model_builder.labels import write_folder
 from service.artifact import Artifact
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch  # noqa: TID253 (that rule is for the service)
 
-from model_builder import evaluate
+from model_builder import evaluate, labels, own_crops
 from model_builder.__main__ import main
-from model_builder.data import Batch, Crops, read_folder
+from model_builder.data import Batch, Crops
 from model_builder.model import LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.publish import load_network, publish, torch_candidate
@@ -50,9 +50,9 @@ def artifacts(baseline: Path, tmp_path: Path) -> Path:
 
 
 def write_crops(folder: Path) -> Path:
-    """Six labelled crops."""
+    """Twelve labelled crops."""
     folder.mkdir()
-    images, texts = batch(Renderer(fonts=False), 0, 6)
+    images, texts = batch(Renderer(fonts=False), 0, 12)
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(("file", "text"))
@@ -64,7 +64,7 @@ def write_crops(folder: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A user's folder of six labelled crops."""
+    """A user's folder of twelve labelled crops."""
     return write_crops(tmp_path / "crops")
 
 
@@ -125,7 +125,50 @@ def test_fine_tuning_on_a_folder_publishes_a_network_of_its_own(tuned, baseline)
     contract.check_probe(load(new, threads=1), new)
     assert new.manifest.measured.accuracy["rendered"].total == 5
     arguments = new.manifest.provenance.arguments
-    assert (arguments["source"], arguments["crops"], arguments["training"]["steps"]) == ("baseline", 6, 3)
+    assert (arguments["source"], arguments["training"]["steps"]) == ("baseline", 3)
+    assert (arguments["crops"], arguments["held out"]) == (10, 2)
+    assert new.manifest.measured.accuracy["held-out"].total == 2
+
+
+def test_some_crops_are_held_out_and_read_before_and_after(baseline, tmp_path, capsys):
+    shutil.copytree(baseline, tmp_path / "artifacts")
+    crops = write_crops(tmp_path / "crops")
+    assert fine_tune(tmp_path, crops, "--hold-out", "0.3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    held = labels.read_folder(tmp_path / "run" / "held-out")
+    assert lines[0] == f"8 crops to train on; 4 held out, in {tmp_path / 'run' / 'held-out'}"
+    assert lines[1].startswith("held-out before, read by baseline: 0 of 4 exact")
+    assert any(line.startswith("held-out: 0 of 4 exact, ") for line in lines)
+    assert lines[-1] == "held-out: 0 of 4 exact before, 0 after"
+    everything = labels.read_folder(crops)
+    assert len(set(held.texts) & set(everything.texts)) == 4
+    assert call("publish", tmp_path / "run", "--variant", "again", "--artifacts", tmp_path, "--rendered", 3) == 0
+    assert "held-out: 0 of 4 exact" in capsys.readouterr().out
+
+
+def test_crops_are_split_by_the_seed_and_no_text_is_on_both_sides():
+    texts = [f"京A{number:05}" for number in range(40) for _ in range(3)]
+    crops = Crops(np.arange(120, dtype=np.uint8)[:, None, None, None], texts)
+    own, held = own_crops.split(crops, 0.1, seed=1)
+    assert (len(own.texts), len(held.texts)) == (108, 12)
+    assert set(own.texts).isdisjoint(held.texts)
+    assert [texts[int(number)] for number in held.images.ravel()] == held.texts
+    assert own_crops.split(crops, 0.1, seed=1)[1].texts == held.texts
+    assert own_crops.split(crops, 0.1, seed=2)[1].texts != held.texts
+    few = Crops(crops.images[:10], ["京A00001"] * 9 + ["京A00002"])  # most of them must stay to be trained on
+    assert own_crops.split(few, 0.5, seed=1)[1].texts == ["京A00002"]
+
+
+def test_too_few_crops_are_refused_with_a_sentence(artifacts, folder, capsys):
+    listing = folder / "labels.csv"
+    lines = listing.read_text(encoding="utf-8").splitlines()
+    listing.write_text("\n".join(lines[:8]), encoding="utf-8")
+    assert fine_tune(artifacts.parent, folder) == 1
+    assert "there are 7 crops, too few" in capsys.readouterr().err
+    listing.write_text("\n".join(["file,text", *[f"{number}.png,京A12345" for number in range(12)]]), encoding="utf-8")
+    assert fine_tune(artifacts.parent, folder) == 1
+    assert "show the same text" in capsys.readouterr().err
+    assert not (artifacts.parent / "run").exists()
 
 
 def test_fine_tuning_starts_from_its_source(tuned):
@@ -212,7 +255,17 @@ def test_fine_tuning_needs_its_source(artifacts, folder, capsys):
 def test_publishing_a_folder_without_a_training_is_an_error(tmp_path, capsys):
     assert call("publish", tmp_path, "--artifacts", tmp_path / "artifacts") == 1
     assert "network.pt" in capsys.readouterr().err
+    (tmp_path / "network.pt").write_bytes(b"x")
+    assert call("publish", tmp_path, "--artifacts", tmp_path / "artifacts") == 1
+    assert "network.pt is not what a training saves" in capsys.readouterr().err
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_damaged_checkpoint_is_told(artifacts, folder, capsys):
+    (artifacts.parent / "run").mkdir()
+    (artifacts.parent / "run" / "checkpoint.pt").write_bytes(b"x")
+    assert fine_tune(artifacts.parent, folder) == 1
+    assert "checkpoint.pt is damaged: remove it" in capsys.readouterr().err
 
 
 def test_evaluate_prints_accuracy_and_latency(baseline, tmp_path, folder, capsys):
@@ -226,9 +279,78 @@ def test_evaluate_prints_accuracy_and_latency(baseline, tmp_path, folder, capsys
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("baseline ")
     assert any(line.startswith("rendered: 0 of 4 exact, 0.0 % (0.0 to 49.0)") for line in lines)
-    assert any(line.startswith("own: 0 of 6 exact") for line in lines)
-    assert sum(" read as " in line for line in lines) == 10
+    assert any(line.startswith("own: 0 of 12 exact") for line in lines)
+    assert sum(" read as " in line for line in lines) == 16
     assert lines[-1].startswith("latency: median ")
+
+
+@pytest.mark.parametrize(
+    ("listing", "sentence"),
+    [
+        (None, "has no labels.csv"),
+        ("", "needs the columns file and text"),
+        ("name,plate\n0.png,京A12345\n", "it has 'name', 'plate'"),
+        ("file,text\n", "lists no crops"),
+        ("file,text\nmissing.png,京A12345\n", "1 of 1 files are listed"),
+        ("file,text\n0.png\n", "has 0 characters"),
+        ("file,text\nlabels.csv,京A12345\n", "lists no image that can be read"),
+        ("file,text\n0.png,京A12345\n".encode("utf-16"), "CSV file in UTF-8"),
+    ],
+)
+def test_evaluating_a_wrong_folder_says_what_to_do_and_fails(baseline, folder, capsys, listing, sentence):
+    if listing is None:
+        (folder / "labels.csv").unlink()
+    else:
+        (folder / "labels.csv").write_bytes(listing if isinstance(listing, bytes) else listing.encode())
+    assert call("evaluate", "--artifacts", baseline, "--rendered", 4, "--real", folder) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert sentence in said.err
+    assert "exact" not in said.out
+
+
+def test_evaluating_a_set_itself_with_a_byte_order_mark(baseline, folder, capsys):
+    listing = folder / "labels.csv"
+    listing.write_bytes(b"\xef\xbb\xbf" + listing.read_bytes())
+    assert call("evaluate", "--artifacts", baseline, "--rendered", 4, "--real", folder) == 0
+    assert "crops: 0 of 12 exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "--rendered", 0),
+        ("evaluate", "--rendered", "x"),
+        ("evaluate", "--threads", -1),
+        ("train", "--batch-size", 0),
+        ("train", "--learning-rate", "nan"),
+        ("train", "--drill", 2),
+        ("train", "--hold-out", 0),
+        ("train", "--variant", "../x"),
+        ("quantize", "--bits", 16),
+        ("compile", "--max-loss", "nan"),
+        ("preview", "--columns", 0),
+    ],
+)
+def test_a_value_out_of_range_is_a_usage_error(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        call(*arguments)
+    assert exit.value.code == 2
+    assert "error: argument --" in capsys.readouterr().err
+
+
+def test_ctrl_c_outside_a_training_is_no_traceback(baseline, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "latency", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert call("evaluate", "--artifacts", baseline, "--rendered", 2) == 130
+    assert capsys.readouterr().err.endswith("the same command goes on where it can\n")
+
+
+def test_without_the_builders_packages_a_sentence_says_how_to_get_them(tmp_path):
+    code = "import sys; sys.modules['torch'] = None; from model_builder.__main__ import main; sys.exit(main(['build']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "pip install '.[build]'" in done.stderr
 
 
 def test_evaluating_an_unknown_variant_lists_those_there_are(baseline, capsys):
@@ -260,8 +382,8 @@ def test_render_writes_a_folder_that_can_be_read_and_trained_on(tmp_path, capsys
     assert call("render", folder, "--count", 3, "--seed", 5) == 0
     assert f"wrote 3 plates to {folder}" in capsys.readouterr().out
     images, texts = batch(Renderer(), 5, 3)
-    crops = evaluate.real_set(folder)
-    assert crops.texts == read_folder(folder).texts == texts
+    crops = labels.read_set(folder)
+    assert crops.texts == labels.read_folder(folder).texts == texts
     assert np.abs(crops.images.astype(float) - images).mean() < 8  # JPEG
     assert call("render", folder, "--count", 3) == 1
     assert "labels.csv exists" in capsys.readouterr().err
@@ -270,6 +392,7 @@ def test_render_writes_a_folder_that_can_be_read_and_trained_on(tmp_path, capsys
 def test_preview_shows_real_crops_in_every_other_row(folder, tmp_path):
     (folder / "images").mkdir()
     for image in folder.glob("*.png"):
+        image.unlink()
         cv2.imwrite(str(folder / "images" / image.name), np.full((24, 94, 3), (0, 0, 255), np.uint8))
     path = tmp_path / "sheet.png"
     assert call("preview", "--out", path, "--count", 6, "--columns", 3, "--real", folder) == 0

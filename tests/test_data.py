@@ -1,32 +1,15 @@
-"""Training data: rendered batches that don't depend on who draws them, and folders of a user's own crops."""
+"""Training data: rendered batches that don't depend on who draws them, and a user's own crops."""
 
 import itertools
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch  # noqa: TID253 (that rule is for the service)
 
 from model_builder import data
-from model_builder.data import Batch, Crops, DataError
+from model_builder.data import Batch, Crops
 from model_builder.plates import ALPHABET
 from model_builder.render import Renderer, batch
-from service.plate import prepare
-
-
-def write_list(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding=encoding)
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two good crops, one beside the list and one in images/."""
-    (tmp_path / "images").mkdir()
-    for name, level in (("a.png", 60), ("images/b.jpg", 200)):
-        cv2.imwrite(str(tmp_path / name), np.full((40, 120, 3), level, np.uint8))
-    return write_list(tmp_path, "file,text", "a.png,京A12345", "b.jpg,沪AD12345")
 
 
 def assert_same(a: Batch, b: Batch) -> None:
@@ -110,63 +93,6 @@ def test_own_crops_are_altered_a_little_and_keep_their_texts():
         distances = np.abs(differences - differences.mean((1, 2, 3), keepdims=True)).mean((1, 2, 3))
         assert distances.min() > 0
         assert distances.argmin() == texts.index(text)  # it still resembles its own image more than any other
-
-
-def test_a_folder_is_read_with_its_texts(folder):
-    crops = data.read_folder(folder)
-    assert crops.texts == ["京A12345", "沪AD12345"]
-    assert crops.images.shape == (2, 24, 94, 3)
-    expected = prepare(np.asarray(cv2.imread(str(folder / "images" / "b.jpg")), np.uint8))
-    np.testing.assert_array_equal(crops.images[1], expected)
-
-
-def test_further_columns_another_order_and_a_byte_order_mark_do_no_harm(folder):
-    write_list(folder, "text,camera,file", "京A12345,3,a.png", encoding="utf-8-sig")
-    assert data.read_folder(folder).texts == ["京A12345"]
-
-
-def test_a_missing_list_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"labels\.csv does not exist"):
-        data.read_folder(tmp_path)
-    with pytest.raises(DataError, match=r"nowhere.labels\.csv does not exist"):
-        data.read_folder(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ((), r"labels\.csv needs the columns file and text"),
-        (("name,text", "a.png,京A12345"), r"labels\.csv needs the columns file and text.*'name'"),
-        (("a.png,京A12345",), r"labels\.csv needs the columns file and text"),
-        (("file,text",), r"labels\.csv lists no crops"),
-        (("file,text", "a.png,京A12345", "missing.png,京A12345"), r"missing\.png is listed in .*labels\.csv but"),
-        (("file,text", "a.png,京A1234I"), r"a\.png: .*'I'"),
-        (("file,text", "a.png,京a12345"), r"a\.png: .*'a'"),
-        (("file,text", "a.png,京A 12345"), r"a\.png: .*' '"),
-        (("file,text", "a.png,"), r"a\.png: .*0 characters"),
-        (("file,text", "a.png"), r"a\.png: .*0 characters"),
-        (("file,text", f"a.png,京A{'1' * 10}"), r"a\.png: .*12 characters; 1 to 11"),
-    ],
-)
-def test_a_mistake_in_the_list_is_told_with_the_file(folder, lines, message):
-    write_list(folder, *lines)
-    with pytest.raises(DataError, match=message):
-        data.read_folder(folder)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"not an image", cv2.imencode(".png", np.zeros((24, 94, 3)))[1].tobytes()[:60]]
-)
-def test_an_unreadable_image_is_named(folder, content):
-    (folder / "images" / "b.jpg").write_bytes(content)
-    with pytest.raises(DataError, match=r"images.b\.jpg can't be read as an image"):
-        data.read_folder(folder)
-
-
-def test_a_list_in_another_encoding_is_told_as_such(folder):
-    write_list(folder, "file,text", "a.png,京A12345", encoding="gbk")  # as a Chinese spreadsheet program saves it
-    with pytest.raises(DataError, match=r"labels\.csv can't be read as a CSV file in UTF-8"):
-        data.read_folder(folder)
 
 
 def test_the_longest_text_fits_into_the_network_s_steps():

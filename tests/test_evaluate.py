@@ -1,14 +1,12 @@
-"""Measuring: intervals, sets of real photographs, and readings through the serving code."""
+"""Measuring: intervals, and readings through the serving code."""
 
 import random
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from conftest import TINY_TEXT, encode, picture
+from conftest import TINY_TEXT, picture
 
-from model_builder import evaluate
+from model_builder import evaluate, labels
 from model_builder.data import VALIDATION_SEED, Crops, validation_set
 from model_builder.plates import GRAMMAR, PLATES
 from model_builder.render import draw_text
@@ -31,71 +29,6 @@ def test_wilson(exact, total, low, high):
     assert (score.exact, score.total) == (exact, total)
     assert score.low == pytest.approx(low, abs=1e-4)
     assert score.high == pytest.approx(high, abs=1e-4)
-
-
-HEADER = "file,text,x1,y1,x2,y2,x3,y3,x4,y4"
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    """A folder for photographs, with one of 200 x 150 in which every pixel differs from its neighbours."""
-    folder = tmp_path / "street"
-    (folder / "images").mkdir(parents=True)
-    cv2.imwrite(str(folder / "images" / "a.png"), photograph())
-    return folder
-
-
-def photograph() -> np.ndarray:
-    y, x = np.mgrid[:150, :200]
-    return np.stack((x, y, (x * 7 + y * 13) % 256), 2).astype(np.uint8)
-
-
-def listed(folder: Path, *lines: str) -> Path:
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
-
-
-def test_a_photograph_is_cut_to_the_box_of_its_corners(photographs):
-    listed(photographs, HEADER, "a.png,京A12345,30,52.5,128.2,40,130.7,70.1,28.4,80")
-    crops = evaluate.real_set(photographs)
-    assert crops.texts == ["京A12345"]
-    np.testing.assert_array_equal(crops.images, prepare(photograph()[40:80, 28:131])[None])
-
-
-def test_corners_outside_the_photograph_are_cut_at_its_edge(photographs):
-    listed(photographs, HEADER, "a.png,京A12345,-6.5,-3,250,-3,250,30,-6.5,30")
-    np.testing.assert_array_equal(evaluate.real_set(photographs).images, prepare(photograph()[:30])[None])
-
-
-def test_without_corners_the_whole_image_is_the_crop(photographs):
-    listed(photographs, HEADER, "a.png,京A12345,,,,,,,,", "a.png,沪A12345,0,0,10,0,10,10,0,10")
-    crops = evaluate.real_set(photographs)
-    assert crops.texts == ["京A12345", "沪A12345"]
-    np.testing.assert_array_equal(crops.images[0], prepare(photograph()))
-    listed(photographs, "file,text", "a.png,京A12345")
-    np.testing.assert_array_equal(evaluate.real_set(photographs).images[0], prepare(photograph()))
-
-
-def test_images_that_cannot_be_decoded_are_left_out_with_a_line(photographs, capsys):
-    (photographs / "images" / "b.jpg").write_bytes(b"not an image")
-    (photographs / "images" / "c.jpg").write_bytes(encode(".jpg")[:200])
-    listed(photographs, "file,text", "b.jpg,京A11111", "a.png,京A12345", "c.jpg,京A22222")
-    crops = evaluate.real_set(photographs)
-    assert crops.texts == ["京A12345"]
-    assert len(crops.images) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert "b.jpg left out" in lines[0]
-    assert "c.jpg left out" in lines[1]
-
-
-def test_sets_are_the_rendered_one_and_each_folder_with_a_list(photographs):
-    listed(photographs, "file,text", "a.png,京A12345")
-    (photographs.parent / "notes").mkdir()
-    found = evaluate.sets(photographs.parent, rendered=4)
-    assert {name: len(crops.texts) for name, crops in found.items()} == {"rendered": 4, "street": 1}
-    assert list(evaluate.sets(None, rendered=2)) == ["rendered"]
-    assert list(evaluate.sets(photographs.parent / "nowhere", rendered=2)) == ["rendered"]
 
 
 def test_accuracy_counts_the_readings_of_the_serving_code(tiny):
@@ -134,7 +67,7 @@ def test_the_machine_has_a_name():
 
 
 def test_the_shipped_set_is_read_whole_and_is_not_the_validation_set(capsys):
-    crops = evaluate.real_set(evaluate.SHIPPED)
+    crops = labels.read_set(evaluate.SHIPPED)
     assert crops.images.shape == (500, 24, 94, 3)
     assert capsys.readouterr().out == ""  # none was left out
     assert all(GRAMMAR.format_of(text) for text in crops.texts)

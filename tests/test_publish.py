@@ -132,7 +132,7 @@ def test_a_published_network_can_be_loaded_for_training_again(published, tmp_pat
 
 
 def test_an_artifact_that_does_not_tell_its_network_is_no_source(tiny):
-    with pytest.raises(ArtifactError, match="does not tell its network's configuration"):
+    with pytest.raises(ArtifactError, match="holds no network that can be trained or quantized"):
         publish.load_network(tiny)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from model_builder import compile, contest, evaluate, figures, peers, report, serving, tables
 from model_builder.__main__ import main
-from model_builder.data import Crops, validation_set, write_folder
+from model_builder.data import Crops, validation_set
+from model_builder.labels import write_folder
 from model_builder.peers import BASELINE, DYNAMIC, MASKED, QUANTIZED, Contestant
 from service import artifact as contract
 from service.artifact import Artifact
