@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "X-Request-Id"
+NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}  # a text of a client's, back in JSON, is no page to any browser
 PROBES = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")  # logged only if they fail
 BACKLOG = 10_000  # lines that wait for a slow reader; those beyond it are lost, rather than requests delayed
 LAST_S = 1.0  # in which a reader may take what is left in the end
@@ -60,7 +61,7 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = number
+                MutableHeaders(scope=message).update({HEADER: number} | NOT_SNIFFED)
             await send(message)
 
         try:

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import access, problems
+from service import access, errors, problems
 from service.artifact import Grammar
-from service.body import FIELD, IMAGE_TYPES, JSON, Upload, gone, read_images
-from service.errors import BadParameter, InputError, LprError, first_fault
+from service.body import FIELD, FORM, IMAGE_TYPES, JSON, OCTETS, Upload, gone, read_images
+from service.errors import BadParameter, InputError, LprError, check_names, first_fault, quoted
 from service.metrics import CONTENT_TYPE, Metrics
 from service.parts import Parts, parts_of
 from service.recognizer import Outcome, Seen, Timing
@@ -28,34 +28,71 @@ from service.schema import (
 )
 
 
-def _problem(description: str) -> dict[str, Any]:
+def _problem(description: str, example: LprError) -> dict[str, Any]:
+    shown = problems.fault(example).model_dump(mode="json") | {"request_id": "5f0c3a9e"}
     return {
         "description": description,
-        "content": {problems.MEDIA_TYPE: {"schema": inlined(Problem)}},
+        "content": {problems.MEDIA_TYPE: {"schema": inlined(Problem), "example": shown}},
     }
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: _problem("The image is empty, not an image, or cut off beyond use; or the body does not parse."),
-    401: _problem("The server has API keys, and the request carries none of them."),
-    404: _problem("The variant asked for is not installed."),
-    408: _problem("The body took too long to arrive."),
-    409: _problem("The variant asked for is installed, but cannot be used."),
-    413: _problem("Too many bytes, or too many pixels."),
-    415: _problem("Not an accepted media type."),
-    422: _problem("No image, too many images, or a parameter out of range."),
-    429: _problem("Too much is waiting: try again after the seconds in Retry-After."),
+    400: _problem(
+        "The image is empty, not an image, or cut off beyond use; or the body does not parse.",
+        errors.UndecodableImage("The image is damaged or was cut off: send the whole file, unchanged."),
+    ),
+    401: _problem(
+        "The server has API keys, and the request carries none of them.",
+        errors.BadKey("This server wants an API key: send one in the header 'Authorization: Bearer KEY'."),
+    ),
+    404: _problem(
+        "The variant asked for is not installed.",
+        errors.NoSuchVariant("There is no variant 'tvn'; installed are baseline, tvm."),
+    ),
+    408: _problem(
+        "The body took too long to arrive.",
+        errors.SlowUpload("The body took over 30 s to arrive: send less at a time."),
+    ),
+    409: _problem(
+        "The variant asked for is installed, but cannot be used.",
+        errors.VariantUnusable("The variant 'tvm' cannot be used here: its engine is not installed."),
+    ),
+    413: _problem(
+        "Too many bytes, or too many pixels.",
+        errors.BodyTooLarge("The request body is larger than 16,777,216 bytes: send fewer or smaller images."),
+    ),
+    415: _problem(
+        "The content is no image, form or JSON.",
+        errors.UnsupportedMediaType("The content has the Content-Type 'text/plain' and is no image that is known."),
+    ),
+    422: _problem(
+        "No image, too many images, or a parameter that is unknown, repeated or out of range.",
+        errors.BadParameter("Parameter top_k: Input should be less than or equal to 10."),
+    ),
+    429: _problem(
+        "Too much is waiting: try again after the seconds in Retry-After.",
+        errors.Busy("Too many bytes are arriving or waiting just now: try again in a moment."),
+    ),
     503: _problem(
-        "Nobody read it in time, or the server is shutting down: try again after the seconds in Retry-After."
+        "Nobody read it in time, or the server is shutting down: try again after the seconds in Retry-After.",
+        errors.Stopping("The server takes no more requests: send them to another one."),
     ),
 }
 REFUSALS_TO_CHANGE: dict[int | str, dict[str, Any]] = {
     401: REFUSALS[401],
-    403: _problem("The key may read, and not change the server; or the server has no keys, so nobody may."),
+    403: _problem(
+        "The key may read, and not change the server; or the server has no keys, so nobody may.",
+        errors.Forbidden("This server has no keys, so nobody may change it: start it with LPR_ADMIN_KEYS."),
+    ),
     404: REFUSALS[404],
-    409: _problem("It cannot be loaded or does not prove itself; the active one stays."),
+    409: _problem(
+        "It cannot be loaded or does not prove itself; the active one stays.",
+        errors.VariantUnusable("The variant 'tvm' cannot be used here: its probe does not come out as published."),
+    ),
+    422: REFUSALS[422],
     503: REFUSALS[503],
 }
+UNKNOWN_PARAMETER: dict[int | str, dict[str, Any]] = {422: REFUSALS[422]}
 
 _BINARY = {"type": "string", "format": "binary"}
 _PARTS = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": "array", "items": _BINARY}}}
@@ -64,8 +101,8 @@ REQUEST_BODY: dict[str, Any] = {
         "required": True,
         "description": f"One image as the body, a form with one or more parts named `{FIELD}`, or JSON with images.",
         "content": {
-            "multipart/form-data": {"schema": _PARTS},
-            **{kind: {"schema": _BINARY} for kind in IMAGE_TYPES},
+            FORM: {"schema": _PARTS},
+            **{kind: {"schema": _BINARY} for kind in (*IMAGE_TYPES, OCTETS)},
             JSON: {"schema": inlined(JsonImages)},
         },
     }
@@ -83,6 +120,7 @@ PARAMETERS = [
     }
     for name, schema in inlined(Options)["properties"].items()
 ]
+_NAMES = [str(parameter["name"]) for parameter in PARAMETERS]
 _DEFAULTS = Options()
 
 NOTHING = Timing(0, 0, 0, 0, 0, 0)  # where not one image was worth a look
@@ -107,6 +145,13 @@ async def _operator(request: Request) -> Parts:
     return parts
 
 
+async def _no_query(request: Request) -> None:
+    """Raise BadParameter for any parameter."""
+    check_names("parameter", list(request.query_params), ())
+
+
+Name = Annotated[str, Path(max_length=200)]  # of a variant, or a version
+NO_QUERY = [Depends(_no_query)]
 Anybody = Annotated[Parts, Depends(_anybody)]
 Reader = Annotated[Parts, Depends(_reader)]
 Operator = Annotated[Parts, Depends(_operator)]
@@ -178,7 +223,7 @@ router.post(
 )(recognize)
 
 
-@router.get("/variants", summary="The variants that are installed")
+@router.get("/variants", dependencies=NO_QUERY, responses=UNKNOWN_PARAMETER, summary="The variants that are installed")
 async def installed(parts: Anybody) -> Listing:
     """What was measured of each, which one is active, and which ones a request may choose."""
     return await _listing(parts)
@@ -186,10 +231,11 @@ async def installed(parts: Anybody) -> Listing:
 
 @router.post(
     "/variants/{name}/activate",
+    dependencies=NO_QUERY,
     responses=REFUSALS_TO_CHANGE,
     summary="Read with another variant from now on",
 )
-async def activate(name: str, parts: Operator) -> Listing:
+async def activate(name: Name, parts: Operator) -> Listing:
     """It is loaded beside the active one and proves itself by its probe; then new requests go to it, and the old one
     finishes what it has. A failure changes nothing and says why. The same name loads files that were replaced."""
     await parts.variants.activate(name)
@@ -209,7 +255,12 @@ async def readyz(parts: Anybody) -> Status:
     return Status(status="ready")
 
 
-@router.get("/model", summary="The manifest of the model served, and its engine")
+@router.get(
+    "/model",
+    dependencies=NO_QUERY,
+    responses=UNKNOWN_PARAMETER,
+    summary="The manifest of the model served, and its engine",
+)
 async def model(parts: Anybody) -> Served:
     """What the model is, where it came from, what was measured of it, and what runs it on this CPU."""
     active = parts.variants.active
@@ -231,8 +282,10 @@ def query(request: Request) -> Options:
     """The query of a request to read plates; raises BadParameter."""
     if not request.scope["query_string"]:
         return _DEFAULTS
+    given = request.query_params.multi_items()
+    check_names("parameter", [name for name, _ in given], _NAMES)
     try:
-        return Options.model_validate(dict(request.query_params))
+        return Options.model_validate(dict(given))
     except ValidationError as error:
         raise BadParameter(f"Parameter {first_fault(error)}.") from error
 
@@ -244,7 +297,9 @@ def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
     names = {name.strip() for name in formats.split(",")}
     known = [format.name for format in grammar.formats]
     if unknown := sorted(names.difference(known)):
-        raise BadParameter(f"Parameter format: there is no {unknown[0]!r}; choose among {', '.join(known) or 'none'}.")
+        raise BadParameter(
+            f"Parameter format: there is no {quoted(unknown[0])}; choose among {', '.join(known) or 'none'}."
+        )
     return grammar.only(names)
 
 

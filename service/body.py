@@ -2,15 +2,20 @@
 
 import asyncio
 import binascii
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from service import bounded_json
 from service.errors import (
+    ECHOED,
     BodyTooLarge,
     ClientGone,
     InputError,
@@ -19,19 +24,30 @@ from service.errors import (
     TooManyImages,
     UndecodableImage,
     UnsupportedMediaType,
+    check_names,
     first_fault,
+    quoted,
 )
 from service.schema import JsonImage, JsonImages
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp")
-PART_TYPES = (*IMAGE_TYPES, "application/octet-stream", "")  # what clients send for a file whose type they don't know
+OCTETS = "application/octet-stream"
 FIELD = "image"
+FORM = "multipart/form-data"
 JSON = "application/json"
 
 ACCEPTED = (
-    f"send {', '.join(IMAGE_TYPES)}, multipart/form-data with one or more parts named {FIELD!r}, "
-    f"or {JSON} with images in base64"
+    f"send the image's file as the body, {FORM} with one or more parts named {FIELD!r}, or {JSON} with images in base64"
 )
+EXAMPLE = '{"images": [{"data": "<base64>", "filename": "plate.jpg"}]}'
+
+PARSED_AT_ONCE = 64 * 1024  # bytes of a body; a larger one is parsed on a thread, to keep the event loop free
+# A thread of its own: the event loop's default ones also read files, and their queue has no bound.
+_parser = ThreadPoolExecutor(1, "parser")
+
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,24 +70,27 @@ class Upload:
 async def read_images(request: Request, limits: Limits) -> list[Upload]:
     """The images of a request: its raw body, the `image` parts of a multipart body, or those in JSON. At least one.
 
-    What is wrong with a single image is its `refusal`, and the others are not lost. Raises InputError:
-    UnsupportedMediaType, NoImage, TooManyImages, BodyTooLarge, MalformedBody or ClientGone.
+    Only a form and JSON go by the Content-Type; of anything else the bytes decide. What is wrong with a single image is
+    its `refusal`, and the others are not lost. Raises InputError: UnsupportedMediaType, NoImage, TooManyImages,
+    BadParameter, BodyTooLarge, MalformedBody or ClientGone.
     """
-    kind, options = parse_options_header(request.headers.get("content-type"))
+    media_type, options = _media_type(request.headers.get("content-type"))
     chunks = _limited(request, limits.max_bytes)
-    match kind.decode("latin-1"):
-        case "multipart/form-data":
-            return await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images)
-        case media_type if media_type in IMAGE_TYPES:
-            return [Upload(None, await _joined(chunks))]
-        case media_type if media_type == JSON:
-            return await asyncio.to_thread(_read_json, await _joined(chunks), limits.max_images)
-        case "":
-            async for _ in chunks:
-                raise UnsupportedMediaType(f"The request has no Content-Type: {ACCEPTED}.")
-            raise NoImage(f"The request has no body: {ACCEPTED}.")
-        case media_type:
-            raise UnsupportedMediaType(f"The Content-Type {media_type!r} is not accepted: {ACCEPTED}.")
+    if media_type == FORM:
+        return await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images)
+    body = await _joined(chunks)
+    if media_type == JSON:
+        return await parsed(body, partial(_read_json, max_images=limits.max_images))
+    if not body and not _may_be_image(media_type):
+        raise NoImage(f"The request has no body: {ACCEPTED}.")
+    return [_upload(None, media_type, body)]
+
+
+async def parsed(body: bytearray, parse: Callable[[bytearray], T]) -> T:
+    """What `parse` makes of a body; a large one is parsed on a thread."""
+    if len(body) <= PARSED_AT_ONCE:
+        return parse(body)
+    return await asyncio.get_running_loop().run_in_executor(_parser, parse, body)
 
 
 async def gone(request: Request) -> None:
@@ -80,21 +99,24 @@ async def gone(request: Request) -> None:
         pass
 
 
-async def read_whole(request: Request, limits: Limits) -> bytes | bytearray:
+async def read_whole(request: Request, limits: Limits) -> bytearray:
     """The body of a request, whatever it is; raises BodyTooLarge, ClientGone or UnsupportedMediaType."""
-    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
-        raise UnsupportedMediaType(f"The Content-Encoding {encoding!r} is not accepted: send the body as it is.")
     return await _joined(_limited(request, limits.max_bytes))
 
 
-async def _joined(chunks: AsyncIterator[bytes]) -> bytes | bytearray:
-    """All of a body; without a copy, if it came in one piece as a small one does."""
-    found = [chunk async for chunk in chunks]
-    return found[0] if len(found) == 1 else bytearray().join(found)
+async def _joined(chunks: AsyncIterator[bytes]) -> bytearray:
+    """All of a body; it grows in place, so that a large one is not held twice."""
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+    return body
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """The body's chunks, none of them empty, up to `max_bytes`; a longer announced length is refused before any."""
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        sentence = f"The Content-Encoding {quoted(encoding)} is not accepted: send the body as it is."
+        raise UnsupportedMediaType(sentence)
     refusal = BodyTooLarge(f"The request body is larger than {max_bytes:,} bytes: send fewer or smaller images.")
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise refusal
@@ -124,15 +146,18 @@ async def _read_multipart(chunks: AsyncIterator[bytes], boundary: bytes, max_ima
         raise MalformedBody("The multipart body ends before its last boundary: send it whole.")
     if not form.images:
         raise NoImage(f"The multipart body has no part named {FIELD!r}: {ACCEPTED}.")
-    return form.images
+    return [_upload(part.filename, part.media_type, part.data) for part in form.images]
 
 
-def _read_json(body: bytes | bytearray, max_images: int) -> list[Upload]:
+def _read_json(body: bytearray, max_images: int) -> list[Upload]:
     try:
-        images = JsonImages.model_validate_json(body).images
+        value = bounded_json.load(body, max_images)
+        body.clear()  # the texts in `value` are a copy
+        images = JsonImages.model_validate(value).images
+    except MalformedBody as error:
+        raise MalformedBody(f"{error} An example is {EXAMPLE}.") from error
     except ValidationError as error:
-        example = '{"images": [{"data": "<base64>", "filename": "plate.jpg"}]}'
-        raise MalformedBody(f"The JSON body is not {example}: {first_fault(error)}.") from error
+        raise MalformedBody(f"The JSON body is not {EXAMPLE}: {first_fault(error)}.") from error
     if not images:
         raise NoImage(f"The JSON body holds no image: {ACCEPTED}.")
     check_count(len(images), max_images)
@@ -141,19 +166,53 @@ def _read_json(body: bytes | bytearray, max_images: int) -> list[Upload]:
 
 def _decoded(image: JsonImage) -> Upload:
     try:
-        return Upload(image.filename, decode_base64(image.data))
+        return Upload(_shortened(image.filename), decode_base64(image.data))
     except UndecodableImage as refusal:
-        return Upload(image.filename, refusal=refusal)
+        return Upload(_shortened(image.filename), refusal=refusal)
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of an image in base64, which may have line breaks or be a data: URL; raises UndecodableImage."""
+    """The bytes of an image in base64, which may have line breaks or be a data: URL; raises UndecodableImage.
+
+    The URL-safe alphabet and base64 without padding are read too.
+    """
     head, comma, rest = text.partition(",")
-    encoded = rest if comma and head.startswith("data:") else text
     try:
-        return binascii.a2b_base64("".join(encoded.split()), strict_mode=True)
+        data = (rest if comma and head.startswith("data:") else text).encode("ascii")
+        coded = data.translate(_URL_SAFE, delete=b" \t\r\n")
+        return binascii.a2b_base64(coded + -len(coded) % 4 * b"=", strict_mode=True)
     except ValueError as error:
         raise UndecodableImage("The image is not base64: encode the whole file, and nothing else.") from error
+
+
+def _upload(filename: str | None, media_type: str, data: bytes | bytearray) -> Upload:
+    """An image, or anything else that a client sent in the place of one."""
+    if _may_be_image(media_type) or _is_image(data):
+        return Upload(_shortened(filename), data)
+    said = f"has the Content-Type {quoted(media_type)}" if media_type else "has no Content-Type"
+    looks = "looks like JSON" if data[:64].lstrip().startswith((b"{", b"[")) else "is no image that is known"
+    sentence = f"The content {said} and {looks}: {ACCEPTED}."
+    return Upload(_shortened(filename), refusal=UnsupportedMediaType(sentence))
+
+
+def _may_be_image(media_type: str) -> bool:
+    """Whether decoding has to say what is wrong with the bytes, if anything is."""
+    return media_type.startswith("image/") or media_type == OCTETS
+
+
+def _is_image(data: bytes | bytearray) -> bool:
+    return data.startswith((b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF"))
+
+
+def _media_type(header: str | None) -> tuple[str, dict[bytes, bytes]]:
+    """A Content-Type, in lower case, and its options."""
+    kind, options = parse_options_header(header)
+    return kind.decode("latin-1"), options
+
+
+def _shortened(filename: str | None) -> str | None:
+    """A file's name as it comes back with the result."""
+    return None if filename is None else filename[:ECHOED]
 
 
 def check_count(count: int, max_images: int) -> None:
@@ -162,17 +221,25 @@ def check_count(count: int, max_images: int) -> None:
         raise TooManyImages(f"The request holds more than {max_images} images: send them in several requests.")
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of a form that holds an image, or that should."""
+
+    filename: str | None
+    media_type: str
+    data: bytearray = field(default_factory=bytearray)
+
+
 class _Form:
-    """Collects the `image` parts of a multipart body from the parser's events, and skips all others."""
+    """Collects the `image` parts of a multipart body from the parser's events; there may be no others."""
 
     def __init__(self, max_images: int) -> None:
-        self.images: list[Upload] = []
+        self.images: list[_Part] = []
         self.complete = False
         self._max_images = max_images
         self._headers: dict[str, str] = {}
         self._name = bytearray()
         self._value = bytearray()
-        self._data: bytearray | None = None  # of the part that is being read, if it is an image
 
     def callbacks(self) -> dict[str, object]:
         """The events as `MultipartParser` names them."""
@@ -180,7 +247,7 @@ class _Form:
         return {f"on_{name}": getattr(self, f"_{name}") for name in names}
 
     def _part_begin(self) -> None:
-        self._headers, self._data = {}, None
+        self._headers = {}
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -195,22 +262,14 @@ class _Form:
 
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get("content-disposition"))
-        if options.get(b"name") != FIELD.encode():
-            return
-        kind = parse_options_header(self._headers.get("content-type"))[0].decode("latin-1")
+        check_names("form field", [options.get(b"name", b"").decode("utf-8", "replace")], [FIELD])
         check_count(len(self.images) + 1, self._max_images)
         filename = options.get(b"filename")
         name = None if filename is None else filename.decode("utf-8", "replace")
-        if kind in PART_TYPES:
-            self._data = bytearray()
-            self.images.append(Upload(name, self._data))
-        else:
-            sentence = f"The part has the Content-Type {kind!r}: send one of {', '.join(IMAGE_TYPES)}."
-            self.images.append(Upload(name, refusal=UnsupportedMediaType(sentence)))
+        self.images.append(_Part(name, _media_type(self._headers.get("content-type"))[0]))
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._data is not None:
-            self._data += memoryview(data)[start:end]
+        self.images[-1].data.extend(memoryview(data)[start:end])
 
     def _end(self) -> None:
         self.complete = True

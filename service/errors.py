@@ -10,7 +10,7 @@
     │   └── Unreachable           no answer came
     ├── InputError                the client sent something that cannot be read; its message says what to do
     │   ├── BadKey                no API key, or none that is known
-    │   ├── BadParameter          a query parameter out of range
+    │   ├── BadParameter          a parameter or form field that is unknown, repeated or out of range
     │   ├── BodyTooLarge          more bytes than LPR_MAX_BYTES
     │   ├── ClientGone            the connection ended before the body did, or before the images were read
     │   ├── EmptyImage            an image of zero bytes
@@ -31,16 +31,37 @@
 """
 
 import re
-from typing import ClassVar
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import ClassVar, Final
 
 from pydantic import ValidationError
 
+ECHOED: Final = 200  # characters of what a client sent, at most, in an answer
+
+
+def quoted(text: str) -> str:
+    """What a client sent, in quotes and without control characters; its beginning, if it is long."""
+    said = repr(text[:ECHOED])
+    return said if len(said) <= ECHOED else f"{said[: ECHOED - 1]}…"
+
 
 def first_fault(error: ValidationError) -> str:
-    """Where data does not fit its model, and why; nothing of the data itself."""
+    """Where data does not fit its model, and why; of the data itself only names of members."""
     first = error.errors(include_input=False, include_context=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "its content"
-    return f"{where}: {first['msg']}"
+    return f"{where[:ECHOED]}: {first['msg']}"
+
+
+def check_names(kind: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raise BadParameter for a name that is not known, or that was given twice; `kind` is what has the names."""
+    for number, name in enumerate(given):
+        if name not in known:
+            close = [f" The nearest is {near}." for near in get_close_matches(name[:ECHOED], known, 1)]
+            choice = f"send only {', '.join(known)}" if known else "this address takes none"
+            raise BadParameter(f"There is no {kind} {quoted(name)}: {choice}.{''.join(close)}")
+        if name in given[:number]:
+            raise BadParameter(f"The {kind} {name} is given more than once: give it once.")
 
 
 class LprError(Exception):
@@ -85,7 +106,7 @@ class BadKey(InputError):
 
 
 class BadParameter(InputError):
-    """A query parameter is missing, of the wrong type or out of range."""
+    """A parameter or form field is unknown, repeated, of the wrong type or out of range."""
 
 
 class BodyTooLarge(InputError):

@@ -14,7 +14,6 @@ STATIC = Path(__file__).parent / "static"
 _COMMON = {
     "Cache-Control": "no-cache",  # ask again each time: the answer is 304 unless the server was upgraded
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 # Swagger UI sets styles in its markup, and its style sheet holds images.

@@ -89,7 +89,8 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    detail = f"{request.method} {request.url.path}: {error.detail}. GET /docs describes what there is."
+    path = request.url.path[: errors.ECHOED]
+    detail = f"{request.method} {path}: {error.detail}. GET /docs describes what there is."
     return _answer(request, status, status.name.lower(), detail, error.headers)
 
 
@@ -108,8 +109,9 @@ def _answer(
     content = problem.model_dump()
     if request.url.path.startswith("/v2"):
         content["error"] = detail  # where clients of the Open Inference Protocol look
-    # Its middleware does not see the answer to an unexpected error, hence the header here too.
-    return Response(json.dumps(content), status, {**(headers or {}), access.HEADER: number}, MEDIA_TYPE)
+    # Their middleware does not see the answer to an unexpected error, hence these headers here too.
+    also = {access.HEADER: number} | access.NOT_SNIFFED
+    return Response(json.dumps(content), status, {**(headers or {}), **also}, MEDIA_TYPE)
 
 
 def _fault(status: HTTPStatus, slug: str, detail: str) -> Fault:

@@ -26,9 +26,12 @@ class JsonImage(Strict):
     """One image in a JSON body."""
 
     data: str = Field(
-        description="The image's file in base64; a data: URL is taken too.", examples=["/9j/4AAQSkZJRg=="]
+        description="The image's file in base64, also in its URL-safe alphabet; a data: URL is taken too.",
+        examples=["/9j/4AAQSkZJRg=="],
     )
-    filename: str | None = Field(default=None, description="Comes back with the result.", examples=["plate.jpg"])
+    filename: str | None = Field(
+        default=None, description="Comes back with the result, its first 200 characters.", examples=["plate.jpg"]
+    )
 
 
 class JsonImages(Strict):
@@ -45,6 +48,7 @@ class Options(BaseModel):
     )
     formats: str | None = Field(
         default=None,
+        max_length=200,
         alias="format",
         description="Read every plate as one of these kinds, by their names with commas between, and as nothing else.",
         examples=["cn-blue,cn-green"],
@@ -54,6 +58,7 @@ class Options(BaseModel):
     )
     variant: str | None = Field(
         default=None,
+        max_length=200,
         description="Read with this installed variant, as GET /variants names it, instead of the active one.",
     )
 

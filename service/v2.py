@@ -8,7 +8,6 @@ parameter `format` of a request is that of POST /recognize.
 https://github.com/kserve/open-inference-protocol, and for the extension Triton's protocol/extension_binary_data.md
 """
 
-import asyncio
 import json
 import math
 import re
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from service import access
-from service.api import REFUSALS, Anybody, Reader, record, restrict
+from service import access, bounded_json
+from service.api import NO_QUERY, REFUSALS, Anybody, Name, Reader, record, restrict
 from service.artifact import Manifest
-from service.body import Limits, check_count, decode_base64, gone, read_whole
-from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, VariantUnusable, first_fault
+from service.body import Limits, check_count, decode_base64, gone, parsed, read_whole
+from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, VariantUnusable, first_fault, quoted
 from service.parts import Parts
 from service.plate import Encoded, Pixels
 from service.recognizer import Outcome, Seen
@@ -39,14 +39,17 @@ IMAGE, INPUT = "image", "input"
 OUTPUTS = ("text", "confidence", "format", "logits")
 LENGTH = re.compile("[0-9]{1,9}")  # of JSON, as that header has it
 LENGTH_BYTES = 4  # before each element of a binary BYTES tensor, little-endian
+SIZES = Field(max_length=4)  # dimensions of a tensor
+
+Text = Annotated[str, Field(max_length=200)]
 
 
 class InputTensor(BaseModel):
     """A tensor of a request; `data` is flat or nested, or `parameters` has its `binary_data_size`."""
 
-    name: str
-    shape: list[Annotated[int, Field(ge=0)]]
-    datatype: str
+    name: Text
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], SIZES]
+    datatype: Text
     parameters: dict[str, Any] = {}
     data: list[Any] | None = None
 
@@ -54,24 +57,24 @@ class InputTensor(BaseModel):
 class OutputWish(BaseModel):
     """An output that the answer is to hold, as bytes if `parameters` says `binary_data`."""
 
-    name: str
+    name: Text
     parameters: dict[str, Any] = {}
 
 
 class Parameters(BaseModel):
     """Those of a request that mean something here; clients send others too."""
 
-    format: str | None = None
+    format: Text | None = None
     binary_data_output: bool = False
 
 
 class InferRequest(BaseModel):
     """The JSON of an inference request."""
 
-    id: str | None = None
+    id: Text | None = None
     parameters: Parameters = Parameters()
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
-    outputs: list[OutputWish] = []
+    outputs: Annotated[list[OutputWish], Field(max_length=len(OUTPUTS))] = []
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,11 @@ async def _manifest(request: Request, name: str, parts: Parts) -> Manifest:
     manifest = await parts.variants.manifest(name)
     wanted = request.path_params.get("version", manifest.version)
     if wanted != manifest.version:
-        raise NoSuchVariant(f"There is no version {wanted!r} of {name}; its version is {manifest.version}.")
+        raise NoSuchVariant(f"There is no version {quoted(wanted)} of {name}; its version is {manifest.version}.")
     return manifest
 
 
-UNUSABLE: dict[int | str, dict[str, Any]] = {404: REFUSALS[404], 409: REFUSALS[409]}
+UNUSABLE: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (404, 409, 422)}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -130,7 +133,7 @@ async def ready(parts: Anybody) -> dict[str, Any]:
 
 @router.get("/models/{name}", responses=UNUSABLE, summary="What a variant takes and gives")
 @router.get("/models/{name}/versions/{version}", include_in_schema=False)
-async def model(request: Request, name: str, parts: Anybody) -> dict[str, Any]:
+async def model(request: Request, name: Name, parts: Anybody) -> dict[str, Any]:
     """Its tensors; a request gives one of the two inputs."""
     manifest = await _manifest(request, name, parts)
     taken = [_tensor(IMAGE, "BYTES", [-1]), _tensor(INPUT, "UINT8", _shape(manifest.input.shape))]
@@ -151,7 +154,7 @@ async def model(request: Request, name: str, parts: Anybody) -> dict[str, Any]:
 
 @router.get("/models/{name}/ready", responses=UNUSABLE | {503: REFUSALS[503]}, summary="Can a variant infer?")
 @router.get("/models/{name}/versions/{version}/ready", include_in_schema=False)
-async def model_ready(request: Request, name: str, parts: Anybody) -> dict[str, Any]:
+async def model_ready(request: Request, name: Name, parts: Anybody) -> dict[str, Any]:
     """Whether it is loaded, or can be on its first request."""
     await _manifest(request, name, parts)
     parts.variants.check_ready()
@@ -162,18 +165,20 @@ async def model_ready(request: Request, name: str, parts: Anybody) -> dict[str, 
 
 @router.post(
     "/models/{name}/infer",
+    dependencies=NO_QUERY,
     responses=REFUSALS,
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": inlined(InferRequest)}}}},
     summary="Read plates with a variant",
 )
-@router.post("/models/{name}/versions/{version}/infer", include_in_schema=False)
-async def infer(request: Request, name: str, parts: Reader) -> Response:
+@router.post("/models/{name}/versions/{version}/infer", dependencies=NO_QUERY, include_in_schema=False)
+async def infer(request: Request, name: Name, parts: Reader) -> Response:
     """All plates of a request are read together, and all outputs are given where it names none."""
     manifest = await _manifest(request, name, parts)
     with parts.metrics.request(name):
         body = await read_whole(request, parts.limits)
         length = request.headers.get(HEADER_LENGTH)
-        asked, images = await asyncio.to_thread(_parse, body, length, manifest, parts.limits)
+        parse = partial(_parse, header_length=length, manifest=manifest, limits=parts.limits)
+        asked, images = await parsed(body, parse)
         recognizer = await parts.variants.get(name)
         only = restrict(recognizer.manifest.grammar, asked.parameters.format)
         outcomes, timing = await recognizer.recognize(images, 1, only, gone=partial(gone, request))
@@ -196,20 +201,16 @@ def _shape(shape: Sequence[int | str]) -> list[int]:
 
 
 def _parse(
-    body: bytes | bytearray, header_length: str | None, manifest: Manifest, limits: Limits
+    body: bytearray, header_length: str | None, manifest: Manifest, limits: Limits
 ) -> tuple[InferRequest, list[Encoded | Pixels]]:
     """The request and its images; raises MalformedBody, NoImage or TooManyImages."""
     length = len(body) if header_length is None else int(header_length) if LENGTH.fullmatch(header_length) else -1
     if not 0 <= length <= len(body):
-        raise MalformedBody(f"{HEADER_LENGTH} is {header_length}, but the body has {len(body)} bytes.")
-    try:
-        request = InferRequest.model_validate_json(body[:length])
-    except ValidationError as error:
-        raise MalformedBody(f"The JSON is no inference request of protocol v2: {first_fault(error)}.") from error
-    if unknown := [wish.name for wish in request.outputs if wish.name not in OUTPUTS]:
-        raise MalformedBody(f"There is no output {unknown[0]!r}; choose among {', '.join(OUTPUTS)}.")
+        raise MalformedBody(f"{HEADER_LENGTH} is {quoted(header_length or '')}, but the body has {len(body)} bytes.")
+    raw = bytes(memoryview(body)[length:])
+    del body[length:]
+    request = _request(body, limits.max_images, math.prod(_row(manifest)))
     (tensor,) = request.inputs
-    raw = memoryview(body)[length:]
     size = tensor.parameters.get("binary_data_size")
     if (size or 0) != len(raw) or (size is None) == (tensor.data is None):
         raise MalformedBody(f"The input {tensor.name!r} needs either data or binary_data_size, and just as many bytes.")
@@ -219,47 +220,80 @@ def _parse(
     check_count(count, limits.max_images)
     match tensor.name, tensor.datatype:
         case "image", "BYTES":
-            images: list[Encoded | Pixels] = [*(_split(raw) if size is not None else _decoded(tensor.data or []))]
-            if math.prod(tensor.shape) != len(images):
-                raise MalformedBody(f"The input 'image' has {len(images)} elements, but the shape {tensor.shape}.")
-            return request, images
+            _check_shape(tensor, [count], [count, 1])
+            return request, [*(_split(raw, count) if tensor.data is None else _decoded(tensor.data, count))]
         case "input", "UINT8":
-            return request, list(_crops(tensor, raw, manifest))
+            _check_shape(tensor, [count, *_row(manifest)])
+            return request, list(_crops(tensor, raw))
     raise MalformedBody(f"Give one input: {IMAGE!r} of BYTES or {INPUT!r} of UINT8, not {tensor.name!r}.")
 
 
-def _split(raw: memoryview) -> list[bytes]:
-    """The elements of a binary BYTES tensor."""
-    found, at = [], 0
-    while at < len(raw):
+def _request(body: bytearray, images: int, numbers: int) -> InferRequest:
+    """The JSON of a request for so many images at most, each of so many numbers; `body` is empty afterwards."""
+    value = bounded_json.load(body, images, images * numbers)
+    body.clear()  # the texts in `value` are a copy
+    try:
+        request = InferRequest.model_validate(value)
+    except ValidationError as error:
+        raise MalformedBody(f"The JSON is no inference request of protocol v2: {first_fault(error)}.") from error
+    names = [wish.name for wish in request.outputs]
+    if unknown := [name for name in names if name not in OUTPUTS]:
+        raise MalformedBody(f"There is no output {quoted(unknown[0])}; choose among {', '.join(OUTPUTS)}.")
+    if len(set(names)) < len(names):
+        raise MalformedBody("An output is named more than once: name each once.")
+    return request
+
+
+def _row(manifest: Manifest) -> list[int]:
+    """The shape of one crop, as the network takes it."""
+    return [int(size) for size in manifest.input.shape[1:]]
+
+
+def _check_shape(tensor: InputTensor, *accepted: list[int]) -> None:
+    if tensor.shape not in accepted:
+        raise MalformedBody(f"The input {tensor.name!r} must be of the shape {' or '.join(map(str, accepted))}.")
+
+
+def _split(raw: bytes, count: int) -> list[bytes]:
+    """The `count` elements of a binary BYTES tensor."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(raw) and len(found) < count:
         begin = at + LENGTH_BYTES
         at = begin + int.from_bytes(raw[at:begin], "little")
-        if at > len(raw):
-            raise MalformedBody("The binary tensor 'image' ends within an element: send it whole.")
-        found.append(bytes(raw[begin:at]))
+        found.append(raw[begin:at])
+    if at != len(raw) or len(found) != count:
+        raise MalformedBody(f"The binary tensor 'image' does not end after its {count} elements: send it whole.")
     return found
 
 
-def _decoded(data: list[Any]) -> list[bytes]:
-    """The elements of a BYTES tensor in JSON: base64, flat or in rows of one."""
+def _decoded(data: list[Any], count: int) -> list[bytes]:
+    """The `count` elements of a BYTES tensor in JSON: base64, flat or in rows of one."""
+    if len(data) != count:
+        raise MalformedBody(f"The input 'image' has {len(data)} elements, but a shape of {count}.")
     flat = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in data]
     if not all(isinstance(item, str) for item in flat):
         raise MalformedBody("The data of 'image' must be texts, each an encoded image in base64.")
     return [decode_base64(item) for item in flat]
 
 
-def _crops(tensor: InputTensor, raw: memoryview, manifest: Manifest) -> Pixels:
+def _crops(tensor: InputTensor, raw: bytes) -> Pixels:
     """The tensor `input`, uint8 (N, H, W, 3)."""
-    wanted = (tensor.shape[0], *manifest.input.shape[1:])
-    values: NDArray[Any]
     try:
-        values = np.frombuffer(raw, np.uint8) if tensor.data is None else np.array(tensor.data)
-    except ValueError:  # of rows that are not equally long
-        values = np.empty(0)
-    whole = values.dtype.kind in "iu" and values.size > 0 and values.min() >= 0 and values.max() <= 255
-    if tuple(tensor.shape) != wanted or values.size != math.prod(tensor.shape) or not whole:
-        raise MalformedBody(f"The input {INPUT!r} must be whole numbers from 0 to 255 of the shape {list(wanted)}.")
-    return values.astype(np.uint8).reshape(tensor.shape)
+        values = np.frombuffer(raw if tensor.data is None else _bytes(tensor.data), np.uint8)
+        return values.reshape(tensor.shape).copy()
+    except ValueError as error:
+        sentence = f"The input {INPUT!r} must be whole numbers from 0 to 255 of the shape {tensor.shape}."
+        raise MalformedBody(sentence) from error
+
+
+def _bytes(data: list[Any]) -> bytes:
+    """Whole numbers from 0 to 255, flat or in nested lists of equal length; raises ValueError for anything else."""
+    while set(map(type, data)) == {list} and len(set(map(len, data))) == 1:
+        data = list(chain.from_iterable(data))
+    if set(map(type, data)) != {int}:
+        raise ValueError("not all are whole numbers")
+    return bytes(data)
 
 
 def _all_seen(outcomes: Sequence[Outcome]) -> list[Seen]:

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from base64 import b64encode, encodebytes
+from base64 import b64encode, encodebytes, urlsafe_b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +14,7 @@ from test_samples import FOLDER
 
 from service import api, errors, problems
 from service.artifact import Manifest
-from service.schema import Recognition
+from service.schema import Problem, Recognition
 from service.settings import Settings
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -89,7 +89,7 @@ def test_several_images_give_several_results_in_order(client):
     names = ["a.jpg", "b.bmp", "京.png"]
     images = [encode(), encode(".bmp", picture(50, 20)), encode(".png", picture(60, 20))]
     files = [part(data, filename=name, kind=None) for name, data in zip(names, images, strict=True)]
-    results = client.post("/recognize", files=files, data={"comment": "ignored"}).json()["results"]
+    results = client.post("/recognize", files=files).json()["results"]
     assert [result["filename"] for result in results] == names
     assert [result["plates"][0]["box"][2] for result in results] == [[94, 24], [50, 20], [60, 20]]
 
@@ -116,8 +116,61 @@ def test_top_k_out_of_range(client, top_k):
 def test_no_image(client):
     problem(client.post("/recognize"), 422, errors.NoImage)
     problem(client.post("/recognize", content=b"--x--\r\n", headers=FORM), 422, errors.NoImage)
-    response = client.post("/recognize", files=[part(encode(), name="file")])
-    assert "named 'image'" in problem(response, 422, errors.NoImage)
+
+
+@pytest.mark.parametrize("name", ["file", "images", "top_k", ""])
+def test_an_unknown_part_of_a_form(client, name):
+    response = client.post("/recognize", files=[part(encode()), part(encode(), name=name)])
+    assert "send only image" in problem(response, 422, errors.BadParameter)
+
+
+@pytest.mark.parametrize("query", ["topk=3", "formats=cn-blue", "top_k=1&x", "top_k=1&top_k=1", "x" * 5000])
+def test_an_unknown_or_repeated_parameter(client, query):
+    response = client.post(f"/recognize?{query}", content=encode(), headers=JPEG)
+    sentence = problem(response, 422, errors.BadParameter)
+    assert "more than once" in sentence or "send only top_k, format, min_confidence, variant" in sentence
+    assert len(sentence) < 400
+    assert ("The nearest is top_k." in sentence) == (query == "topk=3")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/variants"), ("GET", "/model"), ("POST", "/variants/tiny/activate"), ("POST", "/v2/models/tiny/infer")],
+)
+def test_a_parameter_where_none_is_taken(client, method, path):
+    response = client.request(method, f"{path}?top_k=1", json={})
+    assert response.status_code == 422
+    assert "takes none" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 5000, "/v2/models/" + "x" * 5000, "/recognize?variant=" + "x" * 5000])
+def test_what_a_client_sent_is_echoed_only_in_part(client, path):
+    for answer in (client.get(path), client.post(path, content=encode())):
+        assert answer.status_code in (404, 405, 422)
+        assert len(answer.json()["detail"]) < 500
+
+
+def test_a_long_filename_comes_back_in_part(client):
+    image = {"data": base64_of(encode()), "filename": "x" * 999}
+    for sent in ({"json": {"images": [image]}}, {"files": [part(encode(), filename=image["filename"])]}):
+        assert client.post("/recognize", **sent).json()["results"][0]["filename"] == "x" * 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/healthz", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/v2", 200),
+        ("GET", "/openapi.json", 200),
+        ("GET", "/nothing", 404),
+        ("POST", "/recognize", 422),
+        ("POST", "/v2/models/tiny/infer", 400),
+    ],
+)
+def test_no_browser_takes_an_answer_for_a_page(client, method, path, status):
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["x-content-type-options"]) == (status, "nosniff")
 
 
 def test_empty_image(client):
@@ -140,7 +193,7 @@ def test_an_image_that_cannot_be_read_does_not_lose_the_others(strict):
     assert first["error"]["detail"].endswith(".")
     assert (second["filename"], second["plates"][0]["text"], second["error"]) == ("b.bmp", TINY_TEXT, None)
     large = encode(".jpg", picture(200, 100))
-    first, second = strict.post("/recognize", files=[part(large), part(encode(), kind="text/plain")]).json()["results"]
+    first, second = strict.post("/recognize", files=[part(large), part(b"hello", kind="text/plain")]).json()["results"]
     assert (first["error"]["status"], second["error"]["status"]) == (413, 415)
 
 
@@ -158,7 +211,15 @@ def test_json_with_images_in_base64_is_read(client):
     assert results[0]["plates"][0]["text"] == TINY_TEXT
 
 
-@pytest.mark.parametrize("data", ["*", "abc", "京", "data:,", base64_of(b"hello")])
+def test_base64_is_read_in_its_url_safe_alphabet_and_without_padding(client):
+    data = encode(".bmp", picture(60, 20))
+    assert {b"+", b"/"} <= {bytes([byte]) for byte in b64encode(data)}
+    for text in (urlsafe_b64encode(data).decode(), urlsafe_b64encode(data + b"0").decode().rstrip("=")):
+        (result,) = client.post("/recognize", json={"images": [{"data": text}]}).json()["results"]
+        assert result["plates"][0]["box"][2] == [60, 20]
+
+
+@pytest.mark.parametrize("data", ["*", "abc", "a", "AA==AA==", "=", "京", "data:,", base64_of(b"hello")])
 def test_json_whose_image_is_none(client, data):
     error = errors.EmptyImage if data == "data:," else errors.UndecodableImage
     problem(client.post("/recognize", json={"images": [{"data": data}]}), 400, error)
@@ -224,16 +285,46 @@ def test_min_confidence_out_of_range(client, value):
     assert "min_confidence" in problem(response, 422, errors.BadParameter)
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "image/gif", "application/x-www-form-urlencoded", ";"])
-def test_wrong_media_type(client, kind):
-    response = client.post("/recognize", content=encode(), headers={"Content-Type": kind})
-    assert "image/jpeg" in problem(response, 415, errors.UnsupportedMediaType)
+ODD_TYPES = [
+    "image/jpg",
+    "image/pjpeg",
+    "image/gif",
+    "application/octet-stream",
+    "binary/octet-stream",
+    "text/plain",
+    ";",
+]
 
 
-def test_missing_or_wrong_media_type_of_body_and_part(client):
-    problem(client.post("/recognize", content=encode()), 415, errors.UnsupportedMediaType)
-    response = client.post("/recognize", files=[part(encode(), kind="text/plain")])
+@pytest.mark.parametrize("kind", [*ODD_TYPES, "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp"])
+def test_the_bytes_decide_what_is_an_image(client, kind, extension):
+    response = client.post("/recognize", content=encode(extension), headers={"Content-Type": kind})
+    assert response.json()["results"][0]["plates"][0]["text"] == TINY_TEXT
+    (result,) = client.post("/recognize", files=[part(encode(extension), kind=kind)]).json()["results"]
+    assert result["plates"][0]["text"] == TINY_TEXT
+
+
+def test_an_image_without_a_type_is_read(client):
+    assert client.post("/recognize", content=encode()).json()["results"][0]["plates"][0]["text"] == TINY_TEXT
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "text/" + "x" * 5000, None])
+@pytest.mark.parametrize(("data", "looks"), [(b"image=hello", "no image"), (b' {"images": []}', "like JSON")])
+def test_what_is_no_image_is_refused_by_its_type(client, kind, data, looks):
+    response = client.post("/recognize", content=data, headers={"Content-Type": kind} if kind else {})
+    sentence = problem(response, 415, errors.UnsupportedMediaType)
+    assert (kind or "no Content-Type")[:100] in sentence
+    assert looks in sentence
+    assert "multipart/form-data" in sentence
+    assert len(sentence) < 600
+    response = client.post("/recognize", files=[part(data, kind=(kind or "text/plain")[:500])])
     problem(response, 415, errors.UnsupportedMediaType)
+
+
+def test_a_compressed_body_is_refused(client):
+    response = client.post("/recognize", content=encode(), headers=JPEG | {"Content-Encoding": "gzip"})
+    assert "'gzip'" in problem(response, 415, errors.UnsupportedMediaType)
 
 
 def stream(chunk: bytes, count: int, sent: list[int]) -> Iterator[bytes]:
@@ -348,12 +439,23 @@ def test_metrics_count_what_happened(serving):
 def test_the_documentation_shows_bodies_answers_and_refusals(client):
     assert client.get("/docs").status_code == 200
     recognize = client.get("/openapi.json").json()["paths"]["/recognize"]["post"]
-    bodies = {"multipart/form-data", "application/json", "image/jpeg", "image/png", "image/bmp", "image/webp"}
+    bodies = {"multipart/form-data", "application/json", "application/octet-stream"}
+    bodies |= {"image/jpeg", "image/png", "image/bmp", "image/webp"}
     assert set(recognize["requestBody"]["content"]) == bodies
     assert set(recognize["responses"]) == {"200", *map(str, api.REFUSALS)}
     assert "$ref" not in str([recognize["requestBody"], recognize["responses"]["400"]])  # it would lead nowhere
     for status in ("400", "422"):
         assert list(recognize["responses"][status]["content"]) == ["application/problem+json"]
+
+
+def test_each_status_shows_an_error_of_its_own(client):
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if status != "200":
+                    example = Problem.model_validate(answer["content"]["application/problem+json"]["example"])
+                    assert example.status == int(status), (path, status)
+                    assert example.detail.endswith(".")
 
 
 def leaves(error: type[errors.LprError]) -> set[type[errors.LprError]]:

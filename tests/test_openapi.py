@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from service.body import IMAGE_TYPES
+from service.body import IMAGE_TYPES, OCTETS
 from tests.load import images
 
 # Not among them: that whatever fits the document is accepted. No document can say which bytes are an image.
@@ -21,7 +21,7 @@ CHECKS = [
 ]
 EXAMPLES = 40  # of each operation and mode
 
-for media_type in IMAGE_TYPES:
+for media_type in (*IMAGE_TYPES, OCTETS):
     schemathesis.openapi.media_type(
         media_type, st.sampled_from([*images.seeds().values(), *images.polyglots().values()]) | st.binary(max_size=99)
     )

@@ -192,6 +192,43 @@ def test_a_binary_tensor_that_ends_early_is_refused(client, raw):
     assert client.post("/v2/models/tiny/infer", content=head + raw, headers=headers).status_code == 400
 
 
+@pytest.mark.parametrize("count", [0, 3, 1_000_000])
+def test_a_binary_tensor_of_another_number_of_elements_is_refused(client, count):
+    raw = bytes(4 * count)
+    head = b'{"inputs": [{"name": "image", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": %d}}]}'
+    head %= len(raw)
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    answer = client.post("/v2/models/tiny/infer", content=head + raw, headers=headers)
+    assert answer.status_code == 400
+    assert "after its 2 elements" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"outputs": [{"name": "logits"}] * 2}, "more than once"),
+        ({"outputs": [{"name": "logits"}] * 9}, "at most 4 items"),
+        ({"outputs": [{"name": "x" * 200}]}, "no output 'xxx"),
+        ({"outputs": [{"name": "x" * 201}]}, "at most 200 characters"),
+        ({"id": "x" * 201}, "at most 200 characters"),
+        ({"parameters": {"format": "," * 201}}, "at most 200 characters"),
+        ({"inputs": [IMAGE | {"shape": [1] * 5, "data": [""]}]}, "at most 4 items"),
+        ({"inputs": [IMAGE | {"shape": [1, 10**30], "data": [""]}]}, "shape [1] or [1, 1]"),
+        ({"inputs": [IMAGE | {"shape": [2], "data": [""]}]}, "1 elements"),
+        ({"inputs": [INPUT | {"data": ["x" * 10_000, *[""] * 50]}]}, "whole numbers"),
+        ({"inputs": [INPUT | {"data": {}}]}, "valid list"),
+        ({"inputs": [INPUT | {"data": [PIXELS[1:], [0]]}]}, "whole numbers"),
+        ({"inputs": [INPUT | {"shape": [1, 24, 94, 4], "data": PIXELS}]}, "shape [1, 24, 94, 3]"),
+    ],
+)
+def test_a_request_is_refused_by_its_names_and_shapes_first(client, changes, sentence):
+    request = {"inputs": [IMAGE | {"data": [base64.b64encode(encode()).decode()]}]} | changes
+    answer = client.post("/v2/models/tiny/infer", json=request)
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]
+    assert len(answer.json()["error"]) < 400
+
+
 def test_nested_data_is_taken_as_flat(client):
     images = np.zeros((1, 24, 94, 3), np.uint8).tolist()
     answer = client.post("/v2/models/tiny/infer", json={"inputs": [INPUT | {"data": images}]}).json()
