@@ -9,19 +9,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from functools import partial
+from multiprocessing import connection
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from service import access
 from service.app import create_app
-from service.connection import allow_many, impatient, take_in_more
+from service.connection import BEYOND, Connection, allow_many
 from service.errors import ArtifactError
 from service.memory import return_large_blocks
 from service.metrics import Shared
@@ -38,7 +38,7 @@ class Worker:
     shared: Shared
     port: int
     parent: int
-    told: "Connection[bool, None]"
+    told: "connection.Connection[bool, None]"
 
 
 class Server(uvicorn.Server):
@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
                 app,
                 settings.host,
                 settings.port,
-                http=impatient(settings.upload_s),
+                http=connections(settings),
                 access_log=False,
                 server_header=False,
                 ws="none",
@@ -80,16 +80,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, and tell it where somebody wants to know."""
         await super().startup(sockets)
-        for server in [*self.servers]:
-            self.servers += await take_in_more(server, self._connection)
         if self._worker:
             self._worker.told.send(True)
             self._worker.told.close()
-
-    def _connection(self) -> asyncio.Protocol:
-        """As uvicorn makes its own."""
-        kind: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the serving."""
@@ -108,6 +101,12 @@ class Server(uvicorn.Server):
 
 class NoPort(OSError):
     """The server cannot listen where LPR_HOST and LPR_PORT say; the message is a sentence."""
+
+
+def connections(settings: Settings) -> type[asyncio.Protocol]:
+    """What uvicorn calls to make a connection."""
+    made = partial(Connection, upload_s=settings.upload_s, most_bytes=settings.max_bytes + BEYOND)
+    return cast(type[asyncio.Protocol], made)
 
 
 def serve(settings: Settings, worker: Worker | None = None) -> int:

@@ -36,6 +36,7 @@ from service.artifact import (
     write_probe,
 )
 from service.backends import Backend
+from service.server import connections
 from service.settings import REPOSITORY, Settings
 
 PUBLISHED = REPOSITORY / "artifacts"
@@ -171,7 +172,9 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(settings: Settings) -> Iterator[str]:
     """A real server of these settings on a free port, in a thread of this process; yields its URL."""
     server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), port=0, ws="none", access_log=False, log_level="error")
+        uvicorn.Config(
+            create_app(settings), port=0, http=connections(settings), ws="none", access_log=False, log_level="error"
+        )
     )
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -11,18 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import PUBLISHED, TINY_TEXT, encode
 
-from service.connection import AT_ONCE
 from service.settings import REPOSITORY, Settings
 
 HEAD = b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-LISTENING = "0A"  # in /proc/net/tcp, proc(5)
 COMMAND = [sys.executable, "-m", "service"]
 
 
@@ -108,17 +106,6 @@ def test_an_answer_arrives_in_one_piece(server):
         for _ in range(20):
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: lpr\r\n\r\n")
             assert connection.recv(65_536).endswith(b'{"status":"ok"}')
-
-
-def test_its_port_has_a_descriptor_for_each_client_taken_in_at_once(server):
-    number = f"{int(server.url.rsplit(':', 1)[1]):04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    (inode,) = (row[9] for row in rows if row[1].endswith(f":{number}") and row[3] == LISTENING)
-    descriptors = 0
-    for descriptor in Path(f"/proc/{server.process.pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # some other one was closed meanwhile
-            descriptors += descriptor.readlink() == Path(f"socket:[{inode}]")
-    assert descriptors == AT_ONCE
 
 
 def test_a_compiled_network_is_served_without_torch_and_the_compiler():
