@@ -22,7 +22,7 @@ MANY: Final = 65_536
 PIECE: Final = 1024  # bytes parsed at a time, outside a body of known length: what is parsed ahead is no more
 HEAD_BYTES: Final = 64 * 1024 - PIECE  # a piece that ends a head is not counted
 HEADERS: Final = 256
-QUIET_S: Final = 2.0
+QUIET_S: Final = 3.0
 BEYOND: Final = 64 * 1024**2  # bytes beyond the largest body that are thrown away, so that the refusal is seen
 
 

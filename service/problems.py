@@ -41,13 +41,10 @@ HEADERS: dict[type[LprError], dict[str, str]] = {
     errors.Busy: {"Retry-After": str(RETRY_AFTER_S)},
     errors.Stopping: {"Retry-After": str(RETRY_AFTER_S)},
     errors.TooLate: {"Retry-After": str(RETRY_AFTER_S)},
-    # What was not read of a refused body must not be taken for the next request; closing also stops the sender.
-    errors.BadKey: {"Connection": "close", "WWW-Authenticate": "Bearer"},
+    errors.BadKey: {"WWW-Authenticate": "Bearer"},
+    # Closing stops the sender; `connection.py` throws away what is on its way.
     errors.BodyTooLarge: {"Connection": "close"},
     errors.SlowUpload: {"Connection": "close"},
-    errors.UnsupportedMediaType: {"Connection": "close"},
-    errors.TooManyImages: {"Connection": "close"},
-    errors.MalformedBody: {"Connection": "close"},
 }
 
 

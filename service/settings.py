@@ -180,7 +180,10 @@ class Settings(BaseSettings):
     )
     upload_s: Annotated[
         float, AfterValidator(Within(0.1, 3600, "in less nothing arrives, and in more a silent client is waited for"))
-    ] = Field(default=30.0, description="Seconds that a request's head may take to arrive, then its body: 408.")
+    ] = Field(
+        default=30.0,
+        description="Seconds for a request's head to arrive, then for its body (408), and for its answer to be taken.",
+    )
     deadline_ms: Annotated[
         float, AfterValidator(Within(1, 600_000, "in less nothing is read, and after more nobody waits for the answer"))
     ] = Field(
