@@ -12,9 +12,10 @@ import numpy as np
 
 from model_builder.evaluate import SHIPPED
 from model_builder.render import Renderer, batch
-from service import plate, text
+from service import plate
 from service.artifact import Artifact
 from service.backends import load
+from service.text import Reader
 
 _WARM_UP = 4000  # plates, after which nearly every glyph has been painted once and is kept
 _MEASURED = 4000
@@ -64,15 +65,14 @@ def decoding(images: Path = SHIPPED / "images") -> dict[str, float]:
 def reading(artifact: Artifact, images: Path = SHIPPED / "images", top_k: int = 3) -> tuple[float, float]:
     """Milliseconds from a decoded image to its text and candidates beyond inference: median and 95th percentile over
     the images of a folder."""
-    manifest = artifact.manifest
+    reader = Reader.of(artifact.manifest)
     crops = [plate.decode_image(path.read_bytes(), _MAX_PIXELS) for path in sorted(images.iterdir())]
     cv2.setNumThreads(1)
     backend = load(artifact, threads=1)
     logits = [backend.infer(plate.prepare(crop)[None])[0] for crop in crops]
     backend.close()
     times = [
-        _fastest(plate.prepare, crop)
-        + _fastest(lambda row: text.read(row, manifest.alphabet, manifest.blank, manifest.grammar, top_k), row)
+        _fastest(plate.prepare, crop) + _fastest(lambda row: reader.read(row, top_k), row)
         for crop, row in zip(crops, logits, strict=True)
     ]
     median, p95 = np.percentile(times, (50, 95)) * 1e3

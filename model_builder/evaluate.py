@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from model_builder import labels
 from model_builder.data import Crops, validation_set
-from service import plate, text
+from service import plate
 from service.artifact import Artifact, Latency, Score
 from service.backends import Backend
+from service.text import Reader, Reading
 
 SHIPPED = Path(__file__).parent / "plates-500"  # 500 rendered plates that come with the repository
 
@@ -30,20 +31,17 @@ def wilson(exact: int, total: int) -> Score:
     return Score(exact=exact, total=total, low=max(0.0, center - half), high=min(1.0, center + half))
 
 
-def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[text.Reading]:
-    """What the server would answer to each crop, one at a time."""
+def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[Reading]:
+    """What the server would read on each crop, one at a time, however unsure."""
+    reader = Reader.of(artifact.manifest)
     for image in crops.images:
-        yield _reading(artifact, backend.infer(image[None])[0])
+        yield reader.read(backend.infer(image[None])[0])
 
 
 def read_texts(artifact: Artifact, logits: NDArray[np.float32]) -> list[str]:
     """What the server would answer to each of `logits` (n, steps, classes)."""
-    return [_reading(artifact, rows).text for rows in logits]
-
-
-def _reading(artifact: Artifact, logits: NDArray[np.float32]) -> text.Reading:
-    manifest = artifact.manifest
-    return text.read(logits, manifest.alphabet, manifest.blank, manifest.grammar)
+    reader = Reader.of(artifact.manifest)
+    return [reader.read(rows).text for rows in logits]
 
 
 def accuracy(artifact: Artifact, backend: Backend, crops: Crops) -> Score:

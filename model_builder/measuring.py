@@ -6,12 +6,12 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from model_builder import bench, build, evaluate, flags, labels, preview
+from model_builder import bench, build, evaluate, flags, labels, preview, thresholds
 from model_builder.data import SHIPPED_SEED, Crops
 from model_builder.render import Renderer, batch
 from model_builder.train import Interrupted
 from service import artifact as contract
-from service.backends import load
+from service.backends import Backend, load
 
 _PHOTOGRAPHS = ("ccpd-crops", "ccpd-scenes", "easypr-scenes")  # what README's table is measured on
 
@@ -32,6 +32,15 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--threads", type=flags.positive, default=1, help="threads of the engine (default: %(default)s)"
     )
     parser.add_argument("--errors", action="store_true", help="print every wrong reading")
+    parser.add_argument("--thresholds", action="store_true", help="print what a least confidence keeps, as a table")
+    parser.add_argument(
+        "--no-plate",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="images, or folders of them, that are no crops of a plate, for the table of --thresholds",
+    )
     flags.add_publishing(parser)
     parser.set_defaults(run=_evaluate)
 
@@ -42,6 +51,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     backend = load(artifact, threads=options.threads)
     contract.check_probe(backend, artifact)
     print(f"{options.variant} {artifact.manifest.version}, {backend.engine}, {evaluate.machine()}")
+    judged = {}
     for name, crops in sets.items():
         read = list(evaluate.readings(artifact, backend, crops))
         wrong = [(text, r.text) for r, text in zip(read, crops.texts, strict=True) if r.text != text]
@@ -50,8 +60,22 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"    without the first character, the province's: {rest}, {100 * rest / len(read):.1f} %")
         if options.errors:
             print("\n".join(f"    {text} read as {reading}" for text, reading in wrong))
+        judged[name] = thresholds.judge(read, crops.texts)
+    if options.thresholds:
+        _print_thresholds(judged, options.no_plate, artifact, backend)
     times = evaluate.latency(backend, threads=options.threads)
     print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
+
+
+def _print_thresholds(
+    judged: dict[str, list[thresholds.Judged]], no_plate: list[Path], artifact: contract.Artifact, backend: Backend
+) -> None:
+    rendered, *others = judged.values()
+    nothing = []
+    if no_plate:
+        crops = thresholds.whole(no_plate)
+        nothing = thresholds.judge(evaluate.readings(artifact, backend, crops), crops.texts)
+    print(thresholds.table(rendered, [one for other in others for one in other], nothing))
 
 
 def _add_preview(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

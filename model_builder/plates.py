@@ -5,6 +5,7 @@ for ordinary plates, 480 x 140 for new-energy ones, 440 x 220 for two-row rear p
 The renderer draws from these entries and `GRAMMAR`, derived from them, travels in every manifest for decoding.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.artifact import Format, Grammar
@@ -40,10 +41,12 @@ class Colours(NamedTuple):
 
 
 class Plate(NamedTuple):
-    """A kind of plate.
+    """A kind of plate to draw.
 
     `templates` give its texts: per template one string of allowed characters a position; `slots` where each position
     stands, in reading order; `dot` the centre of the separating dot; `share` how often training draws this kind.
+    `family` names its texts in the grammar by what the text alone tells, where that is less than the kind's own name: a
+    text has no colour.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Plate(NamedTuple):
     colours: tuple[Colours, ...]
     dot: tuple[float, float] | None
     share: float
+    family: str = ""
 
 
 _ROW = tuple(Slot(x, 25.0) for x in (15.5, 72.5, 151.5, 208.5, 265.5, 322.5, 379.5))
@@ -79,6 +83,7 @@ _BLACK_PLATE = Colours(_BLACK, _BLACK, _WHITE)
 _GREEN = Colours((215, 230, 215), (125, 190, 60), _BLACK)  # small vehicles: white to green
 _YELLOW_GREEN = Colours((110, 185, 70), (110, 185, 70), _BLACK)  # large vehicles: green, its first two on yellow
 
+_STANDARD = "cn-standard"  # of seven characters: blue and yellow plates of one row and of two
 _CIVIL = (PROVINCES, LETTERS, *(SERIAL,) * 5)
 
 
@@ -87,9 +92,9 @@ def _ending(last: str) -> tuple[str, ...]:
 
 
 PLATES = (
-    Plate("cn-blue", 440, 140, _ROW, (_CIVIL,), (_BLUE, _BLUE, _BLUE_LIGHT), _DOT, 0.58),
-    Plate("cn-yellow", 440, 140, _ROW, (_CIVIL,), (_YELLOW,), _DOT, 0.10),
-    Plate("cn-yellow-two-row", 440, 220, _TWO_ROWS, (_CIVIL,), (_YELLOW,), None, 0.02),
+    Plate("cn-blue", 440, 140, _ROW, (_CIVIL,), (_BLUE, _BLUE, _BLUE_LIGHT), _DOT, 0.58, _STANDARD),
+    Plate("cn-yellow", 440, 140, _ROW, (_CIVIL,), (_YELLOW,), _DOT, 0.10, _STANDARD),
+    Plate("cn-yellow-two-row", 440, 220, _TWO_ROWS, (_CIVIL,), (_YELLOW,), None, 0.02, _STANDARD),
     Plate(
         "cn-green",
         480,
@@ -99,6 +104,7 @@ PLATES = (
         (_GREEN, _GREEN, _YELLOW_GREEN),
         None,
         0.13,
+        "cn-new-energy",
     ),
     Plate(
         "cn-police",
@@ -129,4 +135,13 @@ PLATES = (
 # No real plate: a real one shows a single Chinese character, the hardest to tell; here seven are practised at a time.
 DRILL = Plate("drill", 440, 140, _ROW, ((PROVINCES + SPECIAL,) * 7,), (_BLUE, _YELLOW, _POLICE, _GREEN), None, 0.0)
 
-GRAMMAR = Grammar(formats=tuple(Format(name=plate.name, templates=plate.templates) for plate in PLATES))
+
+def _families(plates: Sequence[Plate]) -> Grammar:
+    """The families of texts, each once, with all templates of its kinds of plate."""
+    templates: dict[str, dict[tuple[str, ...], None]] = {}
+    for plate in plates:
+        templates.setdefault(plate.family or plate.name, {}).update(dict.fromkeys(plate.templates))
+    return Grammar(formats=tuple(Format(name=name, templates=tuple(found)) for name, found in templates.items()))
+
+
+GRAMMAR = _families(PLATES)

@@ -26,6 +26,7 @@ from service.schema import (
     Status,
     inlined,
 )
+from service.text import Reading
 
 
 def _problem(description: str, example: LprError) -> dict[str, Any]:
@@ -333,22 +334,29 @@ def compose(filename: str | None, outcome: Outcome, min_confidence: float) -> di
     Tests check them against it.
     """
     if isinstance(outcome, InputError):
-        return {"filename": filename, "plates": [], "error": problems.fault(outcome)}
-    return {"filename": filename, "plates": _plates(outcome, min_confidence), "error": None}
+        return {"filename": filename, "plates": [], "note": None, "error": problems.fault(outcome)}
+    note = doubt(outcome.reading, min_confidence)
+    return {"filename": filename, "plates": [] if note else [_plate(outcome)], "note": note, "error": None}
 
 
-def _plates(seen: Seen, min_confidence: float) -> list[dict[str, Any]]:
-    """The image is one plate, or none where no character was seen on it, or not surely enough."""
+def doubt(reading: Reading, min_confidence: float) -> str | None:
+    """Why a reading is not given as a plate: no character was seen, or not surely enough. None where it is given."""
+    if not reading.text:
+        return "No text was found: is this a crop of one plate?"
+    if reading.confidence < min_confidence:
+        return f"No reading was as sure as {min_confidence:g}: is this a crop of one plate?"
+    return None
+
+
+def _plate(seen: Seen) -> dict[str, Any]:
+    """The image is one plate."""
     reading, width, height = seen.reading, seen.width, seen.height
-    if not reading.text or reading.confidence < min_confidence:
-        return []
-    plate = {
+    return {
         "text": reading.text,
         "confidence": reading.confidence,
         "valid_format": reading.valid_format,
-        "format": reading.format,
+        "formats": reading.formats,
         "characters": [{"char": char, "confidence": confidence} for char, confidence in reading.characters],
         "candidates": [{"text": text, "confidence": confidence} for text, confidence in reading.candidates],
         "box": [(0, 0), (width, 0), (width, height), (0, height)],
     }
-    return [plate]

@@ -13,10 +13,8 @@ that names the file. `write` is for `model_builder/publish.py` alone.
 
 import hashlib
 import json
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
@@ -50,29 +48,28 @@ class Frozen(BaseModel):
 
 
 class Format(Frozen):
-    """One kind of plate. A template holds, for each position, the characters allowed there."""
+    """A family of texts, named after what the text alone tells. A template holds, for each position, the characters
+    allowed there."""
 
     name: Annotated[str, Field(min_length=1)]
     templates: Annotated[tuple[tuple[Annotated[str, Field(min_length=1)], ...], ...], Field(min_length=1)]
 
     def fits(self, text: str) -> bool:
         """Whether `text` matches one of the templates, position by position."""
-        return self._pattern.fullmatch(text) is not None
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        templates = ("".join(f"[{re.escape(allowed)}]" for allowed in template) for template in self.templates)
-        return re.compile("|".join(templates))
+        return any(
+            len(text) == len(template) and all(char in allowed for char, allowed in zip(text, template, strict=True))
+            for template in self.templates
+        )
 
 
 class Grammar(Frozen):
-    """The kinds of plate a model knows; where two fit a text, the first one names it."""
+    """The families of texts that a model knows. A text may fit several."""
 
     formats: tuple[Format, ...]
 
-    def format_of(self, text: str) -> str | None:
-        """Name of the first format that `text` fits, or None."""
-        return next((format.name for format in self.formats if format.fits(text)), None)
+    def formats_of(self, text: str) -> tuple[str, ...]:
+        """Names of the formats that `text` fits, in their order."""
+        return tuple([format.name for format in self.formats if format.fits(text)])
 
     def only(self, names: Collection[str]) -> "Grammar":
         """The grammar of the formats of these names alone; those that it does not know are left out."""

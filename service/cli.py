@@ -20,22 +20,23 @@ from tqdm import tqdm
 
 from service import inputs
 from service.errors import BadParameter, LprError, Refused
-from service.schema import Plate, Result
+from service.schema import MIN_CONFIDENCE, Plate, Result
 from service.settings import ClientSettings, Settings, faults
 
 ALL_READ, SOME_NOT_READ, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 TOLD = 5  # of the paths that were named, where none can be read
 AT_ONCE = 4  # requests under way, to a server
 IMAGE_FAULTS = (400, 413, 415)  # statuses that say something of the image, not of the whole undertaking
-COLUMNS = ("file", "text", "confidence", "format", "valid_format", "error")
+COLUMNS = ("file", "text", "confidence", "formats", "valid_format", "note", "error")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One file: the plate on it, if any, or why it was not read."""
+    """One file: the plate on it, or a note why there is none, or the error that kept it from being read."""
 
     file: Path
     plate: Plate | None = None
+    note: str | None = None
     error: str | None = None
 
 
@@ -68,8 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders that hold images")
     read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
     read.add_argument("--variant", help="read with this variant instead of the server's or LPR_BACKEND")
-    read.add_argument("--format", default="", metavar="NAME,...", help="read every plate as one of these kinds")
-    read.add_argument("--min-confidence", type=_share, default=0, metavar="SHARE", help="leave out what is less sure")
+    read.add_argument("--format", default="", metavar="NAME,...", help="read every plate as a text of these formats")
+    read.add_argument(
+        "--min-confidence",
+        type=_share,
+        default=MIN_CONFIDENCE,
+        metavar="SHARE",
+        help="leave out what is less sure; 0 leaves out nothing (default: %(default)s)",
+    )
     read.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
     output = read.add_mutually_exclusive_group()
     output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
@@ -198,22 +205,25 @@ def _unreadable(error: OSError) -> str:
 
 
 def _row(file: Path, result: Result) -> Row:
-    return Row(file, next(iter(result.plates), None), result.error.detail if result.error else None)
+    return Row(file, next(iter(result.plates), None), result.note, result.error.detail if result.error else None)
 
 
 def _plain(row: Row) -> str:
     if row.plate is None:
-        return f"{row.file}\t{row.error or 'no plate'}"
-    return f"{row.file}\t{row.plate.text}\t{100 * row.plate.confidence:.1f} %\t{row.plate.format or 'no known format'}"
+        return f"{row.file}\t{row.error or row.note or 'no plate'}"
+    formats = ", ".join(row.plate.formats) or "no known format"
+    return f"{row.file}\t{row.plate.text}\t{100 * row.plate.confidence:.1f} %\t{formats}"
 
 
 def _csv(row: Row) -> str:
     plate, line = row.plate, io.StringIO()
-    told = (plate.text, plate.confidence, plate.format, plate.valid_format) if plate else ("", "", "", "")
-    csv.writer(line, lineterminator="").writerow([row.file, *told, row.error])
+    told = (plate.text, plate.confidence, ",".join(plate.formats), plate.valid_format) if plate else ("", "", "", "")
+    csv.writer(line, lineterminator="").writerow([row.file, *told, row.note, row.error])
     return line.getvalue()
 
 
 def _json(row: Row) -> str:
     plates = [row.plate.model_dump()] if row.plate else []
-    return json.dumps({"file": str(row.file), "plates": plates, "error": row.error}, ensure_ascii=False)
+    return json.dumps(
+        {"file": str(row.file), "plates": plates, "note": row.note, "error": row.error}, ensure_ascii=False
+    )

@@ -3,8 +3,8 @@
 ::
 
     with Client("http://127.0.0.1:8000") as client:
-        for result in client.read("a.jpg", "b.jpg", formats=["cn-blue"]).results:
-            print(result.filename, [plate.text for plate in result.plates], result.error)
+        for result in client.read("a.jpg", "b.jpg", formats=["cn-standard"]).results:
+            print(result.filename, [plate.text for plate in result.plates], result.note, result.error)
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any, Self
 import httpx
 
 from service.errors import Refused, Unreachable
-from service.schema import Listing, Recognition, Served
+from service.schema import MIN_CONFIDENCE, Listing, Recognition, Served
 
 Image = bytes | str | os.PathLike[str]  # an image file's content, or its path
 
@@ -43,7 +43,7 @@ class Client:
         *images: Image,
         top_k: int = 3,
         formats: Sequence[str] = (),
-        min_confidence: float = 0,
+        min_confidence: float = MIN_CONFIDENCE,
         variant: str | None = None,
     ) -> Recognition:
         """Read one plate per image, all in one request; the parameters are those of POST /recognize.
@@ -103,7 +103,7 @@ class AsyncClient:
         *images: Image,
         top_k: int = 3,
         formats: Sequence[str] = (),
-        min_confidence: float = 0,
+        min_confidence: float = MIN_CONFIDENCE,
         variant: str | None = None,
     ) -> Recognition:
         """As `Client.read`."""

@@ -18,13 +18,13 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service import plate, text
+from service import plate
 from service.artifact import Artifact, Grammar
 from service.backends import Backend
 from service.backends.team import Crew
 from service.errors import Busy, ClientGone, InputError, Stopping, TooLate
 from service.plate import Encoded, Pixels
-from service.text import Reading
+from service.text import Reader, Reading
 
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
 TURN_S: Final = 0.001  # of work on images, before a thread lets others have Python's lock
@@ -79,6 +79,7 @@ class Recognizer:
         self.manifest = artifact.manifest
         # Told of what was computed together, on any thread: how many images, and the CPU time in seconds.
         self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
+        self._reader = Reader.of(artifact.manifest)
         self._queue = queue
         self._max_pixels = max_pixels
         self._deadline_s = deadline_s
@@ -242,13 +243,10 @@ class Recognizer:
             image.request.fail(error)
 
     def _read(self, image: "_Image", logits: NDArray[np.float32]) -> None:
-        model, request = self.manifest, image.request
+        request = image.request
         started = time.perf_counter()
         try:
-            if request.only is None:
-                reading = text.read(logits, model.alphabet, model.blank, model.grammar, request.top_k)
-            else:
-                reading = text.read_as(logits, model.alphabet, model.blank, request.only, request.top_k)
+            reading = self._reader.read(logits, request.top_k, request.only)
         except Exception as error:
             request.fail(error)
             return

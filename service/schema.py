@@ -1,6 +1,6 @@
 """What goes over the wire, for the server and its clients alike: requests and answers as pydantic models."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -18,6 +18,10 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+
+# Keeps over 99 % of the rendered plates that are read exactly, and drops over 99 % of photographs that are no crop of a
+# plate: README has the table, which `model_builder evaluate --thresholds` prints.
+MIN_CONFIDENCE: Final = 0.1
 
 Confidence = Annotated[float, Field(ge=0, le=1)]
 
@@ -50,11 +54,13 @@ class Options(BaseModel):
         default=None,
         max_length=200,
         alias="format",
-        description="Read every plate as one of these kinds, by their names with commas between, and as nothing else.",
-        examples=["cn-blue,cn-green"],
+        description="Read every plate as a text of one of these formats, by their names with commas between, and as "
+        "nothing else.",
+        examples=["cn-standard,cn-new-energy"],
     )
     min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
-        default=0, description="Leave out plates read with less confidence."
+        default=MIN_CONFIDENCE,
+        description="Leave out plates read with less confidence: what is no crop of a plate stays below the default.",
     )
     variant: str | None = Field(
         default=None,
@@ -74,18 +80,26 @@ class Candidate(FromAttributes):
     """One possible text."""
 
     text: str = Field(examples=["京A12345"])
-    confidence: Confidence = Field(description="Probability of exactly this text.")
+    confidence: Confidence = Field(
+        description="Posterior probability of exactly this text. Beforehand, a text that fits no known format is a "
+        "hundred times less probable than one that does. The confidences of all texts add up to at most 1."
+    )
 
 
 class Plate(FromAttributes):
     """One plate and what it says."""
 
     text: str = Field(examples=["京A12345"])
-    confidence: Confidence = Field(description="Probability of exactly this text.")
-    valid_format: bool = Field(description="Whether the text fits a known plate format.")
-    format: str | None = Field(description="Name of the format it fits.", examples=["cn-blue"])
+    confidence: Confidence = Field(description="That of the first candidate.")
+    valid_format: bool = Field(description="Whether the text fits a known format.")
+    formats: list[str] = Field(
+        description="Names of all formats that the text fits: families of texts, which tell nothing of colours.",
+        examples=[["cn-standard"]],
+    )
     characters: list[Character]
-    candidates: list[Candidate] = Field(description="The `top_k` likeliest texts; the first is `text`.")
+    candidates: list[Candidate] = Field(
+        description="The `top_k` texts of the highest confidence, sorted by it; the first is `text`."
+    )
     box: Annotated[list[tuple[float, float]], Field(min_length=4, max_length=4)] = Field(
         description="Corners [x, y] in pixels, clockwise from the plate's top left, EXIF orientation applied.",
         examples=[[[0, 0], [94, 0], [94, 24], [0, 24]]],
@@ -111,7 +125,12 @@ class Result(BaseModel):
     """What one image shows."""
 
     filename: str | None = Field(description="As sent with the image; null for a raw body.", examples=["plate.jpg"])
-    plates: list[Plate] = Field(description="Empty if no character was seen, or only with less than `min_confidence`.")
+    plates: list[Plate] = Field(description="Empty if no text was found with at least `min_confidence`.")
+    note: str | None = Field(
+        default=None,
+        description="Why an image that was read has no plate.",
+        examples=["No reading was as sure as 0.1: is this a crop of one plate?"],
+    )
     error: Fault | None = Field(
         default=None,
         description="Why this image was not read, where the request has several; a request of one is refused instead.",

@@ -1,9 +1,10 @@
 """The Open Inference Protocol, version 2, as KServe, Triton and others speak it: every installed variant is a model.
 
 A model takes one input of two: `image`, an encoded file per plate (BYTES), or `input`, the crops as its network takes
-them (UINT8). It gives `text`, `confidence`, `format` (empty where the text fits none) and `logits`. Tensors stand in
-the JSON, where an encoded image is base64, or behind it as bytes: the protocol's extension for binary tensor data. The
-parameter `format` of a request is that of POST /recognize.
+them (UINT8). It gives `text` (empty where its confidence is less than `min_confidence`), `confidence`, `format` (the
+names of all formats that the text fits, with commas between) and `logits`. Tensors stand in the JSON, where an encoded
+image is base64, or behind it as bytes: the protocol's extension for binary tensor data. The parameters `format` and
+`min_confidence` of a request are those of POST /recognize.
 
 https://github.com/kserve/open-inference-protocol, and for the extension Triton's protocol/extension_binary_data.md
 """
@@ -24,14 +25,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from service import access, bounded_json
-from service.api import NO_QUERY, REFUSALS, Anybody, Name, Reader, record, restrict
+from service.api import NO_QUERY, REFUSALS, Anybody, Name, Reader, doubt, record, restrict
 from service.artifact import Manifest
 from service.body import Limits, check_count, decode_base64, gone, parsed, read_whole
 from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, VariantUnusable, first_fault, quoted
 from service.parts import Parts
 from service.plate import Encoded, Pixels
 from service.recognizer import Outcome, Seen
-from service.schema import inlined
+from service.schema import MIN_CONFIDENCE, inlined
 
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 EXTENSIONS = ["binary_tensor_data"]
@@ -65,6 +66,7 @@ class Parameters(BaseModel):
     """Those of a request that mean something here; clients send others too."""
 
     format: Text | None = None
+    min_confidence: Annotated[float, Field(ge=0, le=1)] = MIN_CONFIDENCE
     binary_data_output: bool = False
 
 
@@ -184,11 +186,11 @@ async def infer(request: Request, name: Name, parts: Reader) -> Response:
         outcomes, timing = await recognizer.recognize(images, 1, only, gone=partial(gone, request))
         seen = _all_seen(outcomes)
         record(parts.metrics, name, outcomes, timing)
-    texts = [one.reading.text for one in seen]
+    texts = ["" if doubt(one.reading, asked.parameters.min_confidence) else one.reading.text for one in seen]
     access.note(request, variant=name, images=len(seen), plates=sum(map(bool, texts)))
     if parts.log_plates:
         access.note(request, texts=texts)
-    return _answer(asked, recognizer.manifest, _outputs(seen))
+    return _answer(asked, recognizer.manifest, _outputs(seen, texts))
 
 
 def _tensor(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
@@ -304,14 +306,18 @@ def _all_seen(outcomes: Sequence[Outcome]) -> list[Seen]:
     return [outcome for outcome in outcomes if isinstance(outcome, Seen)]
 
 
-def _outputs(seen: list[Seen]) -> dict[str, Output]:
+def _outputs(seen: list[Seen], texts: list[str]) -> dict[str, Output]:
     rows = (len(seen),)
     logits = np.stack([one.logits for one in seen])
     confidences = np.array([one.reading.confidence for one in seen], np.float32)
     return {
-        "text": Output("BYTES", rows, [one.reading.text for one in seen]),
+        "text": Output("BYTES", rows, texts),
         "confidence": Output("FP32", rows, confidences),
-        "format": Output("BYTES", rows, [one.reading.format or "" for one in seen]),
+        "format": Output(
+            "BYTES",
+            rows,
+            [",".join(one.reading.formats) if text else "" for one, text in zip(seen, texts, strict=True)],
+        ),
         "logits": Output("FP32", logits.shape, logits),
     }
 

@@ -67,7 +67,7 @@ def describe(variant: str = "tiny") -> Description:
         output=Tensor(dtype="float32", shape=("N", FRAMES, len(ALPHABET) + 1), description="logits"),
         alphabet=ALPHABET,
         blank=len(ALPHABET),
-        grammar=Grammar(formats=(Format(name="cn-blue", templates=(template,)),)),
+        grammar=Grammar(formats=(Format(name="cn-standard", templates=(template,)),)),
         max_batch=8,
         probe=Probe(tolerance=1e-4),
         provenance=Provenance(commit="none", created=datetime.now(UTC), seed=0, arguments={}, libraries={}),

@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 from conftest import PUBLISHED, TINY_TEXT, Serving, encode, picture, png_bomb, running
+from numpy.typing import NDArray
 from test_samples import FOLDER
 
 from service import api, errors, problems
 from service.artifact import Manifest
-from service.schema import Problem, Recognition
+from service.recognizer import Seen
+from service.schema import MIN_CONFIDENCE, Problem, Recognition
 from service.settings import Settings
+from service.text import Candidate, Reading
 
 JPEG = {"Content-Type": "image/jpeg"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -61,12 +65,12 @@ def test_the_answer_has_the_documented_shape(client):
     assert answer["model"]["engine"].startswith("torch ")
     assert list(answer["timing_ms"]) == ["decode", "preprocess", "queue", "inference", "postprocess", "total"]
     (result,) = answer["results"]
-    assert list(result) == ["filename", "plates", "error"]
-    assert result["error"] is None
+    assert list(result) == ["filename", "plates", "note", "error"]
+    assert (result["note"], result["error"]) == (None, None)
     (plate,) = result["plates"]
-    keys = ["text", "confidence", "valid_format", "format", "characters", "candidates", "box"]
+    keys = ["text", "confidence", "valid_format", "formats", "characters", "candidates", "box"]
     assert (result["filename"], list(plate)) == ("plate.png", keys)
-    assert (plate["text"], plate["valid_format"], plate["format"]) == (TINY_TEXT, True, "cn-blue")
+    assert (plate["text"], plate["valid_format"], plate["formats"]) == (TINY_TEXT, True, ["cn-standard"])
     assert [character["char"] for character in plate["characters"]] == list(TINY_TEXT)
     assert plate["candidates"][0] == {"text": TINY_TEXT, "confidence": plate["confidence"]}
     assert len(plate["candidates"]) == 3
@@ -251,12 +255,14 @@ def plates(client: httpx.Client, **parameters: object) -> list[dict]:
 
 
 def test_a_plate_is_read_as_one_of_the_formats_asked_for(client):
-    (free,), (blue,) = plates(client, top_k=1), plates(client, top_k=1, format="cn-blue")
-    assert (blue["text"], blue["format"]) == (free["text"], free["format"]) == (TINY_TEXT, "cn-blue")
-    response = client.post("/recognize", params={"format": "cn-blue,cn-pink"}, content=encode(), headers=JPEG)
+    (free,), (held,) = plates(client, top_k=1), plates(client, top_k=1, format="cn-standard")
+    assert held == {**free, "confidence": pytest.approx(free["confidence"]), "candidates": held["candidates"]}
+    assert held["formats"] == ["cn-standard"]
+    assert held["candidates"] == [{"text": TINY_TEXT, "confidence": held["confidence"]}]
+    response = client.post("/recognize", params={"format": "cn-standard,cn-pink"}, content=encode(), headers=JPEG)
     sentence = problem(response, 422, errors.BadParameter)
     assert "'cn-pink'" in sentence
-    assert "cn-blue" in sentence
+    assert "cn-standard" in sentence
 
 
 def test_the_formats_hold_the_decoding_itself():
@@ -266,17 +272,58 @@ def test_the_formats_hold_the_decoding_itself():
         httpx.Client(base_url=url) as client,
     ):
         image = (FOLDER / "blue.png").read_bytes()
-        answer = client.post("/recognize", params={"format": "cn-green"}, files={"image": image}).json()
-    (plate,) = answer["results"][0]["plates"]
-    assert plate["format"] == "cn-green"
+        asked = {"format": "cn-new-energy"}
+        (unsure,) = client.post("/recognize", params=asked, files={"image": image}).json()["results"]
+        asked["min_confidence"] = "0"
+        (result,) = client.post("/recognize", params=asked, files={"image": image}).json()["results"]
+    assert unsure["plates"] == []
+    assert "0.1" in unsure["note"]
+    (plate,) = result["plates"]
+    assert plate["formats"] == ["cn-new-energy"]
     assert [len(candidate["text"]) for candidate in plate["candidates"]] == [8, 8, 8]
     assert plate["confidence"] < 0.5
 
 
-def test_what_is_read_with_less_than_the_confidence_asked_for_is_left_out(client):
+def test_what_is_read_with_less_than_the_confidence_asked_for_is_left_out_with_a_note(client):
     (plate,) = plates(client)
     assert plates(client, min_confidence=plate["confidence"]) == [plate]
-    assert plates(client, min_confidence=1) == []
+    response = client.post("/recognize", params={"min_confidence": 1}, content=encode(), headers=JPEG)
+    (result,) = response.json()["results"]
+    assert (result["plates"], result["error"]) == ([], None)
+    assert result["note"] == "No reading was as sure as 1: is this a crop of one plate?"
+
+
+def test_an_image_without_characters_has_a_note_whatever_the_least_confidence():
+    nothing = Seen(9, 9, np.zeros((1, 2), np.float32), Reading("", 0.9, (), (), (Candidate("", 0.9),)))
+    result = api.compose("a.jpg", nothing, min_confidence=0)
+    assert (result["plates"], result["error"]) == ([], None)
+    assert result["note"] == "No text was found: is this a crop of one plate?"
+
+
+def flat(value: int) -> NDArray[np.generic]:
+    return np.full((240, 940, 3), value, np.uint8)
+
+
+def noise() -> NDArray[np.generic]:
+    return np.random.default_rng(0).integers(0, 256, (48, 188, 3), np.uint8)
+
+
+def test_what_shows_no_plate_has_none_and_a_plate_has_one():
+    """The default variant, which sees characters in anything."""
+    with (
+        running(Settings(artifacts=PUBLISHED, threads=1)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        files = [encode(".png", image) for image in (flat(255), flat(128), flat(0), noise(), picture(1200, 900))]
+        parts = [("image", file) for file in (*files, (FOLDER / "yellow.png").read_bytes())]
+        *empty, yellow = client.post("/recognize", files=parts).json()["results"]
+        before = client.post("/recognize", params={"min_confidence": 0}, files=parts).json()["results"]
+    for result in empty:
+        assert (result["plates"], result["error"]) == ([], None)
+        assert result["note"] == f"No reading was as sure as {MIN_CONFIDENCE:g}: is this a crop of one plate?"
+    assert yellow["plates"][0]["formats"] == ["cn-standard"]
+    assert [len(result["plates"]) for result in before] == [1] * len(parts)
+    assert [result["note"] for result in before] == [None] * len(parts)
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "inf", "x"])

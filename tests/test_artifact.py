@@ -84,7 +84,7 @@ def test_a_stray_file_is_refused(folder, name):
         (lambda m: m.update(backend="pickle"), "backend: Input should be 'torch'"),
         (lambda m: m.update(alphabet="AA"), "alphabet holds a character twice"),
         (lambda m: m.update(blank=99), "blank is 99, but there are only"),
-        (lambda m: m.update(alphabet=m["alphabet"][:-1] + "鲁"), "format cn-blue uses E, not in the alphabet"),
+        (lambda m: m.update(alphabet=m["alphabet"][:-1] + "鲁"), "format cn-standard uses E, not in the alphabet"),
         (lambda m: m["files"].update({"../x": "0" * 64}), "files.*should match pattern"),
         (lambda m: m["files"].pop("probe.npz"), "probe.npz is not listed"),
         (lambda m: m["probe"].update(tolerance=float("nan")), "probe.tolerance"),

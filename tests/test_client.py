@@ -21,6 +21,7 @@ from service.errors import Refused, Unreachable
 from service.schema import Recognition
 from service.settings import REPOSITORY
 
+NOTE = "No reading was as sure as 1: is this a crop of one plate?"
 KEY = "a key of 20 letters."
 
 
@@ -51,8 +52,11 @@ def test_the_client_reads_paths_and_bytes_and_keeps_the_order(url, folder):
         assert len(first.plates[0].candidates) == 2
         assert third.error is not None
         assert third.error.status == 400
-        assert client.read(encode(), formats=["cn-blue"], variant="tiny").results[0].plates[0].format == "cn-blue"
-        assert client.read(encode(), min_confidence=1).results[0].plates == []
+        assert client.read(encode(), formats=["cn-standard"], variant="tiny").results[0].plates[0].formats == [
+            "cn-standard"
+        ]
+        (unsure,) = client.read(encode(), min_confidence=1).results
+        assert (unsure.plates, unsure.note) == ([], NOTE)
         assert client.variants().active == "tiny"
         assert client.model().variant == "tiny"
 
@@ -133,14 +137,14 @@ def test_a_folder_is_read_in_order_and_what_cannot_be_read_is_told(where, folder
     files = [folder / "a.JPG", folder / "deeper" / "b.png", folder / "deeper" / "broken.png"]
     assert [line[0] for line in lines] == list(map(str, files))
     assert [line[1] for line in lines[:2]] == [TINY_TEXT] * 2
-    assert lines[0][3] == "cn-blue"
+    assert lines[0][3] == "cn-standard"
     assert lines[2][1].startswith("The image is not a readable JPEG")
 
 
 def test_rows_for_programs(where, folder, capsys):
     assert cli.main(["read", str(folder), "--csv", *where]) == cli.SOME_NOT_READ
     first, _, third = csv.DictReader(capsys.readouterr().out.splitlines())
-    assert (first["file"], first["text"], first["format"]) == (str(folder / "a.JPG"), TINY_TEXT, "cn-blue")
+    assert (first["file"], first["text"], first["formats"]) == (str(folder / "a.JPG"), TINY_TEXT, "cn-standard")
     assert (first["valid_format"], first["error"]) == ("True", "")
     assert 0 < float(first["confidence"]) <= 1
     assert (third["text"], third["confidence"]) == ("", "")
@@ -152,7 +156,13 @@ def test_rows_for_programs(where, folder, capsys):
     assert (row["file"], row["error"]) == (file, None)
     assert (row["plates"][0]["text"], len(row["plates"][0]["candidates"])) == (TINY_TEXT, 2)
     assert cli.main(["read", file, "--json", "--min-confidence", "1", *where]) == cli.ALL_READ
-    assert json.loads(capsys.readouterr().out)["plates"] == []
+    row = json.loads(capsys.readouterr().out)
+    assert (row["plates"], row["note"], row["error"]) == ([], NOTE, None)
+    assert cli.main(["read", file, "--csv", "--min-confidence", "1", *where]) == cli.ALL_READ
+    (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert (row["text"], row["formats"], row["note"], row["error"]) == ("", "", NOTE, "")
+    assert cli.main(["read", file, "--min-confidence", "1", *where]) == cli.ALL_READ
+    assert capsys.readouterr().out == f"{file}\t{NOTE}\n"
 
 
 def test_what_makes_no_sense_is_refused_with_a_sentence(where, folder, tmp_path, capsys):

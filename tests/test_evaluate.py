@@ -4,14 +4,15 @@ import random
 
 import numpy as np
 import pytest
-from conftest import TINY_TEXT, picture
+from conftest import TINY_TEXT, encode, picture
 
-from model_builder import evaluate, labels
+from model_builder import evaluate, labels, thresholds
 from model_builder.data import VALIDATION_SEED, Crops, validation_set
 from model_builder.plates import GRAMMAR, PLATES
 from model_builder.render import draw_text
 from service.backends import load
 from service.plate import prepare
+from service.text import Reading
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_the_shipped_set_is_read_whole_and_is_not_the_validation_set(capsys):
     crops = labels.read_set(evaluate.SHIPPED)
     assert crops.images.shape == (500, 24, 94, 3)
     assert capsys.readouterr().out == ""  # none was left out
-    assert all(GRAMMAR.format_of(text) for text in crops.texts)
+    assert all(GRAMMAR.formats_of(text) for text in crops.texts)
     validated = {text_of(VALIDATION_SEED + number) for number in range(2000)}
     assert text_of(VALIDATION_SEED) == validation_set(1).texts[0]
     assert not validated & set(crops.texts)
@@ -80,3 +81,29 @@ def text_of(seed: int) -> str:
     """What the renderer writes on the plate of a seed, without drawing it."""
     rng = random.Random(seed)
     return draw_text(rng, rng.choices(PLATES, [plate.share for plate in PLATES])[0])
+
+
+def reading(text: str, confidence: float) -> Reading:
+    return Reading(text, confidence, (), (), ())
+
+
+def test_the_table_of_thresholds_tells_what_is_kept_and_what_of_it_is_exact(tmp_path):
+    plates = [reading("A", 1), reading("B", 0.6), reading("A", 0.6), reading("A", 0.02), reading("", 1)]
+    judged = thresholds.judge(plates, ["A"] * 5)
+    (tmp_path / "wall.png").write_bytes(encode(".png"))
+    walls = thresholds.judge([reading("A", 0.07)], thresholds.whole([tmp_path]).texts)
+    rows = [line.strip("| ").split(" | ") for line in thresholds.table(judged, judged[:1], walls).splitlines()]
+    assert rows[0][1:] == [
+        *("keeps of 5 rendered", "of which exact", "exact ones kept"),
+        *("keeps of 1 photographs", "of which exact", "exact ones kept"),
+        "keeps of 1 without a plate",
+    ]
+    found = {row[0]: row[1:] for row in rows[2:]}
+    assert found["0"] == ["100.0 %", "60.0 %", "100.0 %", *["100.0 %"] * 3, "100.0 %"]
+    assert found["0.1"] == ["60.0 %", "66.7 %", "66.7 %", *["100.0 %"] * 3, "0.0 %"]
+    assert found["0.75"] == ["20.0 %", "100.0 %", "33.3 %", *["100.0 %"] * 3, "0.0 %"]
+    assert len(rows[2]) == len(rows[0])
+    assert "rendered" in thresholds.table(judged, [], []).splitlines()[0]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="there is no image in"):
+        thresholds.whole([tmp_path / "empty"])

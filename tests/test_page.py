@@ -134,6 +134,7 @@ def test_an_example_is_read(visit, name, text):
     example(page, name)
     assert readings(page, 1) == [text]
     expect(page.get_by_role("status")).to_contain_text(f"reads {text}, ")
+    sees(page, f"fits {'cn-new-energy' if name == 'a green plate' else 'cn-standard'}")
 
 
 def test_a_reading_is_shown_with_all_that_the_server_said(visit, uncertain):
@@ -166,7 +167,7 @@ def test_a_reading_is_shown_with_all_that_the_server_said(visit, uncertain):
     assert page.locator(".stages .stage").count() == 5  # of which the total consists
     model = uncertain["model"]
     expect(page.locator(".reader")).to_have_text(f"Read by {model['variant']} {model['version']} on {model['engine']}")
-    sees(page, f"fits {plate['format']}" if plate["format"] else "fits no known kind")
+    sees(page, f"fits {', '.join(plate['formats'])}" if plate["formats"] else "fits no known format")
 
 
 def test_several_files_are_read_each_on_its_own(visit):
@@ -227,23 +228,16 @@ def test_a_refusal_is_shown_in_the_words_of_the_server(visit, url):
     expect(page.get_by_role("button", name="Try again")).to_have_count(0)  # it would not help
 
 
-def test_an_image_without_a_plate_is_said_to_have_none(visit, url):
-    """Answered as by a model that sees no character: the published ones see some on anything."""
-    page = visit()
-    answer = httpx.post(f"{url}/recognize", files={"image": (FOLDER / "blue.png").read_bytes()}).json()
-    answer["results"][0]["plates"] = []
-    page.route("**/recognize?*", lambda route: route.fulfill(json=answer))
-    choose(page, FOLDER / "blue.png")
-    assert readings(page, 1) == ["Nothing to read"]
-
-
-@pytest.mark.parametrize(("size", "advice"), [((94, 24), "there is no plate"), ((1200, 900), "whole photograph")])
-def test_what_is_no_crop_of_a_plate_is_met_with_advice(visit, tmp_path, size, advice):
+@pytest.mark.parametrize(("size", "advice"), [((94, 24), "Cut the image"), ((1200, 900), "whole photograph")])
+def test_what_is_no_crop_of_a_plate_has_none_and_is_met_with_note_and_advice(visit, url, tmp_path, size, advice):
     grey = tmp_path / "grey.png"
     cv2.imwrite(str(grey), np.full((size[1], size[0], 3), 128, np.uint8))
+    (result,) = httpx.post(f"{url}/recognize", files={"image": grey.read_bytes()}).json()["results"]
     page = visit()
     choose(page, grey)
-    readings(page, 1)
+    assert readings(page, 1) == ["No plate"]
+    assert page.locator(".note").inner_text() == result["note"]
+    expect(page.get_by_role("status")).to_contain_text(result["note"])
     sees(page, advice)
 
 

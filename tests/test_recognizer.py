@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY_TEXT, encode, picture
 
-from service import plate, recognizer, text
+from service import plate, recognizer
 from service.artifact import Artifact, read_probe, write, write_probe
 from service.errors import (
     ArtifactError,
@@ -24,6 +24,7 @@ from service.errors import (
     UndecodableImage,
 )
 from service.recognizer import Recognizer, Seen, taking_turns
+from service.text import Reader
 
 T = TypeVar("T")
 
@@ -184,14 +185,14 @@ def test_what_nobody_waits_for_any_more_is_never_computed(tiny, gate):
 
 
 def test_an_engine_that_fails_fails_the_request_and_works_on(tiny, monkeypatch):
-    read, failing = text.read, [True]
+    read, failing = Reader.read, [True]
 
     def fail_once(*arguments: object) -> object:
         if failing:
             raise ZeroDivisionError(failing.pop())
         return read(*arguments)
 
-    monkeypatch.setattr(text, "read", fail_once)
+    monkeypatch.setattr(Reader, "read", fail_once)
 
     async def task(recognizer: Recognizer) -> str:
         with pytest.raises(ZeroDivisionError):

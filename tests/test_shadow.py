@@ -38,7 +38,7 @@ def test_what_the_shadow_reads_otherwise_is_counted(serving: Serving, originals:
     client.post("/recognize", files=[("image", encode()), ("image", b"x"), ("image", encode(".png"))])
     eventually(lambda: counts(client) == {"tiny other disagreed": 2})
     client.post("/recognize", params={"variant": "other"}, content=encode(), headers=JPEG)  # not the active one's
-    client.post("/recognize", params={"format": "cn-blue"}, content=encode(), headers=JPEG)
+    client.post("/recognize", params={"format": "cn-standard"}, content=encode(), headers=JPEG)
     activate(client, "other")  # beside itself it is no shadow
     client.post("/recognize", content=encode(), headers=JPEG)
     activate(client, "tiny")

@@ -88,13 +88,16 @@ def test_encoded_images_are_read_as_by_recognize(client, protocol):
     answers = client.post("/recognize", files=[("image", file) for file in files]).json()["results"]
     result = protocol.infer("tiny", [image(*files)])  # all outputs, in bytes
     assert texts(result) == [answer["plates"][0]["text"] for answer in answers]
-    assert texts(result, "format") == ["cn-blue"] * 2
+    assert texts(result, "format") == ["cn-standard"] * 2
     confidences = [answer["plates"][0]["confidence"] for answer in answers]
     np.testing.assert_allclose(result.as_numpy("confidence"), confidences, rtol=1e-6)
     assert result.as_numpy("logits").shape == (2, 20, 18)
     coded = [base64.b64encode(file) for file in files]
-    again = protocol.infer("tiny", [image(*coded, binary=False)], parameters={"format": "cn-blue"})
+    again = protocol.infer("tiny", [image(*coded, binary=False)], parameters={"format": "cn-standard"})
     assert texts(again) == texts(result)
+    unsure = protocol.infer("tiny", [image(*files)], parameters={"min_confidence": 1})
+    assert (texts(unsure), texts(unsure, "format")) == ([""] * 2, [""] * 2)
+    np.testing.assert_array_equal(unsure.as_numpy("confidence"), result.as_numpy("confidence"))
 
 
 def test_any_installed_variant_is_a_model():

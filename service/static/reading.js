@@ -7,7 +7,6 @@ const STAGES = {
   inference: "Inference",
   postprocess: "Find the text",
 };
-const HARDLY = 0.05;
 const LARGEST = 640; // pixels of a crop's preview
 const CHINESE = "zh-Hans";
 const SPACE = "\u00a0"; // breaks no line
@@ -68,24 +67,25 @@ export function show(card, answer, name) {
   card.removeAttribute("aria-busy");
   const { model } = answer;
   card.querySelector(".reader").replaceChildren("Read by ", make("strong", {}, model.variant), ` ${model.version} on ${model.engine}`);
-  const plate = answer.results[0].plates[0];
+  const { plates, note } = answer.results[0];
+  const plate = plates[0];
   if (!plate) {
-    const advice = "No plate was read here. Cut the image to the plate, its edges just inside, and try again.";
-    said.replaceChildren(make("h2", { className: "nothing" }, "Nothing to read"), make("p", {}, advice));
-    return `${name}: no plate was read.`;
+    const advice = advise(card) || "Cut the image to the plate, its edges just inside, and try again.";
+    said.replaceChildren(make("h2", { className: "nothing" }, "No plate"), make("p", { className: "note" }, note), make("p", {}, advice));
+    return `${name}: no plate. ${note}`;
   }
   const part = document.getElementById("reading").content.cloneNode(true);
   const find = (selector) => part.querySelector(selector);
   find(".whole").append(make("span", { lang: CHINESE }, plate.text));
   find(".characters").append(...plate.characters.map(character));
   find(".verdict strong").textContent = `${percent(plate.confidence)} sure`;
-  find(".format").textContent = plate.valid_format ? `fits ${plate.format}` : "fits no known kind of plate";
+  find(".format").textContent = plate.valid_format ? `fits ${plate.formats.join(", ")}` : "fits no known format";
   find(".candidates").append(...plate.candidates.map((candidate) => alternative(candidate, plate.text)));
   find(".total").textContent = milliseconds(answer.timing_ms.total);
   const stages = Object.entries(answer.timing_ms).filter(([name]) => name !== "total");
   find(".stages").append(...stages.map(segment));
   find(".legend").append(...stages.flatMap(entry), ...roundTrip(answer.elapsed));
-  const advice = advise(card, plate);
+  const advice = advise(card);
   find(".aside").textContent = advice;
   find(".aside").hidden = !advice;
   copying(find(".copy"), plate.text);
@@ -93,11 +93,10 @@ export function show(card, answer, name) {
   return `${name} reads ${plate.text}, ${percent(plate.confidence)} sure.`;
 }
 
-function advise(card, plate) {
-  if (card.dataset.photograph === "true") {
-    return "This looks like a whole photograph. The reader takes one plate per image: cut it out first.";
-  }
-  return plate.confidence < HARDLY ? "So unsure a reading often means that there is no plate, or only a part of one." : "";
+function advise(card) {
+  return card.dataset.photograph === "true"
+    ? "This looks like a whole photograph. The reader takes one plate per image: cut it out first."
+    : "";
 }
 
 /** Fills a card with the sentence of a refusal, and a button if trying again may help. */

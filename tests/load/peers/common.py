@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service import artifact, plate, text
+from service import artifact, plate
 from service.artifact import check_probe
 from service.backends import Backend
 from service.settings import Settings
+from service.text import Reader
 
 TOP_K = 3
 MAX_BATCH = 8  # a batch of the engines here takes the time of its rows one by one, so a longer one only waits longer
@@ -26,6 +27,7 @@ class Model:
     def __init__(self) -> None:
         self.settings = Settings()
         self.artifact = artifact.find(self.settings.artifacts, self.settings.backend)
+        self._reader = Reader.of(self.artifact.manifest)
 
     def prove(self, engine: Backend) -> None:
         """Raises ArtifactError where the engine does not compute the probe."""
@@ -37,15 +39,14 @@ class Model:
 
     def answers(self, engine: Backend, crops: Sequence[NDArray[np.uint8]]) -> list[dict[str, object]]:
         """What each crop says, as JSON."""
-        model = self.artifact.manifest
-        return [self._answer(row, model) for row in engine.infer(np.stack(crops))]
+        return [self._answer(row) for row in engine.infer(np.stack(crops))]
 
-    def _answer(self, logits: NDArray[np.float32], model: artifact.Manifest) -> dict[str, object]:
-        reading = text.read(logits, model.alphabet, model.blank, model.grammar, TOP_K)
+    def _answer(self, logits: NDArray[np.float32]) -> dict[str, object]:
+        reading = self._reader.read(logits, TOP_K)
         return {
             "text": reading.text,
             "confidence": reading.confidence,
-            "format": reading.format,
+            "formats": reading.formats,
             "characters": [{"char": char, "confidence": sure} for char, sure in reading.characters],
             "candidates": [{"text": text, "confidence": sure} for text, sure in reading.candidates],
         }

@@ -1,0 +1,69 @@
+"""The prior over texts: what is known of a plate's text before its image is looked at.
+
+A text that fits a format of the grammar has the weight 1, any other OTHER. The empty text, which says that there is no
+plate, has 1 too. Weights are relative: what counts is the ratio of two of them.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import Format
+
+# How probable a text that fits no format is, against one that fits: about one plate in a hundred is of a kind that no
+# format describes.
+OTHER: Final = 0.01
+
+State = frozenset[tuple[int, int]]  # of the automaton: templates, each with the number of characters that it has seen
+
+
+class Prior:
+    """The weights as a deterministic automaton that reads a text label by label, from state 0 on.
+
+    `follows[state][label]` is the next state. `weights[state, label]` is the largest weight that a text can have that
+    goes on with this label; at the blank's place it is that of the text that ends here. `bounds[state]` is the largest
+    weight of any text that leads through the state.
+    """
+
+    def __init__(self, formats: Iterable[Format], classes: Sequence[str]) -> None:
+        """`classes` are the characters of the labels; the blank's is empty. Without formats, all texts weigh 1."""
+        self._named = [(format.name, template) for format in formats for template in format.templates]
+        templates = [template for _, template in self._named]
+        start: State = frozenset((number, 0) for number in range(len(templates)))
+        states, places = [start], {start: 0}
+        follows, viable = [], []
+        for state in states:  # which grows meanwhile
+            nexts = [_after(state, char, templates) for char in classes]
+            for found in nexts:
+                if places.setdefault(found, len(states)) == len(states):
+                    states.append(found)
+            follows.append([places[found] for found in nexts])
+            ends = state == start or bool(self._ending(state))
+            viable.append([bool(found) if char else ends for found, char in zip(nexts, classes, strict=True)])
+        self.follows: list[list[int]] = follows
+        self.weights: NDArray[np.float64] = np.where(viable, 1.0, OTHER if templates else 1.0)
+        self.bounds: list[float] = self.weights.max(axis=1).tolist()
+        self._formats = [self._ending(state) for state in states]
+
+    def formats(self, labels: Iterable[int]) -> tuple[str, ...]:
+        """Names of the formats that a labelling fits, in their order."""
+        state = 0
+        for label in labels:
+            state = self.follows[state][label]
+        return self._formats[state]
+
+    def _ending(self, state: State) -> tuple[str, ...]:
+        """Names of the formats whose texts end in a state."""
+        ended = {number for number, seen in state if seen == len(self._named[number][1])}
+        return tuple(dict.fromkeys(self._named[number][0] for number in sorted(ended)))
+
+
+def _after(state: State, char: str, templates: Sequence[Sequence[str]]) -> State:
+    """The state behind one more character; the blank's empty one leads nowhere."""
+    return frozenset(
+        (number, seen + 1)
+        for number, seen in state
+        if char and seen < len(templates[number]) and char in templates[number][seen]
+    )
