@@ -177,10 +177,11 @@ def decode_base64(text: str) -> bytes:
     The URL-safe alphabet and base64 without padding are read too.
     """
     head, comma, rest = text.partition(",")
+    coded = rest if comma and head.startswith("data:") else text
     try:
-        data = (rest if comma and head.startswith("data:") else text).encode("ascii")
-        coded = data.translate(_URL_SAFE, delete=b" \t\r\n")
-        return binascii.a2b_base64(coded + -len(coded) % 4 * b"=", strict_mode=True)
+        clean = coded.encode("ascii").translate(_URL_SAFE, delete=b" \t\r\n")
+        clean += -len(clean) % 4 * b"="
+        return binascii.a2b_base64(clean, strict_mode=True)
     except ValueError as error:
         raise UndecodableImage("The image is not base64: encode the whole file, and nothing else.") from error
 
