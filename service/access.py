@@ -40,6 +40,11 @@ def note(request: Request, **facts: Any) -> None:
     request.state.facts.update(facts)
 
 
+def noted(request: Request, key: str) -> Any:
+    """What `note` has said under a key, or None."""
+    return request.state.facts.get(key)
+
+
 class Access:
     """ASGI middleware that gives each request its id, echoes that in the answer, and logs the line."""
 

@@ -165,7 +165,9 @@ async def recognize(request: Request) -> Response:
     parts = await _reader(request)
     options = query(request)
     variants = parts.variants
-    with parts.metrics.request(variants.choose(options.variant)):
+    chosen = variants.choose(options.variant)
+    access.note(request, variant=chosen)
+    with parts.metrics.request(chosen):
         uploads = await read_images(request, parts.limits)
         recognizer = await variants.get(variants.choose(options.variant))  # another may be active by now
         only = restrict(recognizer.manifest.grammar, options.formats)
@@ -316,7 +318,7 @@ def record(metrics: Metrics, backend: str, outcomes: Sequence[Outcome], timing: 
     metrics.read([reading.confidence if reading.text else 0 for reading in readings], vars(timing), backend)
     for outcome in outcomes:
         if isinstance(outcome, InputError):
-            metrics.failed(outcome.slug)
+            metrics.failed(outcome.slug, backend)
 
 
 def _note(request: Request, variant: str, results: Sequence[dict[str, Any]], log_plates: bool) -> None:

@@ -5,12 +5,15 @@ ASGI middleware, because a server that is asked for three times what it can do m
 
 import asyncio
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import problems
-from service.errors import Busy, SlowUpload, Stopping, Unavailable
+from service import access, problems
+from service.errors import Busy, NoSuchVariant, SlowUpload, Stopping, Unavailable
+from service.metrics import NONE
 from service.parts import parts_of
+from service.variants import Variants
 
 READING = ("/recognize", "/infer")  # how the addresses end that take images
 
@@ -46,7 +49,9 @@ class Door:
         try:
             parts.variants.check_room()
         except Unavailable as error:
-            with parts.metrics.request():
+            meant = _meant(scope, parts.variants)
+            access.note(Request(scope), variant=meant)
+            with parts.metrics.request(meant):
                 await problems.refuse(Request(scope), error)(scope, receive, answer)
             return
         held, complete, until = 0, False, asyncio.get_running_loop().time() + self._upload_s
@@ -75,3 +80,13 @@ class Door:
             await problems.refuse(Request(scope), stopping)(scope, receive, send)
         finally:
             self._held -= held
+
+
+def _meant(scope: Scope, variants: Variants) -> str:
+    """The variant that a request to read would be read by; what is refused counts as its."""
+    names = scope["path"].split("/")  # of /v2/models/NAME/infer
+    chosen = names[3] if names[1:3] == ["v2", "models"] else QueryParams(scope["query_string"]).get("variant")
+    try:
+        return variants.choose(chosen)
+    except NoSuchVariant:
+        return NONE

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -41,6 +41,9 @@ CONFIDENCES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# The label of failures of requests that chose no variant: refused for their key, their parameters, their address.
+NONE: Final = "none"
 
 
 # What prometheus_client calls its files: kinds of metric, and for gauges how they add up.
@@ -153,7 +156,8 @@ class Metrics:
         )
         self._errors = Counter(
             "lpr_errors_total",
-            "Requests, and images among several, that failed, by cause.",
+            "Requests, and images among several, that failed, by cause and by the variant that was to read; backend "
+            f"is {NONE} where the request failed before it chose one.",
             ["backend", "cause"],
             registry=registry,
         )
@@ -172,6 +176,7 @@ class Metrics:
         )
         # `labels` looks a series up under a lock and checks its names: a tenth of a request's time on the event loop.
         self._series: Callable[..., Any] = cache(lambda metric, *labels: metric.labels(*labels))
+        self._begin: Callable[[str], None] = cache(self._start_at_zero)
         self._active = (backend, version, engine)
         self.activate(backend, version, engine)
 
@@ -180,6 +185,10 @@ class Metrics:
         self._model.labels(*self._active).set(0)
         self._active = (backend, version, engine)
         self._model.labels(*self._active).set(1)
+        self._begin(backend)
+
+    def _start_at_zero(self, backend: str) -> None:
+        """What a rate is computed of has to be there before it is counted."""
         for series in (self._requests, self._in_flight, self._plates, self._confidence, self._batches, self._inference):
             series.labels(backend)
         for cause in self._causes:
@@ -190,6 +199,7 @@ class Metrics:
         """Around a request to a variant, by default the active one: counts it as in flight and times it, failed or
         not."""
         backend = backend or self._active[0]
+        self._begin(backend)
         in_flight, started = self._series(self._in_flight, backend), time.perf_counter()
         in_flight.inc()
         try:
@@ -213,9 +223,9 @@ class Metrics:
         self._series(self._batches, backend).observe(images)
         self._series(self._inference, backend).inc(cpu_seconds)
 
-    def failed(self, cause: str) -> None:
-        """Count a request that failed because of `cause`."""
-        self._errors.labels(self._active[0], cause).inc()
+    def failed(self, cause: str, backend: str | None = None) -> None:
+        """Count a request that failed because of `cause`, under the same variant as `request` counts it."""
+        self._errors.labels(backend or self._active[0], cause).inc()
 
     def shadowed(self, shadow: str, outcome: str, images: int) -> None:
         """Count images that the variant `shadow` read, or did not get to read, beside the active one."""

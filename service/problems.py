@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from service import access, errors
 from service.errors import LprError
+from service.metrics import NONE
 from service.parts import parts_of
 from service.schema import Fault, Problem
 
@@ -73,7 +74,7 @@ async def _lpr_error(request: Request, error: Exception) -> Response:
 
 def refuse(request: Request, error: LprError) -> Response:
     """The answer to a request that ends with `error`, which is counted."""
-    parts_of(request).metrics.failed(error.slug)
+    _count(request, error.slug)
     return _answer(request, STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
 
 
@@ -92,9 +93,14 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    parts_of(request).metrics.failed("internal")
+    _count(request, "internal")
     detail = "The server failed, and its log says why: try again, and report it if it happens again."
     return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, None)
+
+
+def _count(request: Request, cause: str) -> None:
+    """Under the variant that the request chose, so that alarms divide failures and requests of the same variant."""
+    parts_of(request).metrics.failed(cause, access.noted(request, "variant") or NONE)
 
 
 def _answer(

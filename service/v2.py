@@ -175,6 +175,7 @@ async def model_ready(request: Request, name: Name, parts: Anybody) -> dict[str,
 @router.post("/models/{name}/versions/{version}/infer", dependencies=NO_QUERY, include_in_schema=False)
 async def infer(request: Request, name: Name, parts: Reader) -> Response:
     """All plates of a request are read together, and all outputs are given where it names none."""
+    access.note(request, variant=parts.variants.choose(name))
     manifest = await _manifest(request, name, parts)
     with parts.metrics.request(name):
         body = await read_whole(request, parts.limits)

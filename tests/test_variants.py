@@ -102,6 +102,31 @@ def test_where_no_request_may_choose_only_the_active_variant_can_be_named(servin
     assert [entry["choosable"] for entry in client.get("/variants").json()["variants"]] == [False, False, True, False]
 
 
+def test_a_failure_counts_for_the_variant_that_was_chosen_or_for_none(keyed):
+    def fail(path: str, status: int, **headers: str) -> None:
+        assert keyed.post(path, content=b"no image", headers=JPEG | headers).status_code == status
+
+    fail("/recognize", 400)
+    fail("/recognize?variant=other", 400)
+    fail("/v2/models/other/infer", 400)
+    fail("/recognize?variant=nobody", 404)
+    fail("/recognize?top_k=many", 422)
+    fail("/recognize?variant=other", 401, Authorization="Bearer of none")
+    counted = keyed.get("/metrics").text
+    for backend, cause in [
+        ("tiny", "undecodable_image"),
+        ("other", "undecodable_image"),
+        ("other", "malformed_body"),
+        ("none", "no_such_variant"),
+        ("none", "bad_parameter"),
+        ("none", "bad_key"),
+    ]:
+        assert f'lpr_errors_total{{backend="{backend}",cause="{cause}"}} 1.0' in counted
+    assert 'lpr_errors_total{backend="other",cause="internal"} 0.0' in counted  # there before it counts
+    assert 'lpr_request_seconds_count{backend="other"} 2.0' in counted
+    assert 'lpr_request_seconds_count{backend="none"}' not in counted
+
+
 def test_another_variant_is_activated(keyed):
     listing = activate(keyed, "other").json()
     assert listing["active"] == "other"
