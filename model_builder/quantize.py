@@ -329,7 +329,7 @@ def kernels(artifact: Artifact) -> dict[str, str]:
         settings = options(threads=1)
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
-        session = open_session(artifact.file(MODEL), settings)
+        session = open_session(artifact.content(MODEL), settings)
         session.run(None, {onnx_export.INPUT: np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)})
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event for event in events if event["name"].endswith("_kernel_time")]

@@ -8,22 +8,30 @@
                         <level>.npz      as probe.npz, for a library that computes something else
 
 `read` trusts nothing: an unknown key, another format version, a changed byte or a stray file is an `ArtifactError`
-that names the file. `write` is for `model_builder/publish.py` alone.
+that names the file. So is everything else that can be wrong with a file: sizes are checked before anything is read,
+decompressed or parsed. Engines load `Artifact.content`, so that what was checked is what runs, also where a file is
+replaced meanwhile. `write` is for `model_builder/publish.py` alone.
 """
 
 import hashlib
+import io
 import json
-from collections.abc import Collection
+import os
+import stat
+import zipfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import from_json
 
 from service import cpu
-from service.errors import ArtifactError, UnknownVariant, first_fault
+from service.errors import ArtifactError, UnknownVariant, brief, first_fault
 
 if TYPE_CHECKING:  # backends reads artifacts, so only the type may come from there
     from service.backends.base import Backend
@@ -31,12 +39,17 @@ if TYPE_CHECKING:  # backends reads artifacts, so only the type may come from th
 FORMAT_VERSION: Final = 1
 MANIFEST = "manifest.json"
 PROBE: Final = "probe.npz"
+MANIFEST_BYTES: Final = 1 << 20  # most of a manifest; those of this repository have 14 kB
+PROBE_BYTES: Final = 64 << 20  # most of each array of a probe, decompressed
+FILE_BYTES: Final = 1 << 30  # most of any other file, which is read whole to be loaded
+INPUT_PIXELS: Final = 1 << 20  # most of an image as the network takes it
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
 Milliseconds = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]  # stands in answers, logs and metrics
 BackendName = Literal["torch", "onnxruntime", "tvm"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -51,7 +64,7 @@ class Format(Frozen):
     """A family of texts, named after what the text alone tells. A template holds, for each position, the characters
     allowed there."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Label
     templates: Annotated[tuple[tuple[Annotated[str, Field(min_length=1)], ...], ...], Field(min_length=1)]
 
     def fits(self, text: str) -> bool:
@@ -80,7 +93,7 @@ class Tensor(Frozen):
     """One end of the model; `shape` mixes numbers with names of free dimensions, such as "N"."""
 
     dtype: Literal["uint8", "float32"]
-    shape: tuple[int | str, ...]
+    shape: tuple[Annotated[int, Field(gt=0, le=1 << 16)] | Label, ...]
     description: str
 
 
@@ -88,7 +101,7 @@ class Probe(Frozen):
     """Inputs with their expected logits, and the largest absolute difference that counts as equal."""
 
     file: FileName = PROBE
-    tolerance: Annotated[float, Field(gt=0)]
+    tolerance: Annotated[float, Field(gt=0, le=1)]  # beyond it, a probe would prove nothing
 
 
 class Provenance(Frozen):
@@ -128,7 +141,7 @@ class Measured(Frozen):
     size_bytes: Positive
     parameters: Positive
     multiply_adds: Positive
-    machine: str
+    machine: Label
 
 
 class Library(Frozen):
@@ -138,7 +151,7 @@ class Library(Frozen):
     """
 
     file: FileName
-    level: Annotated[str, Field(min_length=1)]
+    level: Label
     needs: tuple[str, ...]
     probe: Probe | None = None
 
@@ -148,14 +161,14 @@ class Description(Frozen):
 
     format_version: Literal[1] = FORMAT_VERSION
     variant: FileName
-    version: Annotated[str, Field(min_length=1)]
+    version: Label
     backend: BackendName
     input: Tensor
     output: Tensor
     alphabet: Annotated[str, Field(min_length=1)]
     blank: Count
     grammar: Grammar
-    max_batch: Positive
+    max_batch: Annotated[int, Field(gt=0, le=1 << 16)]
     probe: Probe
     provenance: Provenance
     libraries: tuple[Library, ...] = ()  # compiled code, the fastest first
@@ -170,7 +183,23 @@ class Description(Frozen):
         for format in self.grammar.formats:
             if strange := set("".join("".join(t) for t in format.templates)) - set(self.alphabet):
                 raise ValueError(f"format {format.name} uses {''.join(sorted(strange))}, not in the alphabet")
+        match self.input:
+            case Tensor(dtype="uint8", shape=(str(), int(height), int(width), 3)) if height * width <= INPUT_PIXELS:
+                pass
+            case _:
+                raise ValueError(f"input must be uint8 (N, height, width, 3) of at most {INPUT_PIXELS} pixels")
+        match self.output:
+            case Tensor(dtype="float32", shape=(str(), int(), int(classes))) if classes == len(self.alphabet) + 1:
+                pass
+            case _:
+                raise ValueError(f"output must be float32 (N, frames, {len(self.alphabet) + 1})")
         return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the crops that the network takes."""
+        _, height, width, _ = self.input.shape
+        return int(height), int(width)
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -201,10 +230,24 @@ class Artifact:
             raise ArtifactError(f"{self.folder / MANIFEST} lists no {name}, which its backend needs")
         return self.folder / name
 
+    def content(self, name: str) -> bytes:
+        """The bytes of a file, proved by the manifest's sha256; ArtifactError where it was replaced since `read`."""
+        path = self.file(name)
+        with _opened(path, FILE_BYTES) as stream:
+            data = stream.read()
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
+            raise _changed(path)
+        return data
+
 
 def variants(root: Path) -> list[str]:
     """Names of the artifacts below `root`, sorted; an empty list if there is no such folder."""
-    return sorted(path.parent.name for path in root.glob(f"[!.]*/{MANIFEST}"))
+    try:
+        names = os.listdir(root)
+    except OSError:
+        return []
+    shown = [name for name in names if not name.startswith(".") and name.isprintable()]
+    return sorted(name for name in shown if os.path.lexists(root / name / MANIFEST))
 
 
 def find(root: Path, variant: str) -> Artifact:
@@ -232,9 +275,9 @@ def read(folder: Path) -> Artifact:
         if name not in present:
             raise ArtifactError(f"{folder / name} is listed in {MANIFEST} but missing")
         if _sha256(folder / name) != expected:
-            raise ArtifactError(f"{folder / name} differs from its sha256 in {MANIFEST}: it was changed or damaged")
+            raise _changed(folder / name)
     if stray := sorted(present - set(manifest.files)):
-        raise ArtifactError(f"{folder / stray[0]} is not listed in {MANIFEST}: remove it or publish again")
+        raise ArtifactError(f"{folder / brief(stray[0])} is not listed in {MANIFEST}: remove it or publish again")
     for probe in manifest.probes:
         if probe.file not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST} lists no {probe.file}, so the model cannot be checked")
@@ -244,19 +287,21 @@ def read(folder: Path) -> Artifact:
 def read_manifest(folder: Path) -> Manifest:
     """What a folder's manifest says, without a look at the other files; raises ArtifactError."""
     path = folder / MANIFEST
+    with _opened(path, MANIFEST_BYTES) as stream:
+        data = stream.read()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+        content = from_json(data)  # unlike Python's own, it bounds how deep lists are nested
     except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON: {error}") from error
+        raise ArtifactError(f"{path} is not JSON: {brief(error)}") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
-        raise ArtifactError(f"{path} has format version {version!r}; this server reads version {FORMAT_VERSION}")
+        raise ArtifactError(
+            f"{path} has format version {brief(repr(version))}; this server reads version {FORMAT_VERSION}"
+        )
     try:
-        return Manifest.model_validate_json(json.dumps(content))
+        return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise ArtifactError(f"{path}: {first_fault(error)}") from error
+        raise ArtifactError(f"{path}: {brief(first_fault(error))}") from error
 
 
 def write(folder: Path, description: Description) -> Artifact:
@@ -289,14 +334,18 @@ def probe_here(artifact: Artifact) -> Probe:
 
 def read_probe(artifact: Artifact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Images uint8 (n, H, W, 3) and expected logits float32 (n, T, C) of the probe for this CPU."""
-    path = artifact.file(probe_here(artifact).file)
+    name, manifest = probe_here(artifact).file, artifact.manifest
+    path = artifact.file(name)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, logits = arrays["input"], arrays["logits"]
-    except (KeyError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is not a probe with the arrays input and logits: {error}") from error
-    if images.dtype != np.uint8 or logits.dtype != np.float32 or len(images) != len(logits) or len(images) == 0:
-        raise ArtifactError(f"{path} must hold input (uint8) and logits (float32) of the same length, at least 1")
+        with zipfile.ZipFile(io.BytesIO(artifact.content(name))) as archive:
+            images = _array(archive, "input", np.uint8, manifest.input.shape[1:])
+            logits = _array(archive, "logits", np.float32, manifest.output.shape[1:])
+    except ArtifactError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise whatever damaged bytes lead them to
+        raise ArtifactError(f"{path} is not a probe with the arrays input and logits: {brief(error)}") from error
+    if len(images) != len(logits) or len(images) == 0:
+        raise ArtifactError(f"{path} must hold input and logits of the same length, at least 1")
     return images, logits
 
 
@@ -308,20 +357,63 @@ def check_probe(backend: "Backend", artifact: Artifact) -> None:
     images, expected = read_probe(artifact)
     probe = probe_here(artifact)
     path, tolerance = artifact.file(probe.file), probe.tolerance
-    logits = backend.infer(images)
+    try:
+        logits = backend.infer(images)
+    except Exception as error:  # engines raise whatever a model of other shapes leads them to
+        raise ArtifactError(f"{path}: {backend.engine} cannot compute it: {brief(error)}") from error
     if logits.shape != expected.shape or logits.shape[-1] != len(artifact.manifest.alphabet) + 1:
         raise ArtifactError(f"{path}: expected logits {expected.shape}, {backend.engine} computed {logits.shape}")
-    difference = float(np.abs(logits - expected).max())
+    with np.errstate(all="ignore"):
+        difference = float(np.abs(logits - expected).max())
     if not difference <= tolerance:  # written so that NaN fails too
         raise ArtifactError(
             f"{path}: {backend.engine} is off by {difference:.3g}, more than the {tolerance:.3g} allowed"
         )
 
 
+def _array(archive: zipfile.ZipFile, name: str, dtype: DTypeLike, row: tuple[int | str, ...]) -> NDArray[Any]:
+    """An array (n, *row) of a probe; raises ValueError, also for one that would be too large, before it is unpacked."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.file_size > PROBE_BYTES or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} has more than {PROBE_BYTES} bytes, or is compressed otherwise than by deflate")
+    with archive.open(member) as stream:
+        data = stream.read(member.file_size)  # no more, whatever the compressed bytes hold
+    array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    if array.dtype != dtype or array.shape[1:] != row:
+        raise ValueError(f"{name} must be {np.dtype(dtype)} of rows {row}")
+    return array
+
+
 def _names(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
+    try:
+        return set(os.listdir(folder)) - {MANIFEST}
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _opened(path: Path, most: int) -> Iterator[io.BufferedReader]:
+    """A regular file of at most `most` bytes, to be read; ArtifactError where it is anything else."""
+
+    def at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a named pipe would wait for somebody who writes to it
+
+    try:
+        with open(path, "rb", opener=at_once) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ArtifactError(f"{path} is not a regular file")
+            if status.st_size > most:
+                raise ArtifactError(f"{path} has {status.st_size} bytes; at most {most} are read")
+            yield stream
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
+    with _opened(path, FILE_BYTES) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _changed(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} differs from its sha256 in {MANIFEST}: it was changed or damaged")

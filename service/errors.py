@@ -64,6 +64,12 @@ def check_names(kind: str, given: Sequence[str], known: Sequence[str]) -> None:
             raise BadParameter(f"The {kind} {name} is given more than once: give it once.")
 
 
+def brief(text: object, most: int = 200) -> str:
+    """A foreign text, such as a library's error, as part of a sentence: one line of at most `most` characters."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in str(text)[: 4 * most]).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 class LprError(Exception):
     """Base of all errors raised on purpose; `str(error)` is a sentence for a human, `slug` a word for a machine."""
 

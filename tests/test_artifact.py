@@ -69,7 +69,7 @@ def test_a_missing_file_is_refused(folder, name):
 def test_a_stray_file_is_refused(folder, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).touch()
-    with pytest.raises(ArtifactError, match=f"{name} is not listed"):
+    with pytest.raises(ArtifactError, match=f"{name.split('/')[0]} is not listed"):
         contract.read(folder)
 
 

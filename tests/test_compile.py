@@ -139,7 +139,7 @@ def test_a_record_schedules_its_kernel_and_packs_its_weights(network, lowered, c
     assert "weight_prepack" not in module["main"].script()  # they were packed ahead of time
     assert f"{kernel.task_name}_prepacked" in names
     compile.export(module, LEVEL, tmp_path / "packed.so")
-    packed = Network(tmp_path / "packed.so", crops.shape[1:], (23, 74), 1)
+    packed = Network((tmp_path / "packed.so").read_bytes(), crops.shape[1:], (23, 74), 1)
     np.testing.assert_allclose(packed(crops), logits(network, crops), atol=1e-3)
 
 

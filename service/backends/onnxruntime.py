@@ -1,14 +1,12 @@
 """Runs an ONNX model on the CPU with ONNX Runtime. The only file of the service that imports onnxruntime."""
 
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from service import cpu
 from service.artifact import Artifact
-from service.errors import ArtifactError
+from service.errors import ArtifactError, brief
 
 MODEL = "model.onnx"
 
@@ -19,12 +17,12 @@ class OnnxRuntimeBackend:
     def __init__(self, artifact: Artifact) -> None:
         self.engine = f"onnxruntime {onnxruntime.__version__}"
         self._max_batch = artifact.manifest.max_batch
-        path = artifact.file(MODEL)
+        path, model = artifact.file(MODEL), artifact.content(MODEL)
         try:
-            self._session = open_session(path, options(threads=1))
+            self._session = open_session(model, options(threads=1))
             (self._input,) = (node.name for node in self._session.get_inputs())
         except Exception as error:  # its errors share no base class but this
-            raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {error}") from error
+            raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {brief(error)}") from error
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8 (N, H, W, 3) to logits float32 (N, T, C), in slices of at most the artifact's max_batch."""
@@ -37,13 +35,13 @@ class OnnxRuntimeBackend:
         del self._session
 
 
-def open_session(path: Path, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """The model with its layers in the precision in which they are written.
+def open_session(model: bytes, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """The `model`, the content of an .onnx file, with its layers in the precision in which they are written.
 
     ONNX Runtime would quantize the weights of a float layer between integer ones, by itself and per tensor.
     """
     providers, disabled = ["CPUExecutionProvider"], ["WeightBiasQuantization"]
-    return onnxruntime.InferenceSession(path, settings, providers=providers, disabled_optimizers=disabled)
+    return onnxruntime.InferenceSession(model, settings, providers=providers, disabled_optimizers=disabled)
 
 
 def options(threads: int) -> onnxruntime.SessionOptions:

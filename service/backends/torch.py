@@ -1,16 +1,17 @@
 """Runs a `torch.export` program on the CPU. The only file of the service that imports torch."""
 
+import io
+import logging
 import os
 import threading
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from service.artifact import Artifact
-from service.errors import ArtifactError
+from service.errors import ArtifactError, brief
 
 MODEL = "model.pt2"
 
@@ -28,17 +29,15 @@ class TorchBackend:
         self.engine = f"torch {torch.__version__}"
         self._max_batch = artifact.manifest.max_batch
         torch.set_num_threads(1)
-        path = artifact.file(MODEL)
+        path, program = artifact.file(MODEL), artifact.content(MODEL)
         os.environ[WEIGHTS_ONLY] = "1"
+        logging.getLogger("torch.export").setLevel(logging.ERROR)  # its warnings hold tracebacks; the error says enough
         try:
-            if _holds_objects(path):
-                raise ArtifactError(f"{path} holds pickled objects, which are not loaded: export tensors alone")
+            _check(program)
             with _LOADING:
-                self._model = torch.export.load(path).module()
-        except ArtifactError:
-            raise
+                self._model = torch.export.load(io.BytesIO(program)).module()
         except Exception as error:  # torch raises whatever it met: zip, JSON, schema and operator errors alike
-            raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {error}") from error
+            raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {brief(error)}") from error
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8 (N, H, W, 3) to logits float32 (N, T, C), in slices of at most the artifact's max_batch."""
@@ -55,6 +54,11 @@ class TorchBackend:
         del self._model
 
 
-def _holds_objects(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(mark in name for name in archive.namelist() for mark in OBJECTS)
+def _check(program: bytes) -> None:
+    """Raise ValueError for an archive that holds pickled objects, or would grow when unpacked, as torch's never do."""
+    with zipfile.ZipFile(io.BytesIO(program)) as archive:
+        members = archive.infolist()
+    if any(mark in member.filename for member in members for mark in OBJECTS):
+        raise ValueError("it holds pickled objects, which are not loaded: export tensors alone")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is compressed: write it with torch.export.save")

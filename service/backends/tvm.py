@@ -2,21 +2,34 @@
 
 `import tvm` loads the compiler (260 MB) and its frontends, and `import tvm_ffi` loads torch where it is installed.
 Serving needs neither: the runtime is a library of 3 MB, and its virtual machine is called through `tvm_ffi`.
+
+A library is loaded from its content, never from its path: `dlopen` would return the old code of a file that was
+replaced. Compiled code can also end the process that loads it, and no exception tells of that: `prove` lets another
+process try first. `python -m service.backends.tvm SHAPES` is that process.
 """
 
 import ctypes
+import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
+import json
 import os
+import resource
+import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import cpu
 from service.artifact import Artifact, Library
-from service.errors import ArtifactError
+from service.errors import ArtifactError, brief
 
 _hidden = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # `import torch` raises ImportError on it
 try:
@@ -33,6 +46,8 @@ _CPU = 1  # DLPack's kDLCPU
 _NAIVE = 1
 _ALIGNMENT = 64  # of every buffer that compiled code reads, in bytes (tvm::runtime::kAllocAlignment)
 _FLUSH = 0x8040  # MXCSR: flush to zero (bit 15), denormals are zero (bit 6)
+PROOF_S: Final = 60.0  # for which `prove` waits; it takes a third of a second
+_ENDED_WELL, _RAISED = 40, 41  # exit statuses of the process that proves, which code that just calls exit won't give
 _MXCSR = 7  # where x86-64's fenv_t holds it, in words of 32 bits
 
 
@@ -42,23 +57,24 @@ class TvmBackend:
     def __init__(self, artifact: Artifact) -> None:
         library = choose(artifact, cpu.flags())
         self.engine = f"tvm {importlib.metadata.version('apache-tvm')} {library.level}"
-        path = artifact.file(library.file)
+        path, code = artifact.file(library.file), artifact.content(library.file)
         input_shape, output_shape = (
             _row(tensor.shape) for tensor in (artifact.manifest.input, artifact.manifest.output)
         )
         try:
-            self._network = Network(path, input_shape, output_shape, threads=1)
+            prove(code, input_shape, output_shape)
+            self._network = Network(code, input_shape, output_shape, threads=1)
         except ImportError:  # TVM itself is missing, which `load` tells
             raise
         except Exception as error:  # TVM gives its errors whatever type their C++ names
-            raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {error}") from error
+            raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {brief(error)}") from error
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8 (N, H, W, 3) to logits float32 (N, T, C), one row after the other."""
         return self._network(batch)
 
     def close(self) -> None:
-        """Drop the virtual machine with its constants and buffers; the code itself stays mapped."""
+        """Drop the virtual machine with its constants and buffers, and the code with the last one that runs it."""
         del self._network
 
 
@@ -69,14 +85,16 @@ class Network:
     """
 
     def __init__(
-        self, library: Path, input_shape: tuple[int, ...], output_shape: tuple[int, ...], threads: int
+        self, code: bytes, input_shape: tuple[int, ...], output_shape: tuple[int, ...], threads: int
     ) -> None:
-        """Load what computes float32 (1, *output_shape) from uint8 (1, *input_shape), or raise what TVM raises."""
+        """Load `code`, the content of a library, which computes float32 (1, *output_shape) from uint8
+        (1, *input_shape), or raise what TVM raises."""
         # Read when the calling thread first starts its pool. Left alone, TVM binds it to cores that it may not have.
         os.environ.update(TVM_NUM_THREADS=str(threads), TVM_BIND_THREADS="0")
         _load_runtime()
         flush_denormals()
-        machine = tvm_ffi.load_module(library).get_function("vm_load_executable")()
+        self._library = _load(code)
+        machine = self._library.module.get_function("vm_load_executable")()
         machine.get_function("vm_initialization")(_CPU, 0, _NAIVE)
         self._main = machine.get_function("main")
         self._prepared = tuple(machine.get_function("prepare")())
@@ -111,6 +129,33 @@ def choose(artifact: Artifact, flags: frozenset[str]) -> Library:
     )
 
 
+def prove(code: bytes, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
+    """Let another process load `code` and compute a row of zeros; raise ArtifactError where that ends or hangs it.
+
+    An exception there is none here: it comes again where the code is loaded. What was proved is not proved again.
+    """
+    digest = hashlib.sha256(code).hexdigest()
+    if digest in _proved:
+        return
+    command = [sys.executable, "-m", "service.backends.tvm", json.dumps([input_shape, output_shape])]
+    try:
+        ended = subprocess.run(
+            command,
+            input=code,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],  # where `service` is found
+            timeout=PROOF_S,
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired as error:
+        raise ArtifactError(f"its code did not come to an end within {PROOF_S:g} s") from error
+    if ended not in (_ENDED_WELL, _RAISED):
+        how = signal.Signals(-ended).name if ended < 0 else f"exit status {ended}"
+        raise ArtifactError(f"its code ends the process that runs it ({how})")
+    _proved.add(digest)
+
+
 def flush_denormals() -> None:
     """Let the calling thread, and those it starts, take denormals for zero: they cost a factor of ten on x86.
 
@@ -123,6 +168,35 @@ def flush_denormals() -> None:
     library.fesetenv(environment)
 
 
+class _Library:
+    """Code that is mapped as long as something refers to this."""
+
+    def __init__(self, code: bytes) -> None:
+        # A file in memory, because a folder for temporary files may not be there, or not be executable. The path is one
+        # that no other library had (of slashes and dots, which mean nothing): dlopen knows libraries by their paths.
+        with open(os.memfd_create("library"), "wb") as file:
+            file.write(code)
+            file.flush()
+            unique = f"{next(_numbers):b}".replace("0", "/").replace("1", "./")
+            path = f"/proc/self/{unique}fd/{file.fileno()}"
+            # Not tvm_ffi.load_module, which keeps each module until the process ends.
+            self.module: Any = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")(path, "so")
+
+
+_numbers = itertools.count()
+_loading = threading.Lock()
+_libraries: WeakValueDictionary[str, _Library] = WeakValueDictionary()  # by sha256: one for all threads
+_proved: set[str] = set()  # sha256 of code that ended no process
+
+
+def _load(code: bytes) -> _Library:
+    digest = hashlib.sha256(code).hexdigest()
+    with _loading:
+        if (found := _libraries.get(digest)) is None:
+            found = _libraries[digest] = _Library(code)
+    return found
+
+
 def _load_runtime() -> None:
     spec = importlib.util.find_spec("tvm")
     folders = spec.submodule_search_locations if spec else None
@@ -133,3 +207,18 @@ def _load_runtime() -> None:
 
 def _row(shape: tuple[int | str, ...]) -> tuple[int, ...]:
     return tuple(int(size) for size in shape[1:])
+
+
+def _prove_here() -> int:
+    """What the other process of `prove` does."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    input_shape, output_shape = json.loads(sys.argv[1])
+    try:
+        Network(sys.stdin.buffer.read(), input_shape, output_shape, 1)(np.zeros((1, *input_shape), np.uint8))
+    except Exception:
+        return _RAISED
+    return _ENDED_WELL
+
+
+if __name__ == "__main__":
+    os._exit(_prove_here())  # at once: what the code left behind may not be there any more when Python ends
