@@ -226,23 +226,30 @@ router.post(
 )(recognize)
 
 
-@router.get("/variants", dependencies=NO_QUERY, responses=UNKNOWN_PARAMETER, summary="The variants that are installed")
-async def installed(parts: Anybody) -> Listing:
+@router.get(
+    "/variants",
+    dependencies=NO_QUERY,
+    response_model=Listing,
+    responses=UNKNOWN_PARAMETER,
+    summary="The variants that are installed",
+)
+async def installed(parts: Anybody) -> Response:
     """What was measured of each, which one is active, and which ones a request may choose."""
-    return await _listing(parts)
+    return Response(await parts.variants.listing(), media_type=JSON)
 
 
 @router.post(
     "/variants/{name}/activate",
     dependencies=NO_QUERY,
+    response_model=Listing,
     responses=REFUSALS_TO_CHANGE,
     summary="Read with another variant from now on",
 )
-async def activate(name: Name, parts: Operator) -> Listing:
+async def activate(name: Name, parts: Operator) -> Response:
     """It is loaded beside the active one and proves itself by its probe; then new requests go to it, and the old one
     finishes what it has. A failure changes nothing and says why. The same name loads files that were replaced."""
     await parts.variants.activate(name)
-    return await _listing(parts)
+    return Response(await parts.variants.listing(), media_type=JSON)
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -274,11 +281,6 @@ async def model(parts: Anybody) -> Served:
 async def scrape(parts: Anybody) -> Response:
     """For Prometheus."""
     return Response(parts.metrics.render(), media_type=CONTENT_TYPE)
-
-
-async def _listing(parts: Parts) -> Listing:
-    name = parts.shadow.name if parts.shadow else None
-    return Listing(active=parts.variants.name, shadow=name, variants=await parts.variants.installed())
 
 
 def query(request: Request) -> Options:

@@ -284,6 +284,15 @@ def read(folder: Path) -> Artifact:
     return Artifact(folder, manifest)
 
 
+def stamp(folder: Path) -> tuple[int, ...] | None:
+    """What differs where a folder's manifest was replaced or written again; None where there is none."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_manifest(folder: Path) -> Manifest:
     """What a folder's manifest says, without a look at the other files; raises ArtifactError."""
     path = folder / MANIFEST
@@ -333,20 +342,12 @@ def probe_here(artifact: Artifact) -> Probe:
 
 
 def read_probe(artifact: Artifact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Images uint8 (n, H, W, 3) and expected logits float32 (n, T, C) of the probe for this CPU."""
-    name, manifest = probe_here(artifact).file, artifact.manifest
-    path = artifact.file(name)
-    try:
-        with zipfile.ZipFile(io.BytesIO(artifact.content(name))) as archive:
-            images = _array(archive, "input", np.uint8, manifest.input.shape[1:])
-            logits = _array(archive, "logits", np.float32, manifest.output.shape[1:])
-    except ArtifactError:
-        raise
-    except Exception as error:  # zipfile and NumPy raise whatever damaged bytes lead them to
-        raise ArtifactError(f"{path} is not a probe with the arrays input and logits: {brief(error)}") from error
-    if len(images) != len(logits) or len(images) == 0:
-        raise ArtifactError(f"{path} must hold input and logits of the same length, at least 1")
-    return images, logits
+    """Images uint8 (n, H, W, 3) and expected logits float32 (n, T, C) of the probe for this CPU.
+
+    Raises ArtifactError where that one, or one for other CPUs, is damaged.
+    """
+    found = {probe.file: _probe(artifact, probe.file) for probe in artifact.manifest.probes}
+    return found[probe_here(artifact).file]
 
 
 def check_probe(backend: "Backend", artifact: Artifact) -> None:
@@ -369,6 +370,20 @@ def check_probe(backend: "Backend", artifact: Artifact) -> None:
         raise ArtifactError(
             f"{path}: {backend.engine} is off by {difference:.3g}, more than the {tolerance:.3g} allowed"
         )
+
+
+def _probe(artifact: Artifact, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    path, manifest = artifact.file(name), artifact.manifest
+    data = artifact.content(name)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            images = _array(archive, "input", np.uint8, manifest.input.shape[1:])
+            logits = _array(archive, "logits", np.float32, manifest.output.shape[1:])
+    except Exception as error:  # zipfile and NumPy raise whatever damaged bytes lead them to
+        raise ArtifactError(f"{path} is not a probe with the arrays input and logits: {brief(error)}") from error
+    if len(images) != len(logits) or len(images) == 0:
+        raise ArtifactError(f"{path} must hold input and logits of the same length, at least 1")
+    return images, logits
 
 
 def _array(archive: zipfile.ZipFile, name: str, dtype: DTypeLike, row: tuple[int | str, ...]) -> NDArray[Any]:

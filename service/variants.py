@@ -5,19 +5,24 @@ Each that is loaded is a `Recognizer` of its own. All methods belong to the even
 
 import asyncio
 import logging
-import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from service import artifact, backends
 from service.artifact import Artifact, Manifest
-from service.errors import ArtifactError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable
+from service.catalogue import Catalogue, Entries
+from service.errors import ArtifactError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable, brief
 from service.recognizer import Recognizer
-from service.schema import Installed
+from service.schema import Installed, Listing
 
-FOLLOW_S = 0.5  # between looks at what other processes switched to
+FOLLOW_S: Final = 0.5  # between looks at what other processes switched to
+LONGEST_PAUSE_S: Final = 30.0  # between attempts to follow them
+READINGS: Final = 3  # of an artifact that is replaced while it is read
+MEMORY_BYTES: Final = 1000  # of LPR_MEMORY, more than any name takes
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +46,10 @@ def naming(setting: str) -> Iterator[None]:
 def _recall(memory: Path | None) -> str:
     """What the memory holds: the name of a variant, a blank, and a word that differs from switch to switch."""
     try:
-        return memory.read_text(encoding="utf-8") if memory else ""
+        if memory is None:
+            return ""
+        with memory.open("rb") as file:
+            return file.read(MEMORY_BYTES).decode()
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:
@@ -67,16 +75,19 @@ class Variants:
         """
         self.on_switch: Callable[[Recognizer], None] = lambda recognizer: None  # told of each new active one
         self._memory = memory
-        self._remembered = _recall(memory)
+        self._remembered = _recall(memory)  # the switch that `name` came of; it changes together with that
         self._root = root
         self._load = load
         self._choice = choice
+        self._also = also
+        self._catalogue = Catalogue(root)
+        self._listed: tuple[Entries, bytes] | None = None
         first, setting = beginning(active, memory)
         with naming(setting):
-            self._loaded = {first: load(artifact.find(root, first))}
+            self._loaded = {first: self._read(first, None)}
         if also and also != first:
             with naming("LPR_SHADOW"):
-                self._loaded[also] = load(artifact.find(root, also))
+                self._loaded[also] = self._read(also, None)
         self.name = first
         self._refused: dict[str, str] = {}  # why it could not be loaded, so that not every request tries again
         self._loading = asyncio.Lock()  # not every engine can be loaded twice at a time
@@ -120,14 +131,18 @@ class Variants:
         """What the manifest of a variant says, loaded or not; raises NoSuchVariant or VariantUnusable."""
         if (loaded := self._loaded.get(self.choose(name))) is not None:
             return loaded.manifest
-        try:
-            return await asyncio.to_thread(artifact.read_manifest, self._root / name)
-        except ArtifactError as error:
-            raise VariantUnusable(f"The variant {name!r} cannot be used here: {self._said(error)}.") from error
+        found = (await self._catalogue.entries()).get(name)
+        if found is None:  # it was installed a moment ago
+            self._catalogue.expire()
+            found = (await self._catalogue.entries()).get(name)
+        if isinstance(found, Manifest):
+            return found
+        reason = self._said(found) if found else "it is being removed"
+        raise VariantUnusable(f"The variant {name!r} cannot be used here: {reason}.") from found
 
     async def problem(self, name: str) -> str | None:
         """Why an installed variant cannot be used here, as far as is known before it is loaded."""
-        return (await asyncio.to_thread(self._describe, name)).problem
+        return self._refused.get(name) or backends.lacking((await self.manifest(name)).backend)
 
     async def get(self, name: str) -> Recognizer:
         """The recognizer of an installed variant, which is loaded and proven first where it was not.
@@ -141,6 +156,7 @@ class Variants:
                     raise VariantUnusable(reason)
                 if name not in self._loaded:
                     self._loaded[name] = await self._made(name, None)
+                    self._listed = None
         return self._loaded[name]
 
     async def activate(self, name: str) -> None:
@@ -152,27 +168,55 @@ class Variants:
         async with self._loading:
             before = self._loaded.get(name)
             recognizer = await self._made(name, before)
-            await asyncio.to_thread(self._remember, name)
-            self._switch(name, before, recognizer)
+            try:
+                switch = await asyncio.to_thread(self._remember, name)
+            except VariantUnusable:
+                if recognizer is not before:
+                    await recognizer.close()
+                raise
+            self._switch(name, before, recognizer, switch)
 
     async def follow(self) -> None:
-        """Switch to what another process that shares the memory switched to, until cancelled."""
+        """Switch to what another process that shares the memory switched to, until cancelled.
+
+        What fails is tried again, after ever longer pauses, until it works or the memory changes.
+        """
+        failed, pause, again = "", 0.0, 0.0
         while self._memory:
             await asyncio.sleep(FOLLOW_S)
+            found = ""
             try:
-                if (found := await asyncio.to_thread(_recall, self._memory)) in ("", self._remembered):
+                found = await asyncio.to_thread(_recall, self._memory)
+                if found in ("", self._remembered) or (found == failed and time.monotonic() < again):
                     continue
-                self._remembered = found
-                async with self._loading:
-                    name = found.partition(" ")[0]
-                    before = self._loaded.get(name)
-                    self._switch(name, before, await self._made(name, before))
+                await self._follow()
             except Exception as error:  # whatever it is, it must not end the following
+                pause = min(2 * pause, LONGEST_PAUSE_S) if found == failed else FOLLOW_S
+                failed, again = found, time.monotonic() + pause
                 log.warning("Another process switched the variant, and this one could not follow: %s", error)
 
-    def _switch(self, name: str, before: Recognizer | None, recognizer: Recognizer) -> None:
-        """From here on new requests go to `recognizer`; `before` is what was loaded under its name."""
+    async def _follow(self) -> None:
+        """Switch to what the memory says, as soon as nothing else is being loaded.
+
+        It is read again then: a switch of this process may have been written in between, and the last one counts.
+        """
+        async with self._loading:
+            found = await asyncio.to_thread(_recall, self._memory)
+            if found in ("", self._remembered):
+                return
+            name = found.partition(" ")[0]
+            before = self._loaded.get(name)
+            self._switch(name, before, await self._made(name, before), found)
+
+    def _switch(self, name: str, before: Recognizer | None, recognizer: Recognizer, switch: str) -> None:
+        """From here on new requests go to `recognizer`; `before` is what was loaded under its name.
+
+        `switch` is what the memory says of it.
+        """
+        self._remembered = switch
         self._refused.pop(name, None)
+        self._listed = None
+        self._catalogue.expire()
         leaving = [old for old in {before, self.active} if old is not None and old is not recognizer]
         if name != self.name:
             del self._loaded[self.name]
@@ -183,17 +227,20 @@ class Variants:
             task.add_done_callback(self._leaving.discard)
         self.on_switch(recognizer)
 
-    def _remember(self, name: str) -> None:
-        if self._memory is None:
-            return
+    def _remember(self, name: str) -> str:
+        """Write a switch to `name` into the memory, in one step: of several processes, the last one's stays."""
         switch = f"{name} {uuid.uuid4().hex}"
-        aside = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
+        if self._memory is None:
+            return switch
+        aside = self._memory.with_name(f".{self._memory.name}.{uuid.uuid4().hex}")
         try:
             aside.write_text(switch, encoding="utf-8")
             aside.replace(self._memory)
         except OSError as error:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
             raise VariantUnusable(f"The switch cannot be kept in LPR_MEMORY: {error.strerror}.") from error
-        self._remembered = switch
+        return switch
 
     async def close(self) -> None:
         """Finish what was admitted, then free all engines."""
@@ -201,41 +248,63 @@ class Variants:
         async with self._loading:
             await asyncio.gather(*self._leaving, *(recognizer.close() for recognizer in self._loaded.values()))
 
-    async def installed(self) -> list[Installed]:
-        """What is installed, by name, with what was measured of it and whether it can be used."""
-        return await asyncio.to_thread(lambda: [self._describe(name) for name in artifact.variants(self._root)])
+    async def listing(self) -> bytes:
+        """What is installed, with what was measured of it and whether it can be used: a `Listing` as JSON.
+
+        It is made again only where something changed.
+        """
+        entries = await self._catalogue.entries()
+        if self._listed is None or self._listed[0] is not entries:
+            described = [self._describe(name, entry) for name, entry in entries.items()]
+            listing = Listing(active=self.name, shadow=self._also, variants=described)
+            self._listed = entries, listing.model_dump_json().encode()
+        return self._listed[1]
 
     async def _made(self, name: str, loaded: Recognizer | None) -> Recognizer:
         """A recognizer of the files as they are now: `loaded`, if it is of the same ones."""
         if self._stopping:
             raise Stopping("The server is shutting down: send the request to another one.")
         try:
-            found = await asyncio.to_thread(artifact.find, self._root, name)
-            if loaded is not None and loaded.manifest == found.manifest:
-                return loaded
-            return await asyncio.to_thread(self._load, found)
+            return await asyncio.to_thread(self._read, name, loaded)
         except UnknownVariant as error:
             known = ", ".join(artifact.variants(self._root))
             raise NoSuchVariant(f"There is no variant {name!r}; installed are {known}.") from error
         except ArtifactError as error:
-            reason = self._said(error)
+            reason = f"The variant {name!r} cannot be used here: {self._said(error)}."
             log.warning("%s cannot be used: %s", name, error)
             if name not in self._loaded:
-                self._refused[name] = f"The variant {name!r} cannot be used here: {reason}."
-            raise VariantUnusable(f"The variant {name!r} cannot be used here: {reason}.") from error
+                self._refused[name], self._listed = reason, None
+            raise VariantUnusable(reason) from error
 
-    def _describe(self, name: str) -> Installed:
-        try:
-            manifest = artifact.read_manifest(self._root / name)
-        except ArtifactError as error:
-            return Installed(variant=name, problem=self._said(error))
-        problem = self._refused.get(name) or backends.lacking(manifest.backend)
+    def _read(self, name: str, loaded: Recognizer | None) -> Recognizer:
+        """As `_made`, on any thread. A failure of any kind is an ArtifactError.
+
+        Where the artifact is replaced while it is read, it is read again.
+        """
+        for remaining in reversed(range(READINGS)):
+            before = artifact.stamp(self._root / name)
+            try:
+                found = artifact.find(self._root, name)
+                return loaded if loaded is not None and loaded.manifest == found.manifest else self._load(found)
+            except Exception as error:
+                if remaining and artifact.stamp(self._root / name) != before:
+                    continue
+                if isinstance(error, ArtifactError):
+                    raise
+                what = f"{type(error).__name__}: {brief(error)}"
+                raise ArtifactError(f"{self._root / name} cannot be loaded ({what})") from error
+        raise AssertionError("the last reading returns or raises")
+
+    def _describe(self, name: str, entry: Manifest | ArtifactError) -> Installed:
+        if isinstance(entry, ArtifactError):
+            return Installed(variant=name, problem=self._said(entry))
+        problem = self._refused.get(name) or backends.lacking(entry.backend)
         return Installed(
             variant=name,
-            version=manifest.version,
-            backend=manifest.backend,
-            created=manifest.provenance.created,
-            measured=manifest.measured,
+            version=entry.version,
+            backend=entry.backend,
+            created=entry.provenance.created,
+            measured=entry.measured,
             active=name == self.name,
             loaded=name in self._loaded,
             choosable=name == self.name or (self._choice and problem is None),

@@ -84,9 +84,7 @@ class Network:
     Its function `prepare` makes tensors of the weights, once; `main` takes one row and these.
     """
 
-    def __init__(
-        self, code: bytes, input_shape: tuple[int, ...], output_shape: tuple[int, ...], threads: int
-    ) -> None:
+    def __init__(self, code: bytes, input_shape: tuple[int, ...], output_shape: tuple[int, ...], threads: int) -> None:
         """Load `code`, the content of a library, which computes float32 (1, *output_shape) from uint8
         (1, *input_shape), or raise what TVM raises."""
         # Read when the calling thread first starts its pool. Left alone, TVM binds it to cores that it may not have.
