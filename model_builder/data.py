@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -82,9 +83,15 @@ def _loader(dataset: RenderedPlates, workers: int) -> DataLoader[Drawn]:
         prefetch_factor=6,
         # a forked child would inherit the locks of OpenCV's and OpenMP's threads and hang
         multiprocessing_context="spawn",
+        worker_init_fn=_undisturbed,
         # its own: drawn from the global generator, the workers' seed would shift dropout in a resumed training
         generator=torch.Generator(),
     )
+
+
+def _undisturbed(number: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; this one ends with its parent, which may need another batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_drawn(drawn: Any) -> Any:

@@ -35,7 +35,7 @@ def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[Rea
     """What the server would read on each crop, one at a time, however unsure."""
     reader = Reader.of(artifact.manifest)
     for image in crops.images:
-        yield reader.read(backend.infer(image[None])[0])
+        yield reader.read(backend.infer(plate.prepare(image, artifact.manifest.size)[None])[0])
 
 
 def read_texts(artifact: Artifact, logits: NDArray[np.float32]) -> list[str]:
@@ -61,9 +61,11 @@ def sets(real: Sequence[Path], rendered: int, *taken: str) -> dict[str, Crops]:
     return {"rendered": validation_set(rendered), **photographs}
 
 
-def latency(backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300) -> Latency:
+def latency(
+    backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300, size: tuple[int, int] = plate.SIZE
+) -> Latency:
     """Milliseconds of `infer` on `batch` plates: median and 95th percentile of `repeats` calls after 30 of warm-up."""
-    crops = np.random.default_rng(0).integers(0, 255, (batch, plate.HEIGHT, plate.WIDTH, 3), np.uint8)
+    crops = np.random.default_rng(0).integers(0, 255, (batch, *size, 3), np.uint8)
     times = []
     for _ in range(30 + repeats):
         start = time.perf_counter()

@@ -1,8 +1,11 @@
-"""The sole writer of artifacts/: written aside, checked through the serving code, measured, then renamed."""
+"""The sole writer of artifacts/: written aside, checked through the serving code, measured, then exchanged."""
 
+import ctypes
 import datetime
+import errno
 import hashlib
 import importlib.metadata
+import os
 import random
 import shutil
 import subprocess
@@ -40,6 +43,7 @@ from service.errors import ArtifactError
 
 MAX_BATCH = 64
 _PROBE_PLATES = 8
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 _TOLERANCE = 1e-3  # of a logit: engines add in other orders, and the probe's lie between -33 and 46
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -129,7 +133,7 @@ def publish(
     probe = validation_set(_PROBE_PLATES).images
     logits = candidate.logits(probe)
     aside = root / f".{candidate.variant}.new"
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     aside.mkdir(parents=True)
     try:
         candidate.write(aside)
@@ -177,7 +181,7 @@ def publish(
         if kept is None:
             _replace(aside, root / candidate.variant)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
     return kept or contract.read(root / candidate.variant)
 
 
@@ -303,10 +307,36 @@ def _unchanged(old: Artifact, new: Artifact) -> bool:
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Put `new` where `target` is; a reader sees the old folder or the new one, never a mixture."""
+    """Put `new` where `target` is, which is at `new` then or gone: a reader finds the old folder or the new one.
+
+    In one step on Linux. Elsewhere, and on file systems that cannot exchange folders (NFS), there is no folder for the
+    moment between two renames; the server looks again where it meets that.
+    """
     old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
+    _remove(old)
+    if not os.path.lexists(target):
+        new.rename(target)
+    elif not _exchange(new, target):
         target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+        new.rename(target)
+        _remove(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step; False where that cannot be done here."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link to one, where there is any."""
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)

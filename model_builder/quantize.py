@@ -31,7 +31,7 @@ from model_builder.integer import TOP
 from model_builder.model import HEIGHT, WIDTH, LPRNet
 from model_builder.plates import ALPHABET
 from model_builder.simulate import CLASSIFY, Simulation
-from model_builder.train import BLANK, Checkpoint, Interrupted, Log, ctc_loss, option
+from model_builder.train import BLANK, Checkpoint, CtrlC, Log, ctc_loss, option
 from service import text
 from service.artifact import Artifact
 from service.backends.onnxruntime import MODEL, open_session, options
@@ -265,10 +265,11 @@ def train(
     reference = logits_of(source, development)
     batches = rendered_batches(config.seed, config.batch_size, first, config.workers, config.drill)
     progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
-    total, counted, started, step = 0.0, 0, time.monotonic(), first
-    try:
+    total, counted, started = 0.0, 0, time.monotonic()
+    with CtrlC(state) as ctrl_c:
         for step in progress:
             batch = next(batches)
+            ctrl_c.check(step)
             crops = batch.crops.to(device)
             with torch.autocast(device.type, torch.bfloat16):
                 logits = simulation.train()(crops)
@@ -290,9 +291,7 @@ def train(
                 log.write(step + 1, mean, accuracy, optimizer.param_groups[0]["lr"], time.monotonic() - started)
                 progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.2f} %")
                 total, counted = 0.0, 0
-    except KeyboardInterrupt as error:
-        state.save(step)
-        raise Interrupted(f"stopped at step {step}; the same command goes on from {state.path}") from error
+        ctrl_c.check(config.steps)
     return simulation.cpu().eval()
 
 

@@ -4,11 +4,14 @@ import copy
 import csv
 import itertools
 import pickle
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +59,39 @@ class Interrupted(Exception):
     """Training was stopped by the user; its last checkpoint is in the run's folder."""
 
 
+class CtrlC:
+    """Within this context, Ctrl-C waits for the end of a step: one that is taken in part cannot be gone on from.
+
+    A second one does not wait. Threads other than the main one are never interrupted, so nothing changes there.
+    """
+
+    def __init__(self, state: "Checkpoint") -> None:
+        self._state = state
+        self._pressed = False
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
+        if kind is KeyboardInterrupt:
+            raise Interrupted(f"stopped within a step; the same command goes on from {self._state.path}") from error
+
+    def check(self, step: int) -> None:
+        """Between steps, `step` of which are done: save them and raise Interrupted where Ctrl-C was pressed."""
+        if self._pressed:
+            self._state.save(step)
+            raise Interrupted(f"stopped at step {step}; the same command goes on from {self._state.path}")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._pressed:
+            raise KeyboardInterrupt
+        self._pressed = True
+
+
 def train(
     folder: Path,
     config: TrainConfig,
@@ -99,10 +135,11 @@ def train(
     batches = _batches(config, first, own)
     progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
     total, started = torch.zeros((), device=device), time.monotonic()
-    step = first
-    try:
+    with CtrlC(state) as ctrl_c:
         for step in progress:
-            loss = _step(model, next(batches), optimizers, config, device, teacher)
+            batch = next(batches)
+            ctrl_c.check(step)
+            loss = _step(model, batch, optimizers, config, device, teacher)
             if hold is not None:
                 hold(model)
             for schedule in schedules:
@@ -117,9 +154,7 @@ def train(
                 log.write(step + 1, mean, accuracy, optimizers[0].param_groups[0]["lr"], time.monotonic() - started)
                 progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.1f} %")
                 total.zero_()
-    except KeyboardInterrupt as error:
-        state.save(step)
-        raise Interrupted(f"stopped at step {step}; the same command goes on from {state.path}") from error
+        ctrl_c.check(config.steps)
     network = averaged.module
     assert isinstance(network, LPRNet)
     flush_denormals(network)

@@ -1,6 +1,6 @@
 """What stands before the network, once for training, evaluation and serving alike. Pure functions.
 
-Encoded bytes -> `decode_plate` -> BGR image -> `prepare` -> the 94x24 crop that the network takes.
+Encoded bytes -> `decode_plate` -> BGR image -> `prepare` -> the crop that the network takes, of its manifest's size.
 (`decode_image` does the same without reducing, for whole photographs from which plates are cut.)
 What comes after the network is in `text.py`.
 """
@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from service.errors import EmptyImage, TooManyPixels, UndecodableImage
 
-WIDTH, HEIGHT = 94, 24
+WIDTH, HEIGHT = 94, 24  # of the crops that the builder's networks take; servers look into the manifest
+SIZE = HEIGHT, WIDTH
 MARGIN = 4  # a JPEG of a plate is decoded reduced only where it stays so many times as large as the network's input
 REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # Exif's tag, and its values that exchange width and height
@@ -62,15 +63,20 @@ def check_size(data: Encoded, max_pixels: int) -> tuple[int, int]:
     return width, height
 
 
-def decode_plate(data: Encoded, size: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
+def decode_plate(
+    data: Encoded, size: tuple[int, int], wanted: tuple[int, int] = SIZE
+) -> tuple[Pixels, tuple[int, int]]:
     """As `decode_image`, an image of one plate whose `size` was checked; also its width and height, turned.
+
+    `wanted` is the height and width that the network takes.
 
     A large JPEG comes reduced by 2, 4 or 8, as far as MARGIN allows: then libjpeg computes a fraction of the pixels,
     and leaves out frequencies that `prepare` would average away. Raises UndecodableImage.
     """
-    if data.startswith(JPEG_START) and max(size) >= 2 * MARGIN * WIDTH:
+    least_height, least_width = (MARGIN * length for length in wanted)
+    if data.startswith(JPEG_START) and max(size) >= 2 * max(least_height, least_width):
         width, height = size[::-1] if _is_turned(data) else size
-        fitting = [by for by in REDUCED if width >= by * MARGIN * WIDTH and height >= by * MARGIN * HEIGHT]
+        fitting = [by for by in REDUCED if width >= by * least_width and height >= by * least_height]
         factor = max(fitting, default=1)
         image = _imdecode(data, REDUCED[factor]) if factor > 1 else None
         # Where decoders disagree on how it is turned, or it is damaged, it is decoded whole.
@@ -80,9 +86,9 @@ def decode_plate(data: Encoded, size: tuple[int, int]) -> tuple[Pixels, tuple[in
     return image, (image.shape[1], image.shape[0])
 
 
-def load(data: Encoded, max_pixels: int) -> Pixels:
+def load(data: Encoded, max_pixels: int, wanted: tuple[int, int] = SIZE) -> Pixels:
     """An encoded image of one plate to the network's input, as the server does it; raises as `decode_image` does."""
-    return prepare(decode_plate(data, check_size(data, max_pixels))[0])
+    return prepare(decode_plate(data, check_size(data, max_pixels), wanted)[0], wanted)
 
 
 def _is_turned(data: Encoded) -> bool:
@@ -103,15 +109,15 @@ def _decode(data: Encoded) -> Pixels:
     return image
 
 
-def prepare(image: Pixels) -> Pixels:
-    """A BGR crop (H, W, 3) of one plate to the network's input uint8 (24, 94, 3).
+def prepare(image: Pixels, wanted: tuple[int, int] = SIZE) -> Pixels:
+    """A BGR crop (H, W, 3) of one plate to the network's input uint8 (*wanted, 3).
 
     Areas are averaged where the crop shrinks in both directions, else it is interpolated linearly.
     """
-    if image.shape[:2] == (HEIGHT, WIDTH):
+    if image.shape[:2] == wanted:
         return image
-    shrinks = image.shape[0] >= HEIGHT and image.shape[1] >= WIDTH
-    resized = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    shrinks = image.shape[0] >= wanted[0] and image.shape[1] >= wanted[1]
+    resized = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
 
 

@@ -221,14 +221,14 @@ class Recognizer:
         return request.begin()
 
     def _decode(self, image: "_Image", data: Encoded, size: tuple[int, int], start: float) -> None:
-        pixels, turned = plate.decode_plate(data, size)
+        pixels, turned = plate.decode_plate(data, size, self.manifest.size)
         image.decode = time.perf_counter() - start
         self._shrink(image, pixels)
         image.width, image.height = turned
 
     def _shrink(self, image: "_Image", pixels: Pixels) -> None:
         start = time.perf_counter()
-        image.crop = plate.prepare(pixels)
+        image.crop = plate.prepare(pixels, self.manifest.size)
         image.width, image.height = pixels.shape[1], pixels.shape[0]
         image.preprocess = time.perf_counter() - start
 
@@ -255,7 +255,7 @@ class Recognizer:
 
 
 class _Image:
-    """One image of a request, first as it came, then as the network's input uint8 (24, 94, 3)."""
+    """One image of a request, first as it came, then as the network's input uint8 (H, W, 3)."""
 
     def __init__(self, request: "_Request", number: int, data: Encoded | Pixels) -> None:
         self.request = request

@@ -219,8 +219,10 @@ def test_another_configuration_in_the_same_folder_is_an_error(tuned, capsys):
 
 def test_ctrl_c_tells_how_to_go_on(artifacts, folder, monkeypatch, capsys):
     def interrupted(*_: object) -> Iterator[Batch]:
-        yield from itertools.islice(batches(*_), 2)
+        drawn = batches(*_)
+        yield from itertools.islice(drawn, 2)
         signal.raise_signal(signal.SIGINT)
+        yield from drawn
 
     batches = Crops.batches
     monkeypatch.setattr(Crops, "batches", interrupted)

@@ -167,8 +167,10 @@ def test_training_goes_on_exactly_where_ctrl_c_stopped_it(source, development, t
     drawn = quantization.rendered_batches
 
     def interrupted(*arguments):
-        yield from itertools.islice(drawn(*arguments), 3)
+        batches = drawn(*arguments)
+        yield from itertools.islice(batches, 3)
         signal.raise_signal(signal.SIGINT)
+        yield from batches
 
     monkeypatch.setattr(quantization, "rendered_batches", interrupted)
     with pytest.raises(Interrupted, match="stopped at step 3"):

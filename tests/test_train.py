@@ -61,6 +61,7 @@ def stopping(batches: Iterator[Batch], after: int) -> Iterator[Batch]:
     """The user presses Ctrl-C when so many batches were drawn."""
     yield from itertools.islice(batches, after)
     signal.raise_signal(signal.SIGINT)
+    yield from batches
 
 
 class StoppingCrops(Crops):
@@ -113,6 +114,39 @@ def test_training_from_rendered_plates_alone_goes_on_exactly(tmp_path, monkeypat
     monkeypatch.undo()
     assert (tmp_path / "in two" / "checkpoint.pt").is_file()
     assert_same(at_once, train(tmp_path / "in two", config, initial=tiny()))
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_step_during_which_ctrl_c_is_pressed_is_taken_whole_and_once(crops, tmp_path, monkeypatch, count):
+    """One that was taken in part, such as by one optimizer of two, would be taken again."""
+    at_once = train(tmp_path / "at once", SHORT, own=crops, initial=tiny())
+    step, taken = training.Muon.step, itertools.count(1)
+
+    def pressed(*args: object) -> object:
+        if next(taken) == count:
+            signal.raise_signal(signal.SIGINT)
+        return step(*args)
+
+    monkeypatch.setattr(training.Muon, "step", pressed)
+    with pytest.raises(Interrupted, match=f"stopped at step {count}"):
+        train(tmp_path / "in two", SHORT, own=crops, initial=tiny())
+    assert_same(at_once, train(tmp_path / "in two", SHORT, own=crops, initial=tiny()))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait_and_what_was_saved_stays(crops, tmp_path, monkeypatch):
+    def hang(*_: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second one interrupts")
+
+    train(tmp_path, replace(SHORT, steps=2), own=crops, initial=tiny())
+    saved = (tmp_path / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(training, "_step", hang)
+    with pytest.raises(Interrupted, match="stopped within a step"):
+        train(tmp_path, SHORT, own=crops, initial=tiny())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (tmp_path / "checkpoint.pt").read_bytes() == saved
 
 
 def test_a_training_can_be_made_longer(crops, tmp_path):

@@ -34,8 +34,8 @@ class Model:
         check_probe(engine, self.artifact)
 
     def crop(self, data: bytes) -> NDArray[np.uint8]:
-        """An encoded image to the network's input (24, 94, 3)."""
-        return plate.load(data, self.settings.max_pixels)
+        """An encoded image to the network's input (H, W, 3)."""
+        return plate.load(data, self.settings.max_pixels, self.artifact.manifest.size)
 
     def answers(self, engine: Backend, crops: Sequence[NDArray[np.uint8]]) -> list[dict[str, object]]:
         """What each crop says, as JSON."""
