@@ -19,7 +19,7 @@ from service.errors import ArtifactError, NoSuchVariant, Stopping, UnknownVarian
 from service.recognizer import Recognizer
 from service.schema import Installed, Listing
 
-FOLLOW_S: Final = 0.5  # between looks at what other processes switched to
+FOLLOW_S: Final = 0.2  # between looks at what other processes switched to
 LONGEST_PAUSE_S: Final = 30.0  # between attempts to follow them
 READINGS: Final = 3  # of an artifact that is replaced while it is read
 MEMORY_BYTES: Final = 1000  # of LPR_MEMORY, more than any name takes
