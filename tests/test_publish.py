@@ -1,6 +1,7 @@
 """Publishing: what the serving code has proved equal is put in place whole, and nothing else ever is."""
 
 import shutil
+import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,31 @@ def test_an_older_artifact_is_replaced_whole(root, published):
     assert [path.name for path in root.iterdir()] == ["small"]
     assert set(content(root / "small")) == {"manifest.json", WEIGHTS, "probe.npz"}
     contract.read(root / "small")
+
+
+def test_a_reader_always_finds_a_folder_while_it_is_replaced(root):
+    missing, done = [], threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            if not (root / "small" / contract.MANIFEST).exists():
+                missing.append(1)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for _ in range(500):
+        shutil.copytree(root / "small", root / ".small.new")
+        publish._replace(root / ".small.new", root / "small")
+        shutil.rmtree(root / ".small.new")
+    done.set()
+    reader.join()
+    assert not missing
+
+
+def test_where_folders_cannot_be_exchanged_they_are_renamed(root, published, monkeypatch):
+    monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
+    assert publish_small(root, small(2)).manifest.version != published.manifest.version
+    assert [path.name for path in root.iterdir()] == ["small"]
 
 
 def refused(root: Path, network: LPRNet, message: str) -> None:

@@ -131,10 +131,10 @@ def test_requests_that_wait_are_computed_together_up_to_the_largest_batch(tiny, 
 def test_a_small_image_does_not_wait_for_a_large_one_to_be_decoded(tiny, monkeypatch):
     decode, read_small = plate.decode_plate, threading.Event()
 
-    def slow(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    def slow(data: bytes, size: tuple[int, int], wanted: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         if size == (900, 900):
             assert read_small.wait(timeout=60)
-        return decode(data, size)
+        return decode(data, size, wanted)
 
     monkeypatch.setattr(plate, "decode_plate", slow)
 
