@@ -69,11 +69,11 @@ def reading(artifact: Artifact, images: Path = SHIPPED / "images", top_k: int = 
     crops = [plate.decode_image(path.read_bytes(), _MAX_PIXELS) for path in sorted(images.iterdir())]
     cv2.setNumThreads(1)
     backend = load(artifact, threads=1)
-    logits = [backend.infer(plate.prepare(crop, manifest.size)[None])[0] for crop in crops]
+    size = artifact.manifest.size
+    logits = [backend.infer(plate.prepare(crop, size)[None])[0] for crop in crops]
     backend.close()
     times = [
-        _fastest(lambda image: plate.prepare(image, manifest.size), crop)
-        + _fastest(lambda row: reader.read(row, top_k), row)
+        _fastest(lambda image: plate.prepare(image, size), crop) + _fastest(lambda row: reader.read(row, top_k), row)
         for crop, row in zip(crops, logits, strict=True)
     ]
     median, p95 = np.percentile(times, (50, 95)) * 1e3
