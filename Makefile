@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test tools check format train extras preview bench profile report loadtest fuzz soak clean
+.PHONY: help serve test tools check format train evaluate quantize compile extras preview bench profile report loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -46,6 +46,13 @@ TRAINING := LD_PRELOAD="$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so
 
 train: $(VENV)/.build ## train the baseline on rendered plates; ARGS="--help" shows the options
 	$(TRAINING) $(BIN)/python -m model_builder train $(ARGS)
+
+evaluate quantize compile: $(VENV)/.build
+	$(BIN)/python -m model_builder $@ $(ARGS)
+
+evaluate: ## accuracy and latency of a variant; ARGS="NAME --real FOLDER"
+quantize: ## make an int8 variant of another; ARGS="--source NAME"
+compile: ## compile a variant with TVM; ARGS="NAME"
 
 .PHONY: build
 build: $(VENV)/.build ## make all variants of the baseline; ARGS="--help" shows the options
