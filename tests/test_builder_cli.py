@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch  # noqa: TID253 (that rule is for the service)
 
-from model_builder import evaluate, labels, own_crops
+from model_builder import build, evaluate, labels, own_crops
 from model_builder.__main__ import main
 from model_builder.data import Batch, Crops
 from model_builder.model import LPRNet, Widths
@@ -345,6 +345,42 @@ def test_ctrl_c_outside_a_training_is_no_traceback(baseline, monkeypatch, capsys
     monkeypatch.setattr(evaluate, "latency", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert call("evaluate", "--artifacts", baseline, "--rendered", 2) == 130
     assert capsys.readouterr().err.endswith("the same command goes on where it can\n")
+
+
+def test_a_variant_is_called_after_what_it_is_made_of():
+    names = {
+        (build.quantized, "baseline"): "quantized",
+        (build.quantized, "fine-tuned"): "fine-tuned-quantized",
+        (build.pruned, "baseline"): "pruned",
+        (build.pruned, "fine-tuned"): "fine-tuned-pruned",
+        (build.compiled, "quantized"): "tvm-int8",
+        (build.compiled, "fine-tuned"): "tvm-fine-tuned",
+    }
+    assert {key: build.name_of(*key) for key in names} == names
+    for stage in build.STAGES:
+        if stage.variant != "slim":  # it has settings of its own
+            assert build.name_of(getattr(stage.make, "func", stage.make), stage.source) == stage.variant
+
+
+def test_a_variant_does_not_replace_what_it_is_made_of(baseline, capsys):
+    assert call("quantize", "--artifacts", baseline, "--variant", "baseline", "--rendered", 2) == 1
+    assert "baseline would be replaced by what is made of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("quantize", "--source"), ("compile",)])
+def test_ctrl_c_while_a_variant_is_made_tells_where_it_goes_on(artifacts, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    (artifacts / "baseline").rename(artifacts / "fine-tuned")
+    manifest = artifacts / "fine-tuned" / "manifest.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"baseline"', '"fine-tuned"', 1), encoding="utf-8")
+    monkeypatch.setattr("model_builder.publish.publish", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("model_builder.quantize.choose", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert call(*command, "fine-tuned", "--artifacts", artifacts, "--rendered", 2) == 130
+    said = capsys.readouterr()
+    variant = "fine-tuned-quantized" if command[0] == "quantize" else "tvm-fine-tuned"
+    assert said.out.startswith(f"[1/1] {variant}: of fine-tuned 0.1.0+")
+    assert said.err.endswith(f"stopped in {variant}; the same command goes on there\n")
+    assert contract.variants(artifacts) == ["fine-tuned"]
 
 
 def test_without_the_builders_packages_a_sentence_says_how_to_get_them(tmp_path):

@@ -24,8 +24,8 @@ FEW = ("--rendered", "4")
 SMALL = {
     "train": ("--steps", "3", "--batch-size", "4", "--development", "8", "--workers", "0", *FEW),
     "evaluate": FEW,
-    "quantize": ("--calibration", "8", "--development", "8", "--steps", "0", "--max-loss", "100", *FEW),
-    "compile": ("--target", "x86-64-v3", "--max-loss", "100", *FEW),
+    "quantize": ("--calibration", "8", "--development", "8", "--steps", "0", *FEW),
+    "compile": ("--target", "x86-64-v3", *FEW),
 }
 
 
