@@ -43,16 +43,26 @@ def main(arguments: list[str] | None = None) -> int:
     _add_build(commands)
     measuring.add(commands)
     options = parser.parse_args(arguments)
+    stopped: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background ignores Ctrl-C's signal unless told
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, stop)
     try:
         options.run(options)
-    except (DataError, LprError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 130
+    except Exception as error:
+        if stopped:  # raised inside a pass of TVM, a KeyboardInterrupt comes out as a RuntimeError
+            raise KeyboardInterrupt from error
+        if not isinstance(error, DataError | LprError | ValueError | OSError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -347,6 +347,18 @@ def test_ctrl_c_outside_a_training_is_no_traceback(baseline, monkeypatch, capsys
     assert capsys.readouterr().err.endswith("the same command goes on where it can\n")
 
 
+def test_ctrl_c_that_comes_out_as_another_error_is_no_traceback(baseline, monkeypatch, capsys):
+    def as_tvm_does(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise RuntimeError from error
+
+    monkeypatch.setattr(evaluate, "latency", as_tvm_does)
+    assert call("evaluate", "--artifacts", baseline, "--rendered", 2) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
 def test_a_variant_is_called_after_what_it_is_made_of():
     names = {
         (build.quantized, "baseline"): "quantized",
