@@ -15,7 +15,7 @@ from typing import Final
 from service import artifact, backends
 from service.artifact import Artifact, Manifest
 from service.catalogue import Catalogue, Entries
-from service.errors import ArtifactError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable, brief
+from service.errors import ArtifactError, LprError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable, brief
 from service.recognizer import Recognizer
 from service.schema import Installed, Listing
 
@@ -56,6 +56,22 @@ def _recall(memory: Path | None) -> str:
         raise ArtifactError(f"LPR_MEMORY {memory} cannot be read: {error}") from error
 
 
+def _remember(memory: Path | None, name: str) -> str:
+    """Write what `_recall` reads, in one step: of several processes, the last one's stays. Raises VariantUnusable."""
+    switch = f"{name} {uuid.uuid4().hex}"
+    if memory is None:
+        return switch
+    aside = memory.with_name(f".{memory.name}.{uuid.uuid4().hex}")
+    try:
+        aside.write_text(switch, encoding="utf-8")
+        aside.replace(memory)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise VariantUnusable(f"The switch cannot be kept in LPR_MEMORY: {error.strerror}.") from error
+    return switch
+
+
 class Variants:
     """The active recognizer, and those that requests chose, by the names of their variants."""
 
@@ -75,6 +91,10 @@ class Variants:
         """
         self.on_switch: Callable[[Recognizer], None] = lambda recognizer: None  # told of each new active one
         self._memory = memory
+        self._next = memory and memory.with_name(
+            f"{memory.name}.next"
+        )  # as `memory`: what is being loaded to switch to
+        self._announced = _recall(self._next)
         self._remembered = _recall(memory)  # the switch that `name` came of; it changes together with that
         self._root = root
         self._load = load
@@ -167,9 +187,12 @@ class Variants:
         """
         async with self._loading:
             before = self._loaded.get(name)
+            if name in artifact.variants(self._root):
+                with suppress(VariantUnusable):  # whatever it is, the switch itself will tell
+                    self._announced = await asyncio.to_thread(_remember, self._next, name)
             recognizer = await self._made(name, before)
             try:
-                switch = await asyncio.to_thread(self._remember, name)
+                switch = await asyncio.to_thread(_remember, self._memory, name)
             except VariantUnusable:
                 if recognizer is not before:
                     await recognizer.close()
@@ -179,13 +202,15 @@ class Variants:
     async def follow(self) -> None:
         """Switch to what another process that shares the memory switched to, until cancelled.
 
-        What fails is tried again, after ever longer pauses, until it works or the memory changes.
+        What fails is tried again, after ever longer pauses, until it works or the memory changes. What another process
+        loads, this one loads at the same time, so that all switch within moments however long that takes.
         """
         failed, pause, again = "", 0.0, 0.0
         while self._memory:
             await asyncio.sleep(FOLLOW_S)
             found = ""
             try:
+                await self._prepare()
                 found = await asyncio.to_thread(_recall, self._memory)
                 if found in ("", self._remembered) or (found == failed and time.monotonic() < again):
                     continue
@@ -194,6 +219,14 @@ class Variants:
                 pause = min(2 * pause, LONGEST_PAUSE_S) if found == failed else FOLLOW_S
                 failed, again = found, time.monotonic() + pause
                 log.warning("Another process switched the variant, and this one could not follow: %s", error)
+
+    async def _prepare(self) -> None:
+        """Load what another process has begun to load in order to switch to it, as a request that chooses it would."""
+        announced = await asyncio.to_thread(_recall, self._next)
+        if announced not in ("", self._announced):
+            self._announced = announced
+            with suppress(LprError):  # it is tried again if it is switched to
+                await self.get(announced.partition(" ")[0])
 
     async def _follow(self) -> None:
         """Switch to what the memory says, as soon as nothing else is being loaded.
@@ -226,21 +259,6 @@ class Variants:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
         self.on_switch(recognizer)
-
-    def _remember(self, name: str) -> str:
-        """Write a switch to `name` into the memory, in one step: of several processes, the last one's stays."""
-        switch = f"{name} {uuid.uuid4().hex}"
-        if self._memory is None:
-            return switch
-        aside = self._memory.with_name(f".{self._memory.name}.{uuid.uuid4().hex}")
-        try:
-            aside.write_text(switch, encoding="utf-8")
-            aside.replace(self._memory)
-        except OSError as error:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-            raise VariantUnusable(f"The switch cannot be kept in LPR_MEMORY: {error.strerror}.") from error
-        return switch
 
     async def close(self) -> None:
         """Finish what was admitted, then free all engines."""
