@@ -56,14 +56,14 @@ MEASURED = Measured(
 Serving = Callable[..., httpx.Client]
 
 
-def describe(variant: str = "tiny") -> Description:
+def describe(variant: str = "tiny", size: tuple[int, int] = (24, 94)) -> Description:
     """What the builder would say about the tiny model."""
     template = ("京沪", "ABCDE", *["0123456789ABCDE"] * 5)
     return Description(
         variant=variant,
         version="1",
         backend="torch",
-        input=Tensor(dtype="uint8", shape=("N", 24, 94, 3), description="BGR crops"),
+        input=Tensor(dtype="uint8", shape=("N", *size, 3), description="BGR crops"),
         output=Tensor(dtype="float32", shape=("N", FRAMES, len(ALPHABET) + 1), description="logits"),
         alphabet=ALPHABET,
         blank=len(ALPHABET),
@@ -74,7 +74,7 @@ def describe(variant: str = "tiny") -> Description:
     )
 
 
-def save_tiny_model(folder: Path, text: str = TINY_TEXT) -> None:
+def save_tiny_model(folder: Path, text: str = TINY_TEXT, size: tuple[int, int] = (24, 94)) -> None:
     """Export a real, small convolutional network that reads `text` on whatever it sees, and its probe."""
     import torch
 
@@ -94,7 +94,7 @@ def save_tiny_model(folder: Path, text: str = TINY_TEXT) -> None:
     torch.manual_seed(0)
     model = Tiny().eval()
     batch = torch.export.Dim("N", min=1, max=8)
-    images = np.random.default_rng(0).integers(0, 256, (4, 24, 94, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, *size, 3), np.uint8)
     with torch.no_grad():
         program = torch.export.export(model, (torch.from_numpy(images),), dynamic_shapes=({0: batch},))
         write_probe(folder, images, model(torch.from_numpy(images)).numpy())
