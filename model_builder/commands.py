@@ -5,6 +5,8 @@ import json
 import pickle
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -43,27 +45,40 @@ def main(arguments: list[str] | None = None) -> int:
     _add_build(commands)
     measuring.add(commands)
     options = parser.parse_args(arguments)
+    with _interruptible() as stopped:
+        try:
+            options.run(options)
+        except Interrupted as error:
+            print(error, file=sys.stderr)
+            return 130
+        except Exception as error:
+            if stopped:  # raised inside a pass of TVM, a KeyboardInterrupt comes out as a RuntimeError
+                raise KeyboardInterrupt from error
+            if not isinstance(error, DataError | LprError | ValueError | OSError):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt; yields a list of those that came.
+
+    A job in the background ignores SIGINT unless told.
+    """
     stopped: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
         stopped.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background ignores Ctrl-C's signal unless told
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        options.run(options)
-    except Interrupted as error:
-        print(error, file=sys.stderr)
-        return 130
-    except Exception as error:
-        if stopped:  # raised inside a pass of TVM, a KeyboardInterrupt comes out as a RuntimeError
-            raise KeyboardInterrupt from error
-        if not isinstance(error, DataError | LprError | ValueError | OSError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -68,19 +68,19 @@ class CtrlC:
     def __init__(self, state: "Checkpoint") -> None:
         self._state = state
         self._pressed = False
-        self._signals: list[int] = []
+        self._before: dict[int, Any] = {}  # handlers
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             both = (signal.SIGINT, signal.SIGTERM)  # the builder's commands take either for Ctrl-C
-            self._signals = [number for number in both if signal.getsignal(number) is signal.default_int_handler]
-        for number in self._signals:
+            self._before = {number: handler for number in both if callable(handler := signal.getsignal(number))}
+        for number in self._before:
             signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number in self._signals:
-            signal.signal(number, signal.default_int_handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         if kind is KeyboardInterrupt:
             raise Interrupted(f"stopped within a step; the same command goes on from {self._state.path}") from error
 
