@@ -175,10 +175,10 @@ def test_faults_of_the_variant_that_was_chosen(trouble, tmp_path):
 
 
 def test_faults_before_a_variant_is_chosen(trouble, tmp_path, monkeypatch):
-    async def fails(self: Variants) -> list[object]:
+    async def fails(self: Variants) -> bytes:
         raise RuntimeError("the listing is broken")
 
-    monkeypatch.setattr(Variants, "installed", fails)
+    monkeypatch.setattr(Variants, "listing", fails)
 
     def ask() -> None:
         assert [trouble.client.get("/variants").status_code for _ in range(3)] == [500] * 3
