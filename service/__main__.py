@@ -5,6 +5,7 @@ import sys
 
 from pydantic import ValidationError
 
+from service import logs
 from service.errors import ArtifactError
 from service.server import REFUSED, NoPort, serve
 from service.settings import Settings, faults, listing
@@ -13,6 +14,7 @@ from service.workers import Workers
 
 def main() -> int:
     """Serve; the exit status is 0 after a graceful end, REFUSED with a sentence on stderr if it cannot start."""
+    logs.open_missing()
     argparse.ArgumentParser(
         prog="python -m service",
         description="Reads licence plates over HTTP. All that can be chosen is in environment variables:",

@@ -3,29 +3,25 @@
 Texts of plates are personal data in many places, so that they are in the log only with LPR_LOG_PLATES.
 """
 
-import os
 import random
 import re
 import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from threading import Event, Thread
-from typing import Any, Final
+from ipaddress import ip_address
+from typing import Any
 
 from pydantic_core import to_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.logs import Writer, printable
+
 HEADER = "X-Request-Id"
 NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}  # a text of a client's, back in JSON, is no page to any browser
 PROBES = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")  # logged only if they fail
-BACKLOG = 10_000  # lines that wait for a slow reader; those beyond it are lost, rather than requests delayed
-LAST_S = 1.0  # in which a reader may take what is left in the end
-PAUSE_S: Final = 0.05  # between writes: to wake the thread that writes, for each line, would cost more than the line
-TOGETHER: Final = 256  # lines of a write at most
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # of a client's ids: what can break no header and no log
 
@@ -82,52 +78,23 @@ def _line(scope: Scope, number: str, status: int, seconds: float, facts: dict[st
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": number,
-        "client": (scope.get("client") or [None])[0],
+        "client": _address(scope),
         "method": scope["method"],
         "path": scope["path"][:200],
         "status": status,
         "ms": round(1e3 * seconds, 3),
         **facts,
     }
-    return to_json(line)
+    text = to_json(line)
+    return text if text.isascii() and b"\x7f" not in text else printable(text.decode()).encode()
 
 
-class Writer:
-    """Writes lines from a thread of its own, those of PAUSE_S together."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._lines: deque[bytes] = deque()
-        self._there = Event()
-        self._closing = False
-        self._thread = Thread(target=self._write, args=(descriptor,), name="access-log", daemon=True)
-        self._thread.start()
-
-    def put(self, line: bytes) -> None:
-        """Have a line written, or lost where too many wait. Never waits: this is called on the event loop."""
-        if len(self._lines) < BACKLOG:
-            self._lines.append(line)
-            if not self._there.is_set():
-                self._there.set()
-
-    def close(self) -> None:
-        """Write what there is, if somebody takes it within LAST_S."""
-        self._closing = True
-        self._there.set()
-        self._thread.join(LAST_S)
-
-    def _write(self, descriptor: int) -> None:
-        """Without a buffer, which would hold what could not be written until the process ends, and fail it then."""
-        while self._lines or not self._closing:
-            self._there.wait()
-            self._there.clear()
-            while self._lines:
-                together = [self._lines.popleft() for _ in range(min(TOGETHER, len(self._lines)))]
-                with suppress(OSError):
-                    rest = memoryview(b"\n".join([*together, b""]))
-                    while rest:
-                        rest = rest[os.write(descriptor, rest) :]
-            if not self._closing:
-                time.sleep(PAUSE_S)
+def _address(scope: Scope) -> str | None:
+    """The client's address; none where what a proxy said is no address."""
+    try:
+        return str(ip_address(scope["client"][0].partition("%")[0]))  # behind % anything may stand
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 _writers: list[Writer] = []

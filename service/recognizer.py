@@ -87,14 +87,19 @@ class Recognizer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._retired = False
-        self._crew: Crew[_Image] = Crew(artifact, threads, self._work, artifact.manifest.max_batch, batch_wait_s)
+        self._crew: Crew[_Image] = Crew(artifact, threads, self._work, _fail, artifact.manifest.max_batch, batch_wait_s)
         self._large = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="large-images")
         self.engine = self._crew.engine
 
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here: the probe has passed, and nobody asked to stop."""
-        return self._crew.alive and not self._retired
+        return self.alive and not self._retired
+
+    @property
+    def alive(self) -> bool:
+        """Whether every thread still takes work."""
+        return self._crew.alive
 
     async def idle(self) -> None:
         """Wait until nothing is admitted."""
@@ -360,6 +365,11 @@ def taking_turns(items: Iterable[T]) -> Iterator[T]:
             time.sleep(PAUSE_S)
             since = time.perf_counter()
         yield item
+
+
+def _fail(images: Sequence[_Image], error: Exception) -> None:
+    for image in images:
+        image.request.fail(error)
 
 
 def _too_late() -> TooLate:

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import cpu
@@ -221,6 +221,11 @@ class Settings(BaseSettings):
     )
     shadow_share: Annotated[float, AfterValidator(Within(0, 1, "1 is all requests"))] = Field(
         default=0.1, description="The share of requests that it reads."
+    )
+    proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(),
+        description="Addresses or networks, with commas between, of the proxies whose X-Forwarded-For and "
+        "X-Forwarded-Proto are believed. None: the client in the log is whoever opened the connection.",
     )
     log: bool = Field(default=True, description="Whether a line of JSON for each request goes to stdout.")
     log_plates: bool = Field(default=False, description="Whether these lines hold the texts of the plates.")

@@ -133,6 +133,11 @@ class Variants:
         """Whether the server was asked to stop."""
         return self._stopping
 
+    @property
+    def alive(self) -> bool:
+        """Whether no thread of inference has ended before its time."""
+        return all(recognizer.alive for recognizer in self._loaded.values())
+
     def check_ready(self) -> None:
         """Raise Stopping where requests should not be sent here."""
         if self._stopping or not self.active.ready:

@@ -4,33 +4,36 @@ The kernel spreads connections over them (SO_REUSEPORT), so that a process that 
 it. Counters lie in files that all of them map: what a killed process counted stays counted.
 """
 
-import logging.config
+import ctypes
+import logging
 import os
 import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Final
 
-from uvicorn.config import LOGGING_CONFIG
-
-from service import artifact, metrics, server
+from service import artifact, logs, metrics, server
+from service.errors import ArtifactError
 from service.settings import Settings
 from service.variants import beginning, naming
 
 LONGEST_PAUSE_S: Final = 30.0  # between attempts to replace a process that cannot start
-SPARE_S: Final = 1.0  # beyond LPR_DRAIN_S, before a process that does not end is killed
+LOOK_S: Final = 1.0  # between looks at whether the processes live
+SILENT: Final = 10  # looks in a row without a sign of life, after which a process is killed and replaced
+SPARE_S: Final = 2.0  # beyond LPR_DRAIN_S, before a process that does not end is killed
 
 logger = logging.getLogger("uvicorn.error")
 
 
 @dataclass
 class _Slot:
-    """A place for one process; `started` turns readable when it serves, or ended without."""
+    """A place for one process; `started` turns readable when it serves, or ended without. Its event loop counts `beats`
+    up as long as it turns; `seen` is their number at the last look, and `silent` the looks since they changed."""
 
     number: int
     process: SpawnProcess | None = None
@@ -38,6 +41,9 @@ class _Slot:
     serves: bool = False
     failures: int = 0
     restarts: float = 0.0  # by time.monotonic
+    beats: ctypes.c_ulong = field(default_factory=ctypes.c_ulong)
+    seen: int = 0
+    silent: int = 0
 
 
 class Workers:
@@ -53,35 +59,42 @@ class Workers:
         self._served = False
         self._status = 0
         self._ends: float | None = None
+        self._interrupts = 0
 
     def run(self) -> int:
         """Serve; the exit status is 0 if every process ended well after a signal, else that of the one that did not.
 
         Raises NoPort.
         """
-        logging.config.dictConfig(LOGGING_CONFIG)
         reserved = server.bind(self._settings.host, self._settings.port, shared=False)
         self._port = reserved[0].getsockname()[1]
-        with metrics.shared_folder(len(self._slots)) as self._folder:
+        server.heed(self._stop)
+        with logs.recorded(), metrics.shared_folder(len(self._slots)) as self._folder:
             if self._settings.memory is None:  # through it they switch variants together
                 self._settings = self._settings.model_copy(update={"memory": self._folder / "variant"})
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._stop)
-            for slot in self._slots:
-                self._start(slot)
-            while any(slot.process for slot in self._slots) or self._ends is None:
-                self._wait()
-                for slot in self._slots:
-                    self._look_after(slot)
+            self._look_after_all()
         for listener in reserved:
             listener.close()
         return self._status
+
+    def _look_after_all(self) -> None:
+        """Start the processes, then keep them running until a signal, then wait for their end."""
+        looked = time.monotonic()
+        while any(slot.process for slot in self._slots) or self._ends is None:
+            for slot in self._slots:
+                self._look_after(slot)
+            self._wait()
+            if time.monotonic() >= looked + LOOK_S:
+                looked = time.monotonic()
+                for slot in self._slots:
+                    self._listen_to(slot)
 
     def _start(self, slot: _Slot) -> None:
         context = get_context("spawn")
         slot.started, told = context.Pipe(duplex=False)
         slot.serves = False
-        worker = server.Worker(metrics.Shared(self._folder, slot.number), self._port, os.getpid(), told)
+        slot.beats = context.RawValue(ctypes.c_ulong)
+        worker = server.Worker(metrics.Shared(self._folder, slot.number), self._port, os.getpid(), told, slot.beats)
         slot.process = context.Process(target=_serve, args=(self._settings, worker), name=f"worker-{slot.number}")
         slot.process.start()
         told.close()  # its other end is the process's alone, so that it breaks with it
@@ -89,21 +102,35 @@ class Workers:
             slot.process.terminate()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Hand a signal on; a second one makes the processes end without draining."""
-        if self._ends is None:
-            self._ends = time.monotonic() + self._settings.drain_s + SPARE_S
+        """Hand a signal on, once; a second Ctrl-C makes the processes end without draining."""
+        self._interrupts += number == signal.SIGINT
+        if self._ends is not None:
+            if self._interrupts == 2:
+                self._ends = time.monotonic()
+            return
+        self._ends = time.monotonic() + self._settings.drain_s + SPARE_S
         for slot in self._slots:
             if slot.process and slot.process.pid and slot.process.is_alive():
                 with suppress(ProcessLookupError):  # this may have interrupted what was just noticing its end
-                    os.kill(slot.process.pid, number)
+                    os.kill(slot.process.pid, number if slot.serves else signal.SIGTERM)
 
     def _wait(self) -> None:
-        """Until a process serves or ends, or it is time to replace or kill one."""
+        """Until a process serves or ends, or it is time to look after them."""
         times = [slot.restarts for slot in self._slots if not slot.process] if self._ends is None else [self._ends]
         readers = [slot.started for slot in self._slots if slot.started]
         sentinels = [slot.process.sentinel for slot in self._slots if slot.process]
-        timeout = max(0.0, min(times) - time.monotonic()) if times else None
+        timeout = max(0.0, min(LOOK_S, *(until - time.monotonic() for until in times)) if times else LOOK_S)
         connection.wait([*readers, *sentinels], timeout)
+
+    def _listen_to(self, slot: _Slot) -> None:
+        """Kill a process whose event loop stands still. Looks are counted, not seconds: where all processes were
+        stopped together, for example by `docker pause`, each has time for a sign of life."""
+        beats = slot.beats.value
+        slot.silent = slot.silent + 1 if slot.serves and beats == slot.seen else 0
+        slot.seen = beats
+        if slot.process and slot.silent == SILENT:
+            logger.error("Process %d gave no sign of life for %g s: it is killed", slot.number, SILENT * LOOK_S)
+            slot.process.kill()
 
     def _look_after(self, slot: _Slot) -> None:
         now = time.monotonic()
@@ -146,4 +173,8 @@ class Workers:
 def _serve(settings: Settings, worker: server.Worker) -> None:
     """What a process does; its own session, because Ctrl-C is meant for the process that started it."""
     os.setsid()
-    sys.exit(server.serve(settings, worker))
+    try:
+        sys.exit(server.serve(settings, worker))
+    except (ArtifactError, server.NoPort) as error:
+        print(error, file=sys.stderr)
+        sys.exit(server.REFUSED)

@@ -1,10 +1,8 @@
 """Request ids, and the log of a real server process: what a line holds, and what no line ever holds."""
 
 import json
-import os
 import re
 import signal
-import threading
 from base64 import b64encode
 from datetime import datetime
 
@@ -86,36 +84,32 @@ def test_an_unexpected_error_is_logged_with_its_id(client, tmp_path, monkeypatch
     assert (line["request_id"], line["status"]) == ("broken", 500)
 
 
-def test_a_log_that_nobody_reads_delays_nothing_and_then_has_its_oldest_lines(monkeypatch):
-    """More lines than a pipe and the backlog hold together."""
-    monkeypatch.setattr(access, "LAST_S", 60)  # it ends as soon as all is read
-    read, write = os.pipe()
-    with access.written_to(write) as log:
-        for number in range(3 * access.BACKLOG):
-            log.put(b"line %d" % number)
-        taken: list[str] = []
-        reader = threading.Thread(target=lambda: taken.extend(open(read)))  # noqa: SIM115
-        reader.start()
-    os.close(write)
-    reader.join()
-    assert access.BACKLOG <= len(taken) < 3 * access.BACKLOG
-    assert taken[:2] == ["line 0\n", "line 1\n"]
+def test_an_address_in_the_log_is_the_one_that_connected_unless_a_proxy_is_trusted(capfd):
+    """What a client, or a trusted proxy, sends as an address and is none does not get into the log."""
+    cases = {
+        "": [("203.0.113.9", "127.0.0.1"), ("x" * 9999, "127.0.0.1")],
+        "127.0.0.0/8": [
+            ("203.0.113.9", "203.0.113.9"),
+            ("1.1.1.1, 2001:DB8::1, 127.0.0.7", "2001:db8::1"),
+            ("anything at all", None),
+            ("x" * 9999, None),
+            ("fe80::1%evil", "fe80::1"),
+        ],
+    }
+    for proxies, given in cases.items():
+        with started(PUBLISHED, BACKEND="tvm", PROXIES=proxies) as server, server.connect() as connection:
+            for header, _ in given:
+                connection.sendall(f"GET /nothing HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {header}\r\n\r\n".encode())
+                assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+            assert server.stop(signal.SIGINT) == 0
+        lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        assert [line["client"] for line in lines] == [client for _, client in given]
 
 
-def test_a_log_that_cannot_be_written_fails_nothing():
-    with open("/dev/full", "wb", buffering=0) as full, access.written_to(full.fileno()) as log:
-        log.put(b"x")
-    read, write = os.pipe()
-    os.close(read)
-    with access.written_to(write) as log:
-        log.put(b"x")
-    os.close(write)
-
-
-def test_a_reader_that_is_stuck_does_not_keep_the_process_from_ending(monkeypatch):
-    monkeypatch.setattr(access, "LAST_S", 0.01)
-    read, write = os.pipe()
-    with access.written_to(write) as log:
-        for _ in range(3 * access.BACKLOG):
-            log.put(b"x" * 99)
-    os.close(read)  # which frees its thread; the other end stays open, because that may still write to it
+def test_a_path_is_escaped(capfd):
+    with started(PUBLISHED, BACKEND="tvm") as server:
+        httpx.get(f"{server.url}/%1B%5B31m%7F%C2%9B31m%E2%80%AE%0Aend%E7%9A%96")
+        server.stop(signal.SIGINT)
+    out = capfd.readouterr().out
+    assert json.loads(out)["path"] == "/\x1b[31m\x7f\x9b31m\u202e\nend皖"
+    assert out.strip().isprintable()

@@ -41,6 +41,10 @@ class Held:
         assert self.go.acquire(timeout=60)
 
 
+def fail(items: list[int], error: Exception) -> None:
+    raise AssertionError from error
+
+
 def running() -> int:
     """Threads with an engine, those of other tests' servers included."""
     return sum(thread.name == "inference" for thread in threading.enumerate())
@@ -92,7 +96,7 @@ def test_parts_and_single_crops_are_computed_side_by_side(tiny, monkeypatch):
 @pytest.mark.parametrize(("most", "then"), [(10, [[1, 2, 3, 4, 5]]), (2, [[1, 2], [3, 4], [5]])])
 def test_what_waits_is_taken_together_up_to_the_most(tiny, most, then):
     held = Held()
-    crew = Crew(tiny, 1, held.work, most)
+    crew = Crew(tiny, 1, held.work, fail, most)
     crew.put([0])
     assert held.came.acquire(timeout=60)  # alone, and at once: nothing else was waiting
     for item in range(1, 6):
@@ -104,7 +108,7 @@ def test_what_waits_is_taken_together_up_to_the_most(tiny, most, then):
 
 def test_a_thread_leaves_their_share_to_the_other_ones(tiny):
     held = Held()
-    crew = Crew(tiny, 2, held.work, most=10)
+    crew = Crew(tiny, 2, held.work, fail, most=10)
     for item in (0, 1):
         crew.put([item])
         assert held.came.acquire(timeout=60)
@@ -119,7 +123,7 @@ def test_a_thread_leaves_their_share_to_the_other_ones(tiny):
 
 def test_a_thread_that_is_told_to_wait_fills_its_batch(tiny):
     held = Held()
-    crew = Crew(tiny, 1, held.work, most=3, wait_s=60)
+    crew = Crew(tiny, 1, held.work, fail, most=3, wait_s=60)
     for item in range(3):
         crew.put([item])
     assert held.came.acquire(timeout=50)
@@ -133,6 +137,25 @@ def test_an_error_belongs_to_its_caller_and_the_threads_go_on(team, expected):
         with pytest.raises(Exception, match="== 24"):
             team.infer(CROPS[:2, :10])
     np.testing.assert_allclose(team.infer(CROPS), expected, atol=1e-4)
+
+
+def test_a_thread_outlives_work_that_fails_and_whoever_waits_is_told(tiny):
+    failed: list[tuple[list[int], str]] = []
+    done = threading.Semaphore(0)
+
+    def work(engine: Backend, items: list[int]) -> None:
+        done.release()
+        if 0 in items:
+            raise RuntimeError("broken")
+
+    crew = Crew(tiny, 1, work, lambda items, error: failed.append((items, str(error))))
+    for item in (0, 1, 0, 1):
+        crew.put([item])
+    for _ in range(4):
+        assert done.acquire(timeout=60)
+    assert crew.alive
+    crew.close()
+    assert failed == [([0], "broken")] * 2
 
 
 def test_closing_finishes_what_is_queued_and_ends_the_threads(tiny, expected):

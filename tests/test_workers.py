@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -151,3 +152,50 @@ def test_a_port_can_be_shared_but_not_by_chance():
         worker.listen()
         with pytest.raises(OSError, match="in use"):
             server.bind("127.0.0.1", port, shared=False)
+
+
+def test_a_process_that_is_stopped_is_killed_and_replaced():
+    with serving(NOTICE_S="0") as process:
+        before = children(process)
+        os.kill(before[0], signal.SIGSTOP)
+        deadline = time.monotonic() + 60
+        while before[0] in children(process) or len(children(process)) < 2 or listening(process) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert before[1] in children(process)
+        assert post(process) == TEXT
+        assert process.stop() == 0
+    assert any("gave no sign of life" in line for line in process.said)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_signals_that_come_again_and_to_every_process_drop_nothing(workers):
+    image = (FOLDER / FILE).read_bytes()
+    head = b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    with started(PUBLISHED, BACKEND=VARIANT, WORKERS=workers, NOTICE_S="0.2") as process:
+        halves = [process.connect() for _ in range(8)]
+        for half in halves:
+            half.sendall(head % len(image) + image[:100])
+        time.sleep(0.5)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            for pid in (process.process.pid, *children(process)):
+                os.kill(pid, number)
+            time.sleep(0.1)
+        for half in halves:
+            half.sendall(image[100:])
+            assert half.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert process.process.wait(timeout=20) == 0
+    assert not any("Traceback" in line for line in process.said)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_interrupt_ends_it_at_once_and_without_a_traceback(workers):
+    with started(PUBLISHED, BACKEND=VARIANT, WORKERS=workers, DRAIN_S="60") as process, process.connect() as half:
+        half.sendall(b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        time.sleep(0.5)
+        process.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.process.poll() is None
+        process.process.send_signal(signal.SIGINT)
+        process.process.wait(timeout=20)
+    assert not any("Traceback" in line for line in process.said)

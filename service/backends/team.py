@@ -33,14 +33,16 @@ class Crew(Generic[T]):
         artifact: Artifact,
         threads: int,
         work: Callable[[backends.Backend, list[T]], None],
+        fail: Callable[[list[T], Exception], None],
         most: int = 1,
         wait_s: float = 0.0,
     ) -> None:
         """Return once the probe has passed on every thread; raises ArtifactError where it, or the loading, does not.
 
-        `work` is called with 1 to `most` items, and must not raise. Where fewer wait, a thread waits `wait_s` for more.
+        `work` is called with 1 to `most` items, and `fail` with the same ones and the error if it raises: the thread
+        goes on then. Where fewer wait, a thread waits `wait_s` for more.
         """
-        self._work, self._most, self._wait_s, self._size = work, most, wait_s, threads
+        self._work, self._fail, self._most, self._wait_s, self._size = work, fail, most, wait_s, threads
         self._waiting: SimpleQueue[T | None] = SimpleQueue()  # None ends a thread
         self._threads: list[Thread] = []
         try:
@@ -79,7 +81,10 @@ class Crew(Generic[T]):
             return
         loaded.set_result(engine.engine)
         while items := self._take():
-            self._work(engine, items)
+            try:
+                self._work(engine, items)
+            except Exception as error:  # belongs to those who wait for the items
+                self._fail(items, error)
             del items  # while the thread sleeps, they are to be freed
         engine.close()
 
@@ -111,12 +116,6 @@ class _Part:
     batch: NDArray[np.uint8]
     result: "Future[NDArray[np.float32]]" = field(default_factory=Future)
 
-    def compute(self, engine: backends.Backend) -> None:
-        try:
-            self.result.set_result(engine.infer(self.batch))
-        except Exception as error:  # belongs to whoever waits for this part; the thread goes on
-            self.result.set_exception(error)
-
 
 class Team:
     """Runs an artifact on `threads` threads; a Backend that any thread may call, and several at a time."""
@@ -124,7 +123,7 @@ class Team:
     def __init__(self, artifact: Artifact, threads: int) -> None:
         """Return once the probe has passed on every thread; raises ArtifactError where it, or the loading, does not."""
         self._size = threads
-        self._crew: Crew[_Part] = Crew(artifact, threads, _compute)
+        self._crew: Crew[_Part] = Crew(artifact, threads, _compute, _fail)
         self.engine = self._crew.engine
 
     def submit(self, batch: NDArray[np.uint8]) -> "list[Future[NDArray[np.float32]]]":
@@ -145,4 +144,9 @@ class Team:
 
 def _compute(engine: backends.Backend, parts: list[_Part]) -> None:
     for part in parts:
-        part.compute(engine)
+        part.result.set_result(engine.infer(part.batch))
+
+
+def _fail(parts: list[_Part], error: Exception) -> None:
+    for part in parts:  # a single one: a Team's threads take no more
+        part.result.set_exception(error)

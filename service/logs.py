@@ -1,0 +1,196 @@
+"""Logs that delay nothing and that no client can forge.
+
+Lines wait in memory for a thread that writes them; lines that nobody takes are lost. Standard output carries the lines
+of the access log and nothing else. Standard error carries records of Python's logging: each begins with its level in
+the first column, further lines begin with a bar, and characters that a terminal would obey are escaped. Whatever else
+writes to file descriptors 1 and 2 (a decoder's warning, a library's print, a traceback) becomes such a record too.
+"""
+
+import json
+import logging
+import os
+import select
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+from typing import Final
+
+from uvicorn.logging import DefaultFormatter
+
+BACKLOG: Final = 4 * 1024**2  # bytes that wait for a slow reader; lines beyond it are lost
+LAST_S = 0.5  # in which a reader may take what is left in the end
+PAUSE_S: Final = 0.05  # between writes: to wake the thread that writes, for each line, would cost more than the line
+ATOMIC: Final = 4096  # bytes (PIPE_BUF) that a pipe takes whole: processes that share it do not mix their lines
+NOISE: Final = 4096  # bytes of what libraries write that become a record, once in PAUSE_S; a pipe holds 64 kB more
+LONGEST: Final = 20_000  # characters of a record, beyond which its middle is left out
+INDENT: Final = "\n    | "
+
+log = logging.getLogger(__name__)
+
+
+def printable(text: str) -> str:
+    """The text with every character that is not printable as its JSON escape: no line ends in it, no terminal obeys
+    it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+class Writer:
+    """Writes lines from a thread of its own, those of PAUSE_S together."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._lines: deque[bytes] = deque()
+        self._put = self._taken = 0  # bytes; each is counted by one thread
+        self._there = Event()
+        self._closing = False
+        self._thread = Thread(target=self._write, args=(descriptor,), name="log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        """Have a line written, or lost where too many wait. Never waits. One thread at a time may call it."""
+        if self._put - self._taken < BACKLOG:
+            self._put += len(line)
+            self._lines.append(line)
+            if not self._there.is_set():
+                self._there.set()
+
+    def close(self) -> None:
+        """Write what there is, if somebody takes it within LAST_S."""
+        self._closing = True
+        self._there.set()
+        self._thread.join(LAST_S)
+
+    @property
+    def stuck(self) -> bool:
+        """Once closed: whether there are lines that nobody took."""
+        return self._thread.is_alive()
+
+    def _write(self, descriptor: int) -> None:
+        while self._lines or not self._closing:
+            self._there.wait()
+            self._there.clear()
+            while self._lines:
+                _write_all(descriptor, self._next())
+            if not self._closing:
+                time.sleep(PAUSE_S)
+
+    def _next(self) -> bytes:
+        """Lines that wait: at least one, and no more than can be written at once."""
+        together = bytearray()
+        while self._lines and (not together or len(together) + len(self._lines[0]) < ATOMIC):
+            line = self._lines.popleft()
+            self._taken += len(line)
+            together += line + b"\n"
+        return bytes(together)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Without a buffer, which would hold what could not be written until the process ends, and fail it then."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:  # whoever started the server made it so
+            select.select([], [descriptor], [])
+        except OSError:
+            return
+
+
+class _Records(logging.Handler):
+    """Gives records to a writer."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self._writer = writer
+        self.setFormatter(DefaultFormatter("%(levelprefix)s %(message)s", use_colors=False))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        self._writer.put(INDENT.join(map(printable, text.splitlines())).encode())
+
+
+@contextmanager
+def recorded(descriptor: int = 2) -> Iterator[Writer]:
+    """Meanwhile Python's logging goes to a file descriptor: warnings, and of uvicorn also what it does."""
+    root, writer = logging.getLogger(), Writer(descriptor)
+    handler = _Records(writer)
+    logging.getLogger("uvicorn").setLevel(logging.INFO)
+    root.addHandler(handler)
+    try:
+        yield writer
+    finally:
+        root.removeHandler(handler)
+        writer.close()
+
+
+@contextmanager
+def guarded() -> Iterator[int]:
+    """Meanwhile descriptors 1 and 2 lead to a pipe, and what is written there becomes records; yields what was 1.
+
+    The pipe refuses what does not fit, because a library may write while it holds Python's lock: if it had to wait for
+    the thread that reads the pipe, both would wait for ever.
+    """
+    out, error = os.dup(1), os.dup(2)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    for number in (1, 2):
+        os.dup2(write, number)
+    os.close(write)
+    try:
+        with recorded(error) as writer:
+            listener = Thread(target=_listen, args=(read,), name="stderr", daemon=True)
+            listener.start()
+            try:
+                yield out
+            finally:
+                _flush()
+                _lead_to(os.devnull)
+                listener.join(LAST_S)
+    finally:
+        if not writer.stuck:  # else whatever is written from now on would wait for a reader that is stuck
+            _flush()
+            os.dup2(out, 1)
+            os.dup2(error, 2)
+
+
+def _listen(pipe: int) -> None:
+    """Make records of what arrives in a pipe until its other end is closed."""
+    while said := os.read(pipe, NOISE):
+        if text := said.decode(errors="backslashreplace").strip():
+            log.warning("stderr: %s", text)
+        time.sleep(PAUSE_S)
+    os.close(pipe)
+
+
+def _lead_to(path: str) -> None:
+    opened = os.open(path, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(opened, number)
+    os.close(opened)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+
+
+def open_missing() -> None:
+    """Open the standard streams that were closed (`>&-`) as empty ones: else the next file, or a client's socket, would
+    get the number of one of them, and with it what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
