@@ -15,16 +15,7 @@ from typing import Final
 from service import artifact, backends
 from service.artifact import Artifact, Manifest
 from service.catalogue import Catalogue, Entries
-from service.errors import (
-    ArtifactError,
-    LprError,
-    NoSuchVariant,
-    Stopping,
-    UnknownVariant,
-    VariantUnusable,
-    brief,
-    quoted,
-)
+from service.errors import ArtifactError, LprError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable, brief
 from service.recognizer import Recognizer
 from service.schema import Installed, Listing
 
@@ -156,9 +147,9 @@ class Variants:
         if name is None or (name in self._loaded and (self._choice or name == self.name)):
             return name or self.name
         if not self._choice:
-            raise NoSuchVariant(f"This server reads with {self.name} only, not with {quoted(name)}.")
+            raise NoSuchVariant(f"This server reads with {self.name} only, not with {name!r}.")
         if name not in (known := artifact.variants(self._root)):
-            raise NoSuchVariant(f"There is no variant {quoted(name)}; installed are {', '.join(known)}.")
+            raise NoSuchVariant(f"There is no variant {name!r}; installed are {', '.join(known)}.")
         return name
 
     async def manifest(self, name: str) -> Manifest:
@@ -300,7 +291,7 @@ class Variants:
             return await asyncio.to_thread(self._read, name, loaded)
         except UnknownVariant as error:
             known = ", ".join(artifact.variants(self._root))
-            raise NoSuchVariant(f"There is no variant {quoted(name)}; installed are {known}.") from error
+            raise NoSuchVariant(f"There is no variant {name!r}; installed are {known}.") from error
         except ArtifactError as error:
             reason = f"The variant {name!r} cannot be used here: {self._said(error)}."
             log.warning("%s cannot be used: %s", name, error)
