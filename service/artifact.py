@@ -381,6 +381,8 @@ def _probe(artifact: Artifact, name: str) -> tuple[NDArray[np.uint8], NDArray[np
             logits = _array(archive, "logits", np.float32, manifest.output.shape[1:])
     except Exception as error:  # zipfile and NumPy raise whatever damaged bytes lead them to
         raise ArtifactError(f"{path} is not a probe with the arrays input and logits: {brief(error)}") from error
+    if not np.isfinite(logits).all():
+        raise ArtifactError(f"{path} holds logits that are no finite numbers, so the model cannot be checked")
     if len(images) != len(logits) or len(images) == 0:
         raise ArtifactError(f"{path} must hold input and logits of the same length, at least 1")
     return images, logits

@@ -16,3 +16,9 @@ def return_large_blocks() -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_M_MMAP_THRESHOLD, LARGE)
         mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)  # else buffers at the heap's end would come and go with each request
+
+
+def return_free() -> None:
+    """Have all free pages go back to the system, of threads that ended too; of glibc, and nothing elsewhere."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

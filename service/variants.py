@@ -16,6 +16,7 @@ from service import artifact, backends
 from service.artifact import Artifact, Manifest
 from service.catalogue import Catalogue, Entries
 from service.errors import ArtifactError, LprError, NoSuchVariant, Stopping, UnknownVariant, VariantUnusable, brief
+from service.memory import return_free
 from service.recognizer import Recognizer
 from service.schema import Installed, Listing
 
@@ -72,6 +73,12 @@ def _remember(memory: Path | None, name: str) -> str:
     return switch
 
 
+async def _leave(old: Recognizer) -> None:
+    """Close a recognizer and give its memory back."""
+    await old.close()
+    await asyncio.to_thread(return_free)
+
+
 class Variants:
     """The active recognizer, and those that requests chose, by the names of their variants."""
 
@@ -110,7 +117,8 @@ class Variants:
                 self._loaded[also] = self._read(also, None)
         self.name = first
         self._refused: dict[str, str] = {}  # why it could not be loaded, so that not every request tries again
-        self._loading = asyncio.Lock()  # not every engine can be loaded twice at a time
+        self._loading = asyncio.Lock()  # one load at a time, but for what is loaded ahead
+        self._ahead: tuple[str, asyncio.Task[None]] | None = None  # what another process is about to switch to
         self._leaving: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -179,6 +187,7 @@ class Variants:
             async with self._loading:
                 if reason := self._refused.get(name):
                     raise VariantUnusable(reason)
+                await self._loaded_ahead(name)
                 if name not in self._loaded:
                     self._loaded[name] = await self._made(name, None)
                     self._listed = None
@@ -191,6 +200,7 @@ class Variants:
         nothing then.
         """
         async with self._loading:
+            await self._loaded_ahead(name)
             before = self._loaded.get(name)
             if name in artifact.variants(self._root):
                 with suppress(VariantUnusable):  # whatever it is, the switch itself will tell
@@ -226,12 +236,23 @@ class Variants:
                 log.warning("Another process switched the variant, and this one could not follow: %s", error)
 
     async def _prepare(self) -> None:
-        """Load what another process has begun to load in order to switch to it, as a request that chooses it would."""
+        """Begin to load what another process has begun to load in order to switch to it; nothing waits for that."""
         announced = await asyncio.to_thread(_recall, self._next)
-        if announced not in ("", self._announced):
+        busy = self._loading.locked() or (self._ahead is not None and not self._ahead[1].done())
+        if announced not in ("", self._announced) and not busy:
             self._announced = announced
+            name = announced.partition(" ")[0]
+            self._ahead = name, asyncio.create_task(self._load_ahead(name))
+
+    async def _load_ahead(self, name: str) -> None:
+        if name not in self._loaded:
             with suppress(LprError):  # it is tried again if it is switched to
-                await self.get(announced.partition(" ")[0])
+                self._loaded[name], self._listed = await self._made(name, None), None
+
+    async def _loaded_ahead(self, name: str) -> None:
+        """Wait while `name` is being loaded ahead."""
+        if self._ahead is not None and self._ahead[0] == name:
+            await asyncio.wait([self._ahead[1]])
 
     async def _follow(self) -> None:
         """Switch to what the memory says, as soon as nothing else is being loaded.
@@ -243,6 +264,7 @@ class Variants:
             if found in ("", self._remembered):
                 return
             name = found.partition(" ")[0]
+            await self._loaded_ahead(name)
             before = self._loaded.get(name)
             self._switch(name, before, await self._made(name, before), found)
 
@@ -260,7 +282,7 @@ class Variants:
             del self._loaded[self.name]
         self._loaded[name], self.name = recognizer, name
         for old in leaving:
-            task = asyncio.create_task(old.close())
+            task = asyncio.create_task(_leave(old))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
         self.on_switch(recognizer)
@@ -269,6 +291,8 @@ class Variants:
         """Finish what was admitted, then free all engines."""
         self.retire()
         async with self._loading:
+            if self._ahead is not None:
+                await asyncio.wait([self._ahead[1]])
             await asyncio.gather(*self._leaving, *(recognizer.close() for recognizer in self._loaded.values()))
 
     async def listing(self) -> bytes:

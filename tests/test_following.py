@@ -100,6 +100,23 @@ def test_what_takes_long_to_load_is_loaded_by_all_at_the_same_time(root, tmp_pat
     run(test)
 
 
+def test_what_is_loaded_ahead_keeps_no_other_switch_waiting(root, tmp_path):
+    async def test() -> None:
+        slow, quick = (Process(root, tmp_path / "memory", 2.0) for _ in range(2))
+        async with following(slow, quick):
+            switching = asyncio.create_task(slow.variants.activate("other"))
+            await asyncio.sleep(3 * variants.FOLLOW_S)
+            began = time.monotonic()
+            await quick.variants.activate("wrong")
+            assert time.monotonic() - began < 1
+            await switching
+            await agreed("other", slow, quick)
+            assert len(quick.made) == 3  # "other" once
+        assert all(loaded.closed for process in (slow, quick) for loaded in process.made)
+
+    run(test)
+
+
 def test_many_switches_at_once_end_on_the_last_written_one(root, tmp_path):
     async def test() -> None:
         processes = [Process(root, tmp_path / "memory") for _ in range(4)]

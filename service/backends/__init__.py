@@ -1,13 +1,16 @@
 """From an artifact to a running engine: the manifest names it, and only that one is imported."""
 
+import threading
 from importlib.util import find_spec
-from typing import assert_never
+from typing import Final, assert_never
 
 from service.artifact import Artifact, BackendName
 from service.backends.base import Backend
 from service.errors import ArtifactError
 
 __all__ = ["Backend", "lacking", "load"]
+
+_importing: Final = threading.Lock()  # TVM's module hides torch while it imports, also from other threads
 
 
 def load(artifact: Artifact, threads: int) -> Backend:
@@ -24,16 +27,16 @@ def load(artifact: Artifact, threads: int) -> Backend:
     try:
         match name:
             case "torch":
-                from service.backends.torch import TorchBackend
-
+                with _importing:
+                    from service.backends.torch import TorchBackend
                 return TorchBackend(artifact)
             case "onnxruntime":
-                from service.backends.onnxruntime import OnnxRuntimeBackend
-
+                with _importing:
+                    from service.backends.onnxruntime import OnnxRuntimeBackend
                 return OnnxRuntimeBackend(artifact)
             case "tvm":
-                from service.backends.tvm import TvmBackend
-
+                with _importing:
+                    from service.backends.tvm import TvmBackend
                 return TvmBackend(artifact)
             case _:
                 assert_never(name)
