@@ -338,9 +338,10 @@ def compose(filename: str | None, outcome: Outcome, min_confidence: float) -> di
     Tests check them against it.
     """
     if isinstance(outcome, InputError):
-        return {"filename": filename, "plates": [], "note": None, "error": problems.fault(outcome)}
+        return {"filename": filename, "plates": [], "truncated": False, "note": None, "error": problems.fault(outcome)}
     note = doubt(outcome.reading, min_confidence)
-    return {"filename": filename, "plates": [] if note else [_plate(outcome)], "note": note, "error": None}
+    plates = [] if note else [_plate(outcome)]
+    return {"filename": filename, "plates": plates, "truncated": outcome.truncated, "note": note, "error": None}
 
 
 def doubt(reading: Reading, min_confidence: float) -> str | None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import warnings
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import cv2
@@ -15,6 +15,7 @@ from service import api, keys, page, problems, v2
 from service.access import Access
 from service.artifact import Artifact
 from service.body import Limits
+from service.budget import Budget
 from service.door import Door
 from service.keys import Keys
 from service.metrics import Metrics, Shared
@@ -25,6 +26,7 @@ from service.shadow import Shadow
 from service.variants import Variants
 
 DESCRIPTION = "Reads licence plates: send a crop of a plate, get its text with confidences and alternatives."
+CLOSE_S = 0.4  # seconds that the threads have to end, once nobody is served any more
 
 
 def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
@@ -34,11 +36,13 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     """
     _quiet_libraries()
 
+    budget = Budget(settings.queue, settings.threads, settings.max_pixels)
+
     def load(found: Artifact) -> Recognizer:
         recognizer = Recognizer(
             found,
             settings.threads,
-            settings.queue,
+            budget,
             settings.max_pixels,
             deadline_s=settings.deadline_ms / 1e3,
             batch_wait_s=settings.batch_wait_ms / 1e3,
@@ -104,7 +108,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     for task in tasks:
         task.cancel()
-    await parts.variants.close()
+    with suppress(TimeoutError):  # a thread may be in a decoder or an engine: the process ends nevertheless
+        async with asyncio.timeout(CLOSE_S):
+            await parts.variants.close()
 
 
 def _quiet_libraries() -> None:

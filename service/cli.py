@@ -38,6 +38,7 @@ class Row:
     plate: Plate | None = None
     note: str | None = None
     error: str | None = None
+    truncated: bool = False  # whether the file ends early
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,6 +123,8 @@ def _show(rows: Iterable[Row], total: int, show: Callable[[Row], str]) -> int:
     with tqdm(total=total, unit=" plates", disable=None) as bar:  # on stderr, where that is a terminal
         for row in rows:
             bar.write(show(row))
+            if row.truncated:
+                bar.write(f"lpr: {row.file} ends early: what is missing was read as grey.", file=sys.stderr)
             bar.update()
             failed += row.error is not None
     return failed
@@ -167,12 +170,14 @@ def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
     """Rows in the order of the files, read in this process."""
     from service import artifact
     from service.api import compose, restrict
+    from service.budget import Budget
     from service.recognizer import Recognizer
 
     settings = Settings(**({"backend": options.variant} if options.variant else {}))
     found = artifact.find(settings.artifacts, settings.backend)
     only = restrict(found.manifest.grammar, options.format or None)
-    recognizer = Recognizer(found, settings.threads, settings.queue, settings.max_pixels, deadline_s=math.inf)
+    budget = Budget(settings.queue, settings.threads, settings.max_pixels)
+    recognizer = Recognizer(found, settings.threads, budget, settings.max_pixels, deadline_s=math.inf)
     with asyncio.Runner() as runner:
         try:
             remaining = iter(files)
@@ -205,7 +210,8 @@ def _unreadable(error: OSError) -> str:
 
 
 def _row(file: Path, result: Result) -> Row:
-    return Row(file, next(iter(result.plates), None), result.note, result.error.detail if result.error else None)
+    error = result.error.detail if result.error else None
+    return Row(file, next(iter(result.plates), None), result.note, error, result.truncated)
 
 
 def _plain(row: Row) -> str:
@@ -224,6 +230,5 @@ def _csv(row: Row) -> str:
 
 def _json(row: Row) -> str:
     plates = [row.plate.model_dump()] if row.plate else []
-    return json.dumps(
-        {"file": str(row.file), "plates": plates, "note": row.note, "error": row.error}, ensure_ascii=False
-    )
+    told = {"plates": plates, "truncated": row.truncated, "note": row.note, "error": row.error}
+    return json.dumps({"file": str(row.file), **told}, ensure_ascii=False)

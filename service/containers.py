@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import numpy as np
+
 from service.errors import UndecodableImage
 
 Encoded = bytes | bytearray
@@ -207,12 +209,26 @@ def _jpeg_segments(data: Encoded) -> Iterator[tuple[int, int, int, int]]:
 
 def _jpeg_marker(data: Encoded, at: int, most: int = MAX_BETWEEN) -> re.Match[bytes] | None:
     """The next marker of a segment, `most` bytes away. Each search holds Python's lock, so it goes over a WINDOW."""
+    if found := JPEG_MARKER.match(data, at):
+        return found
     for begin in range(at, len(data), WINDOW):
         if begin - at > most:
             raise UndecodableImage("The JPEG holds far more than its pixels: save it again as an ordinary one.")
-        if found := JPEG_MARKER.search(data, begin, begin + WINDOW + 1):  # it may lie across the window's end
+        end = begin + WINDOW + 1  # it may lie across the window's end
+        first = _first_marker(data, begin, end)
+        if first is not None and (found := JPEG_MARKER.search(data, first, end)):
             return found
     return None
+
+
+def _first_marker(data: Encoded, begin: int, end: int) -> int | None:
+    """Where the first marker of any kind lies. In an ordinary photo that is megabytes away, and this takes a quarter of
+    the time of the search."""
+    if data.startswith(b"\xff", begin):
+        return begin
+    window = np.frombuffer(data, np.uint8, min(end, len(data)) - begin, begin)
+    markers = (window[:-1] == 0xFF) & (window[1:] != 0)
+    return begin + int(markers.argmax()) if markers.any() else None
 
 
 def _png(data: Encoded) -> Contained:
@@ -220,47 +236,54 @@ def _png(data: Encoded) -> Contained:
     kept = _Kept(data, len(PNG_START))
     seen: set[bytes] = set()
     exif: Encoded = b""
-    pixels: list[memoryview] = []
-    for kind, begin, end in _png_chunks(data):
+    ends = 0
+    for kind, begin, ends in _png_chunks(data):
         if (kind in PNG_ONCE and kind in seen) or (not seen and kind != b"IHDR"):
             raise UndecodableImage(DAMAGED)
         seen.add(kind)
         if kind in PNG_KEPT:
-            kept.add(begin, end)
-            if kind == b"IDAT":
-                pixels.append(memoryview(data)[begin + 8 : end - 4])
+            kept.add(begin, ends)
         elif kind == b"eXIf" and not exif:
-            exif = data[begin + 8 : end - 4]
-    if b"IDAT" not in seen:
-        raise UndecodableImage(DAMAGED)
-    width, height, depth, colours, interlaced = struct.unpack_from(">IIBBxxB", data, 16)
-    row = 1 + -(-width * depth * PNG_CHANNELS.get(colours, 4) // 8)
-    _check_inflated(pixels, height * row * (2 if interlaced else 1))
+            exif = data[begin + 8 : ends - 4]
+    width, height, colours = struct.unpack_from(">IIxB", data, 16)
     alpha = colours in PNG_WITH_ALPHA or b"tRNS" in seen
-    return Contained("PNG", width, height, kept.joined(PNG_END), orientation(exif), alpha)
+    truncated = b"IDAT" not in seen or not data.startswith(b"IEND", ends + 4)
+    return Contained("PNG", width, height, kept.joined(PNG_END), orientation(exif), alpha, truncated)
 
 
 def _png_chunks(data: Encoded) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks before the end: name, where it begins, where the next one does. W3C Portable Network Graphics, 5.3."""
+    """The whole chunks before the end: name, where it begins, where the next one does.
+
+    W3C Portable Network Graphics, 5.3.
+    """
     at = len(PNG_START)
     for _ in range(MAX_CHUNKS):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"IEND":
+        if at + 8 > len(data):
             return
+        length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length  # its length, name and checksum are four bytes each
-        if end > len(data):
-            raise UndecodableImage(DAMAGED)
+        if kind == b"IEND" or end > len(data):
+            return
         yield kind, at, end
         at = end
     raise UndecodableImage(f"The PNG has more than {MAX_CHUNKS:,} chunks: save it again as an ordinary one.")
 
 
-def _check_inflated(pixels: list[memoryview], expected: int) -> None:
-    """Refuse compressed pixels that become far more bytes than `expected`: libpng would inflate them to the end."""
-    if DEFLATE * sum(map(len, pixels)) <= expected + MAX_INFLATED:
+def check_inflated(image: Contained) -> None:
+    """Refuse a PNG whose compressed pixels become far more bytes than it has pixels: libpng inflates them to the end.
+
+    Takes as long as inflating them; where they are too few to become many, nothing.
+    """
+    data = image.data
+    depth, colours, interlaced = struct.unpack_from(">BBxxB", data, 24)
+    row = 1 + -(-image.width * depth * PNG_CHANNELS.get(colours, 4) // 8)
+    left = image.height * row * (2 if interlaced else 1) + MAX_INFLATED
+    if DEFLATE * len(data) <= left:
         return
-    inflater, left = zlib.decompressobj(), expected + MAX_INFLATED
-    pieces = (chunk[at : at + PIECE] for chunk in pixels for at in range(0, len(chunk), PIECE))
+    view = memoryview(data)
+    chunks = (view[begin + 8 : end - 4] for kind, begin, end in _png_chunks(data) if kind == b"IDAT")
+    pieces = (chunk[at : at + PIECE] for chunk in chunks for at in range(0, len(chunk), PIECE))
+    inflater = zlib.decompressobj()
     with suppress(zlib.error):  # where libpng ends as well
         while not inflater.eof and left >= 0 and (piece := next(pieces, None)) is not None:
             left -= len(inflater.decompress(piece))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service import guarded
-from service.containers import DAMAGED, Contained, Encoded, contain, sniff
+from service.containers import DAMAGED, Contained, Encoded, check_inflated, contain, sniff
 from service.errors import EmptyImage, TooManyPixels, UndecodableImage, UnsupportedMediaType
 
 WIDTH, HEIGHT = 94, 24  # of the crops that the builder's networks take; servers look into the manifest
@@ -115,6 +115,10 @@ def decode(image: Contained, max_pixels: int, factor: int = 1) -> Decoded:
     """
     if image.format in guarded.FORMATS:
         return _decode_guarded(image, max_pixels)
+    if image.format == "PNG":
+        if image.truncated:
+            raise UndecodableImage(DAMAGED)
+        check_inflated(image)
     pixels = _transparent(image) if image.alpha else _imdecode(image, REDUCED[factor])
     if pixels is None or (image.truncated and _missing(pixels) > MISSING_SHARE):
         raise UndecodableImage(DAMAGED)

@@ -3,16 +3,16 @@
 The event loop hands the images of a request to a thread that owns an engine, and waits; that thread does all the rest,
 from decoding to reading, for the images that waited together, and hands the readings back. So a request changes threads
 twice and no more. Only large images are decoded elsewhere, so that small ones need not wait for them. What is admitted
-is bounded at the door, so no queue behind it can grow without limit.
+is bounded by one budget of the process, so no queue behind it can grow without limit.
 """
 
 import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
@@ -22,13 +22,16 @@ from service import plate
 from service.artifact import Artifact, Grammar
 from service.backends import Backend
 from service.backends.team import Crew
-from service.errors import Busy, ClientGone, InputError, Stopping, TooLate
-from service.plate import Encoded, Pixels
+from service.budget import Budget
+from service.containers import Contained, Encoded
+from service.errors import ClientGone, InputError, Stopping, TooLate
+from service.plate import Pixels
 from service.text import Reader, Reading
 
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
 TURN_S: Final = 0.001  # of work on images, before a thread lets others have Python's lock
 PAUSE_S: Final = 20e-6  # for which it does: enough for the kernel to wake one of them
+ENDING_S: Final = 0.01  # between looks whether the threads have ended
 PATIENCE_S: Final = 0.05  # of a request, before it is watched whether somebody still wants it: most are done by then
 
 T = TypeVar("T")
@@ -43,6 +46,7 @@ class Seen:
     height: int
     logits: NDArray[np.float32]
     reading: Reading
+    truncated: bool = False  # whether its file ended early, and only a part of it was seen
 
 
 Outcome = Seen | InputError  # of one image
@@ -70,25 +74,24 @@ class Recognizer:
         self,
         artifact: Artifact,
         threads: int,
-        queue: int,
+        budget: Budget,
         max_pixels: int,
         deadline_s: float = 5.0,
         batch_wait_s: float = 0.0,
     ) -> None:
-        """Load and prove the artifact; raises ArtifactError."""
+        """Load and prove the artifact; raises ArtifactError. All recognizers of a process share one `budget`."""
         self.manifest = artifact.manifest
         # Told of what was computed together, on any thread: how many images, and the CPU time in seconds.
         self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
         self._reader = Reader.of(artifact.manifest)
-        self._queue = queue
+        self._budget = budget
         self._max_pixels = max_pixels
         self._deadline_s = deadline_s
         self._admitted = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._retired = False
+        self._retired = self._closed = False
         self._crew: Crew[_Image] = Crew(artifact, threads, self._work, _fail, artifact.manifest.max_batch, batch_wait_s)
-        self._large = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="large-images")
         self.engine = self._crew.engine
 
     @property
@@ -110,19 +113,19 @@ class Recognizer:
         self._retired = True
 
     async def close(self) -> None:
-        """Finish what was admitted, then free the engine."""
+        """Finish what was admitted, then free the engine; cancelled, it leaves the threads to themselves."""
         self.retire()
-        self._queue = 0
+        self._closed = True
         await self._idle.wait()
-        await asyncio.to_thread(self._large.shutdown)
-        await asyncio.to_thread(self._crew.close)
+        self._crew.end()
+        while self._crew.working:
+            await asyncio.sleep(ENDING_S)
 
     def check_room(self, count: int = 1) -> None:
         """Raise Busy or Stopping where no `count` images would be admitted now."""
-        if self._queue == 0:
+        if self._closed:
             raise Stopping("The server is shutting down: send the request to another one.")
-        if self._admitted + count > self._queue:
-            raise Busy(f"{self._admitted} images are already waiting: try again in a moment.")
+        self._budget.check_room(count)
 
     async def recognize(
         self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None = None, gone: Gone | None = None
@@ -144,11 +147,13 @@ class Recognizer:
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:
         self.check_room(count)
+        self._budget.admit(count)
         self._admitted += count
         self._idle.clear()
         try:
             yield
         finally:
+            self._budget.release(count)
             self._admitted -= count
             if self._admitted == 0:
                 self._idle.set()
@@ -212,11 +217,12 @@ class Recognizer:
                 if isinstance(image.data, np.ndarray):
                     self._shrink(image, image.data)
                     return request.begin()
-                size = plate.check_size(image.data, self._max_pixels)
-                if size[0] * size[1] > LARGE:
-                    self._large.submit(self._decode_large, image, image.data, size)
+                file = plate.check(image.data, self._max_pixels)
+                pixels = file.width * file.height
+                if pixels > LARGE or not pixels:  # or nobody knows how large
+                    self._budget.decode(pixels, partial(self._decode_large, image))
                     return False
-                self._decode(image, image.data, size, start)
+                self._decode(image, file, start)
             except InputError as error:
                 request.refuse(image, error)
                 return False
@@ -225,11 +231,12 @@ class Recognizer:
                 return False
         return request.begin()
 
-    def _decode(self, image: "_Image", data: Encoded, size: tuple[int, int], start: float) -> None:
-        pixels, turned = plate.decode_plate(data, size, self.manifest.size)
+    def _decode(self, image: "_Image", file: Contained, start: float) -> None:
+        decoded = plate.decode_plate(file, self._max_pixels, self.manifest.size)
         image.decode = time.perf_counter() - start
-        self._shrink(image, pixels)
-        image.width, image.height = turned
+        self._shrink(image, decoded.pixels)
+        image.width, image.height = decoded.size
+        image.truncated = decoded.truncated
 
     def _shrink(self, image: "_Image", pixels: Pixels) -> None:
         start = time.perf_counter()
@@ -237,10 +244,12 @@ class Recognizer:
         image.width, image.height = pixels.shape[1], pixels.shape[0]
         image.preprocess = time.perf_counter() - start
 
-    def _decode_large(self, image: "_Image", data: Encoded, size: tuple[int, int]) -> None:
+    def _decode_large(self, image: "_Image") -> None:
         try:
-            if not image.request.dropped:
-                self._decode(image, data, size, time.perf_counter())
+            data, start = image.data, time.perf_counter()  # which is emptied where nobody wants it any more
+            if not image.request.dropped and not isinstance(data, np.ndarray):
+                # Checked again, because what is left of all the files that wait would take as much memory as they do.
+                self._decode(image, plate.check(data, self._max_pixels), start)
                 self._crew.put([image])
         except InputError as error:
             image.request.refuse(image, error)
@@ -256,7 +265,7 @@ class Recognizer:
             request.fail(error)
             return
         request.spend(image.decode, image.preprocess, postprocess=time.perf_counter() - started)
-        request.finish(image, Seen(image.width, image.height, logits, reading))
+        request.finish(image, Seen(image.width, image.height, logits, reading, image.truncated))
 
 
 class _Image:
@@ -268,6 +277,7 @@ class _Image:
         self.data = data
         self.crop: NDArray[np.uint8] | None = None
         self.width = self.height = 0
+        self.truncated = False
         self.decode = self.preprocess = 0.0
 
 

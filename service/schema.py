@@ -131,6 +131,10 @@ class Result(BaseModel):
         description="Why an image that was read has no plate.",
         examples=["No reading was as sure as 0.1: is this a crop of one plate?"],
     )
+    truncated: bool = Field(
+        default=False,
+        description="Whether the file ends before its image does: what is missing, at most half, was read as grey.",
+    )
     error: Fault | None = Field(
         default=None,
         description="Why this image was not read, where the request has several; a request of one is refused instead.",

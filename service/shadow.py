@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from service.plate import Encoded
+from service.containers import Encoded
 from service.recognizer import Outcome, Seen
 from service.variants import Variants
 

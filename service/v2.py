@@ -28,9 +28,10 @@ from service import access, bounded_json
 from service.api import NO_QUERY, REFUSALS, Anybody, Name, Reader, doubt, record, restrict
 from service.artifact import Manifest
 from service.body import Limits, check_count, decode_base64, gone, parsed, read_whole
+from service.containers import Encoded
 from service.errors import InputError, MalformedBody, NoImage, NoSuchVariant, VariantUnusable, first_fault, quoted
 from service.parts import Parts
-from service.plate import Encoded, Pixels
+from service.plate import Pixels
 from service.recognizer import Outcome, Seen
 from service.schema import MIN_CONFIDENCE, inlined
 

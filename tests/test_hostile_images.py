@@ -103,7 +103,7 @@ def test_no_end_that_is_none_hides_scans(before):
 
 
 def test_what_follows_a_jpegs_end_holds_no_scans():
-    image = plate.decode_image(SEEDS["jpeg"] + 200 * plate.JPEG_SCAN, LIMIT)
+    image = plate.decode_image(SEEDS["jpeg"] + 200 * b"\xff\xda", LIMIT)
     assert np.abs(image.astype(int) - PLAIN).mean() < 12
 
 

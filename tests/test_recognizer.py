@@ -5,7 +5,7 @@ import shutil
 import threading
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ from conftest import TINY_TEXT, encode, picture
 
 from service import plate, recognizer
 from service.artifact import Artifact, read_probe, write, write_probe
+from service.budget import Budget
+from service.containers import Contained
 from service.errors import (
     ArtifactError,
     Busy,
@@ -39,7 +41,9 @@ def use(
     """Run `task` with a recognizer of `artifact` that is closed afterwards."""
 
     async def run() -> T:
-        recognizer = Recognizer(artifact, threads, queue, max_pixels=1_000_000, deadline_s=deadline_s)
+        recognizer = Recognizer(
+            artifact, threads, Budget(queue, threads, 1_000_000), max_pixels=1_000_000, deadline_s=deadline_s
+        )
         try:
             return await task(recognizer)
         finally:
@@ -131,10 +135,10 @@ def test_requests_that_wait_are_computed_together_up_to_the_largest_batch(tiny, 
 def test_a_small_image_does_not_wait_for_a_large_one_to_be_decoded(tiny, monkeypatch):
     decode, read_small = plate.decode_plate, threading.Event()
 
-    def slow(data: bytes, size: tuple[int, int], wanted: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-        if size == (900, 900):
+    def slow(image: Contained, *rest: Any) -> plate.Decoded:
+        if image.width == 900:
             assert read_small.wait(timeout=60)
-        return decode(data, size, wanted)
+        return decode(image, *rest)
 
     monkeypatch.setattr(plate, "decode_plate", slow)
 
@@ -254,4 +258,4 @@ def test_a_model_that_computes_something_else_is_refused(tiny, tmp_path):
     images, logits = read_probe(tiny)
     write_probe(tmp_path, images, logits + np.float32(1))
     with pytest.raises(ArtifactError, match=r"probe\.npz: torch .* is off by 1"):
-        Recognizer(write(tmp_path, tiny.manifest), threads=1, queue=1, max_pixels=1)
+        Recognizer(write(tmp_path, tiny.manifest), 1, Budget(1, 1, 1), max_pixels=1)

@@ -16,6 +16,7 @@ from test_variants import AUTHORIZED, KEY, activate
 
 from service.app import create_app
 from service.artifact import Artifact, write
+from service.budget import Budget
 from service.errors import ArtifactError
 from service.recognizer import Recognizer
 from service.settings import Settings
@@ -64,7 +65,7 @@ def use(root: Path, task: Callable[[Variants, Shadow, Counter[str]], Awaitable[N
     """Run `task` with a shadow of the same texts, which takes everything."""
 
     def load(found: Artifact) -> Recognizer:
-        return Recognizer(found, threads=1, queue=99, max_pixels=1_000_000)
+        return Recognizer(found, 1, Budget(99, 1, 1_000_000), max_pixels=1_000_000)
 
     async def run() -> None:
         variants, counted = Variants(root, "tiny", load, choice=True, also="twin"), Counter[str]()

@@ -65,10 +65,19 @@ class Crew(Generic[T]):
         """Whether every thread still takes work."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def close(self) -> None:
-        """Finish what is queued, then free the engines."""
+    @property
+    def working(self) -> bool:
+        """Whether a thread has not ended yet."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def end(self) -> None:
+        """Have the threads finish what is queued and free their engines; returns at once."""
         for _ in self._threads:
             self._waiting.put(None)
+
+    def close(self) -> None:
+        """Finish what is queued, then free the engines."""
+        self.end()
         for thread in self._threads:
             thread.join()
 
