@@ -14,6 +14,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from service import bounded_json
+from service.containers import sniff
 from service.errors import (
     ECHOED,
     BodyTooLarge,
@@ -188,7 +189,7 @@ def decode_base64(text: str) -> bytes:
 
 def _upload(filename: str | None, media_type: str, data: bytes | bytearray) -> Upload:
     """An image, or anything else that a client sent in the place of one."""
-    if _may_be_image(media_type) or _is_image(data):
+    if _may_be_image(media_type) or sniff(data):
         return Upload(_shortened(filename), data)
     said = f"has the Content-Type {quoted(media_type)}" if media_type else "has no Content-Type"
     looks = "looks like JSON" if data[:64].lstrip().startswith((b"{", b"[")) else "is no image that is known"
@@ -199,10 +200,6 @@ def _upload(filename: str | None, media_type: str, data: bytes | bytearray) -> U
 def _may_be_image(media_type: str) -> bool:
     """Whether decoding has to say what is wrong with the bytes, if anything is."""
     return media_type.startswith("image/") or media_type == OCTETS
-
-
-def _is_image(data: bytes | bytearray) -> bool:
-    return data.startswith((b"\xff\xd8", b"\x89PNG", b"BM", b"RIFF"))
 
 
 def _media_type(header: str | None) -> tuple[str, dict[bytes, bytes]]:

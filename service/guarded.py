@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("GIF", "TIFF", "AVIF", "HEIC")
 EXTRA: Final = "pillow_heif"  # the module that reads HEIC
-SPARE_S, PIXEL_S = 0.5, 2e-7  # seconds of CPU time: for any image, and for each of its pixels besides
-SPARE_BYTES, PIXEL_BYTES = 64 * 1024**2, 32  # of memory, likewise
+SPARE_S, PIXEL_S = 0.5, 1.5e-7  # seconds of CPU time: for any image, and for each of its pixels besides
+SPARE_BYTES, PIXEL_BYTES = 64 * 1024**2, 24  # of memory, likewise
 OVERLOADED: Final = 20  # times as long may it take by the clock, where other processes have the CPUs
 READ, TOO_LARGE, NO_DECODER = "read", "too large", "no decoder"  # how the answer begins
 
@@ -98,6 +98,8 @@ def _over_white(image: "Image.Image") -> "Image.Image":
 
     if image.mode.startswith("I"):  # 16 bits, of which the upper half counts
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode == "RGB":
+        return image
     layer = image.convert("RGBA")
     alpha = layer.getchannel("A")
     if alpha.getextrema()[1] == 0:

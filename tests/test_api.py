@@ -65,7 +65,7 @@ def test_the_answer_has_the_documented_shape(client):
     assert answer["model"]["engine"].startswith("torch ")
     assert list(answer["timing_ms"]) == ["decode", "preprocess", "queue", "inference", "postprocess", "total"]
     (result,) = answer["results"]
-    assert list(result) == ["filename", "plates", "note", "error"]
+    assert list(result) == ["filename", "plates", "truncated", "note", "error"]
     assert (result["note"], result["error"]) == (None, None)
     (plate,) = result["plates"]
     keys = ["text", "confidence", "valid_format", "formats", "characters", "candidates", "box"]
@@ -520,3 +520,18 @@ def test_every_error_of_a_request_has_a_status():
 def test_the_error_tree_is_drawn_in_full():
     tree = errors.__doc__ or ""
     assert [error.__name__ for error in leaves(errors.LprError) if error.__name__ not in tree] == []
+
+
+def test_an_image_that_ends_early_says_so(client):
+    jpeg = encode(".jpg", picture(300, 100))
+    files = [("image", ("a.jpg", data, "image/jpeg")) for data in (jpeg, jpeg[:-40], jpeg[:100])]
+    answer = Recognition.model_validate(client.post("/recognize", files=files).json())
+    assert [result.truncated for result in answer.results] == [False, True, False]
+    assert [result.error is None for result in answer.results] == [True, True, False]
+
+
+def test_formats_that_are_not_read_are_refused_by_name(client):
+    for data, told in ((b"%PDF-1.7", "PDF document"), (b"<svg/>", "SVG drawing")):
+        for kind in ("application/octet-stream", "application/x-other"):
+            answer = client.post("/recognize", content=data, headers={"Content-Type": kind})
+            assert (answer.status_code, told in answer.json()["detail"]) == (415, True)

@@ -287,3 +287,12 @@ def test_a_reader_that_goes_away_is_no_fault(folder):
             [sys.executable, "-c", command], cwd=REPOSITORY, stdout=reader.stdin, stderr=subprocess.PIPE, check=False
         )
     assert b"Traceback" not in done.stderr
+
+
+def test_a_file_that_ends_early_is_read_with_a_warning(where, tmp_path, capsys):
+    file = tmp_path / "cut.jpg"
+    file.write_bytes(encode(".jpg", picture(300, 100))[:-40])
+    assert cli.main(["read", str(file), "--json", *where]) == cli.ALL_READ
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["truncated"] is True
+    assert f"lpr: {file} ends early" in printed.err

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import PUBLISHED, TINY_TEXT, encode
+from conftest import PUBLISHED, TINY_TEXT, encode, picture
 
 from service.settings import REPOSITORY, Settings
 
@@ -210,3 +210,24 @@ def test_its_help_lists_every_setting():
 
 def test_a_senseless_setting_is_refused_by_name(artifacts):
     assert refuse(environment(artifacts, PORT="many")).startswith("LPR_PORT: ")
+
+
+@pytest.mark.parametrize("side", [20, 900])
+def test_the_end_does_not_wait_for_a_decoder(artifacts, side):
+    """Small images are decoded on the threads of the engine, large ones on others."""
+    stuck = "import time; from service import plate; plate.decode_plate = lambda *image: time.sleep(60)"
+    command = [sys.executable, "-c", f"import sys; {stuck}; from service.__main__ import main; sys.exit(main())"]
+    process = Process(environment(artifacts, NOTICE_S="0", DRAIN_S="2"), command)
+    try:
+        with process.connect() as connection:
+            data = encode(".jpg", picture(side, side))
+            connection.sendall(HEAD % len(data) + data)
+            time.sleep(0.5)
+            start = time.monotonic()
+            assert process.stop() == 0
+            assert time.monotonic() - start < 4  # the time to drain, and what a busy machine needs besides
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 503 ")
+    finally:
+        process.process.kill()
+        process.process.wait()
+    assert not any("Traceback" in line for line in process.said)
