@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 from conftest import encode, picture
@@ -42,13 +43,13 @@ def test_two_variants_decode_no_more_large_images_at_a_time_than_one(tiny, monke
     decode, lock = plate.decode_plate, threading.Lock()
     now, most = 0, 0
 
-    def counted(image: Contained, max_pixels: int) -> plate.Decoded:
+    def counted(image: Contained, *rest: Any) -> plate.Decoded:
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
         try:
-            return decode(image, max_pixels)
+            return decode(image, *rest)
         finally:
             with lock:
                 now -= 1

@@ -61,7 +61,7 @@ def test_the_builder_measures_it(root):
 def test_a_large_photograph_is_decoded_no_smaller_than_the_network_needs():
     data = encode(".jpg", picture(1600, 800))
     for wanted in (SIZE, (24, 94), (96, 192)):
-        reduced, _ = plate.decode_plate(data, (1600, 800), wanted)
+        reduced = plate.decode_plate(plate.check(data, 2_000_000), 2_000_000, wanted).pixels
         assert reduced.shape[0] >= plate.MARGIN * wanted[0]
         assert reduced.shape[1] >= plate.MARGIN * wanted[1]
         assert plate.prepare(reduced, wanted).shape == (*wanted, 3)
