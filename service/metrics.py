@@ -5,12 +5,13 @@ all have counted. A file belongs to a place for a process and not to a process: 
 on, so there are never more files than places, and nothing that a killed process counted is lost.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -49,6 +50,8 @@ NONE: Final = "none"
 # What prometheus_client calls its files: kinds of metric, and for gauges how they add up.
 KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")
 MEMORY = Path("/dev/shm")
+PREFIX, LOCK = "lpr-metrics-", "lock"  # of the folder in it, and a file that its owner holds locked
+NEW_S = 10  # seconds for which a lock may not be held yet
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,27 @@ class Shared:
 def shared_folder(places: int) -> Iterator[Path]:
     """A folder for so many processes, in memory where the system offers that; its files are there from the beginning,
     so that none is read while it is made."""
-    folder = Path(tempfile.mkdtemp(prefix="lpr-metrics-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    _sweep(memory)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=memory))
     try:
-        for place in range(places):
-            for file in Shared(folder, place).files():
-                MmapedDict(file).close()
-        yield folder
+        with (folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for place in range(places):
+                for file in Shared(folder, place).files():
+                    MmapedDict(file).close()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(memory: Path) -> None:
+    """Remove the folders of servers all of whose processes were killed at once: nobody holds their locks any more."""
+    for lock in memory.glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError), lock.open("r+") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > NEW_S:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def forget(shared: Shared) -> None:

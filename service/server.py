@@ -6,12 +6,11 @@ import gc
 import logging
 import math
 import os
-import shutil
 import signal
 import socket
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
@@ -97,7 +96,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._worker:
             self._beat(self._worker)
-            self._worker.told.send(True)
+            with suppress(BrokenPipeError):  # the first process was killed meanwhile
+                self._worker.told.send(True)
             self._worker.told.close()
 
     def _beat(self, worker: Worker) -> None:
@@ -156,8 +156,6 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         except SystemExit:  # uvicorn has said why
             return REFUSED
         heed(signal.SIG_IGN)  # it ends already
-    if worker and os.getppid() != worker.parent:  # which cannot do it any more
-        shutil.rmtree(worker.shared.folder, ignore_errors=True)
     return 0 if server.started and not server.lost else 1
 
 

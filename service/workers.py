@@ -7,6 +7,7 @@ it. Counters lie in files that all of them map: what a killed process counted st
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -178,3 +179,6 @@ def _serve(settings: Settings, worker: server.Worker) -> None:
     except (ArtifactError, server.NoPort) as error:
         print(error, file=sys.stderr)
         sys.exit(server.REFUSED)
+    finally:
+        if os.getppid() != worker.parent:  # which cannot do it any more
+            shutil.rmtree(worker.shared.folder, ignore_errors=True)

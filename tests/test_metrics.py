@@ -1,5 +1,6 @@
 """One registry per server, every series labelled by the variant, buckets fine enough for this service."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,3 +128,15 @@ def test_a_place_keeps_its_counts_and_not_its_gauges_and_who_follows_counts_on(f
         place(folder, 0).failed("busy")
         assert samples(two)["lpr_errors_total", "tiny", "busy"] == 2
         assert sorted(folder.iterdir()) == files
+
+
+def test_a_folder_that_killed_processes_left_is_removed_by_the_next_and_no_other_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.metrics.MEMORY", tmp_path)
+    monkeypatch.setattr("service.metrics.NEW_S", -1)
+    with shared_folder(1) as first, shared_folder(1) as second:
+        assert first.is_dir()
+        left = Path(shutil.copytree(second, tmp_path / "lpr-metrics-left"))  # nobody has locked the copy
+        with shared_folder(1):
+            assert not left.exists()
+        assert first.is_dir()
+    assert list(tmp_path.iterdir()) == []
