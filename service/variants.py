@@ -199,6 +199,8 @@ class Variants:
         What the old one has admitted it finishes. Raises NoSuchVariant, VariantUnusable or Stopping, and changes
         nothing then.
         """
+        with suppress(ArtifactError):  # of a file that only saves time
+            await self._prepare()  # what this one announces would hide it
         async with self._loading:
             await self._loaded_ahead(name)
             before = self._loaded.get(name)
