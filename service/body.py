@@ -34,6 +34,7 @@ from service.schema import JsonImage, JsonImages
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp")
 OCTETS = "application/octet-stream"
 FIELD = "image"
+MEDIA_TYPE = 500  # characters of a Content-Type that are looked at
 FORM = "multipart/form-data"
 JSON = "application/json"
 
@@ -204,7 +205,7 @@ def _may_be_image(media_type: str) -> bool:
 
 def _media_type(header: str | None) -> tuple[str, dict[bytes, bytes]]:
     """A Content-Type, in lower case, and its options."""
-    kind, options = parse_options_header(header)
+    kind, options = parse_options_header(header and header[:MEDIA_TYPE])  # 2 us a character
     return kind.decode("latin-1"), options
 
 

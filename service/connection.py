@@ -13,7 +13,7 @@ its own end:
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -22,6 +22,13 @@ MANY: Final = 65_536
 PIECE: Final = 1024  # bytes parsed at a time, outside a body of known length: what is parsed ahead is no more
 HEAD_BYTES: Final = 64 * 1024 - PIECE  # a piece that ends a head is not counted
 HEADERS: Final = 256
+VALUE_BYTES: Final = 8 * 1024  # of one header; what is made of it on the event loop takes up to 2 us a byte
+URL_BYTES: Final = 8 * 1024
+REFUSALS: Final = {
+    400: "Invalid HTTP request received.",
+    414: f"The address is longer than {URL_BYTES} bytes.",
+    431: f"At most 64 kB of head, {HEADERS} headers, and {VALUE_BYTES} bytes in one of them are taken.",
+}
 QUIET_S: Final = 3.0
 BEYOND: Final = 64 * 1024**2  # bytes beyond the largest body that are thrown away, so that the refusal is seen
 
@@ -37,6 +44,7 @@ class Connection(HttpToolsProtocol):
         self._sending_time = _Timer(self.loop, lambda: self._sending.abort())  # for what is to be taken
         self._unparsed = bytearray()
         self._in_head = False
+        self._status = 400  # of the answer to what cannot be parsed
         self._framing = 0  # bytes of the current request that are no body
         self._body_left = 0  # bytes of its body, where their number is known
         self._current: RequestResponseCycle | None = None  # whose answer is due; uvicorn's `cycle` is the last parsed
@@ -80,7 +88,7 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as stopped:
                 self._ignore_upgrade(piece[stopped.args[0] :])
             except httptools.HttpParserError:
-                self._refuse(431 if len(self.headers or ()) > HEADERS else 400)
+                self._refuse(self._status)
             if self._framing > HEAD_BYTES:
                 self._refuse(431)
         if self._deaf:
@@ -98,11 +106,13 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # trailers are not read
             super().on_header(name, value)
-            if len(self.headers) > HEADERS:
-                raise ValueError("too many headers")
+            if len(self.headers) > HEADERS or len(value) > VALUE_BYTES:
+                self._stop_parsing(431)
 
     def on_headers_complete(self) -> None:
         self._in_head, self._framing = False, 0
+        if len(self.url) > URL_BYTES:
+            self._stop_parsing(414)
         if self._sending.is_closing():  # what follows a last answer is not served
             return
         super().on_headers_complete()
@@ -143,6 +153,11 @@ class Connection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
 
+    def _stop_parsing(self, status: int) -> NoReturn:
+        """End the parser, which calls this, so that `_parse` refuses the request."""
+        self._status = status
+        raise ValueError(REFUSALS[status])
+
     def _refuse(self, status: int) -> None:
         """Answer what cannot be parsed and parse no more; requests before it are answered first."""
         if self._deaf:
@@ -154,7 +169,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             return
         if not (self.pipeline or (self._current and self._current.response_started and not whole)):
-            detail = b"The head is too large." if status == 431 else b"Invalid HTTP request received."
+            detail = REFUSALS[status].encode()
             head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
             self._sending.write(STATUS_LINE[status] + head % len(detail) + detail)
         self._disconnect()

@@ -114,7 +114,9 @@ def contain(data: Encoded) -> Contained:
                 return _webp(data)
     except struct.error as error:  # it ends within a header
         raise UndecodableImage(DAMAGED) from error
-    raise UndecodableImage("The image is not a readable JPEG, PNG, BMP or WebP file: send one of those.")
+    raise UndecodableImage(
+        "The image is not a readable JPEG, PNG, BMP, WebP, GIF, TIFF or AVIF file: send one of those."
+    )
 
 
 class _Kept:

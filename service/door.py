@@ -15,6 +15,7 @@ from service.metrics import NONE
 from service.parts import parts_of
 from service.variants import Variants
 
+HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 READING = ("/recognize", "/infer")  # how the addresses end that take images
 
 
@@ -30,6 +31,16 @@ class Door:
         self._most_bytes = most_bytes
         self._upload_s = upload_s
         self._held = 0
+        self._turn = asyncio.Lock()
+
+    async def _wait_turn(self) -> None:
+        """Let one request that reads nothing begin in each turn of the event loop.
+
+        Such a request (GET /metrics, say) takes milliseconds of the event loop at once. If many came together, a
+        request to read would wait for all of them.
+        """
+        async with self._turn:
+            await asyncio.sleep(0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it with why not."""
@@ -44,6 +55,8 @@ class Door:
             await send(message)
 
         if scope["method"] != "POST" or not path.endswith(READING):
+            if path not in HEALTH:
+                await self._wait_turn()
             await self._app(scope, receive, answer)
             return
         try:

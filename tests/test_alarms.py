@@ -153,7 +153,9 @@ def broken(logits: Logits) -> Logits:
 
 
 def test_a_healthy_server_raises_none(trouble, tmp_path):
-    check(tmp_path, "", "", (well(trouble), 2 * HOUR))
+    # How long requests wait for the engine tells how loaded the machine is that runs this test.
+    counts = Counter({series: count for series, count in well(trouble).items() if 'stage="queue"' not in series})
+    check(tmp_path, "", "", (counts, 2 * HOUR))
 
 
 def test_a_server_that_is_gone(trouble, tmp_path, artifacts):

@@ -74,6 +74,7 @@ def heard(connection: socket.socket) -> bytes:
         GET[:-2] + b"X: " + TOO_MUCH * b"a" + b"\r\n\r\n",
         b"GET /" + TOO_MUCH * b"a",
         GET[:-2] + 1000 * b"a: b\r\n" + b"\r\n",
+        GET[:-2] + b"X: " + 9_000 * b"a" + b"\r\n\r\n",
     ],
 )
 def test_a_head_is_bounded(port, sent):
@@ -88,8 +89,16 @@ def test_a_request_before_rubbish_is_answered(port, rubbish):
 
 
 def test_a_head_below_the_bound_is_served(port):
-    with connect(port, GET[:-2] + b"X: " + 60_000 * b"a" + b"\r\n\r\n") as connection:
+    with connect(port, GET[:-2] + 7 * (b"X: " + 8_000 * b"a" + b"\r\n") + b"\r\n") as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("address", [b"/" + 9_000 * b"a", b"/variants?" + 4_500 * b"&a"])
+def test_an_address_is_bounded(port, address):
+    with connect(port, GET.replace(b"/healthz", address)) as connection:
+        answer = heard(connection)
+    assert answer.startswith(b"HTTP/1.1 414 ")
+    assert answer.endswith(b"The address is longer than 8192 bytes.")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Overload on a real server: what there is no room for is refused at once, and nothing is computed for nobody."""
 
+import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 from conftest import Gate, encode, running
@@ -12,6 +15,7 @@ from test_api import JPEG, problem
 from test_server import HEAD, eventually
 
 from service import errors
+from service.door import Door
 from service.settings import Settings
 
 
@@ -99,3 +103,34 @@ def test_nothing_is_computed_for_a_client_that_is_gone(artifacts, gate: Gate):
         gate.open()
         assert first.result().status_code == 200
     assert gate.batches == [1]
+
+
+def test_requests_that_read_nothing_begin_one_in_a_turn_of_the_event_loop():
+    """So that a request to read waits for one of them, and not for all that came before it."""
+    begun, between = 0, []
+
+    async def slow(scope, receive, send):
+        nonlocal begun
+        begun += 1
+        time.sleep(0.001)
+
+    async def reading():
+        while begun < 50:
+            before = begun
+            await asyncio.sleep(0)
+            between.append(begun - before)
+
+    async def together():
+        state = SimpleNamespace(parts=SimpleNamespace(variants=SimpleNamespace(retired=False)))
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/metrics",
+            "app": SimpleNamespace(state=state),
+            "headers": [],
+        }
+        door = Door(slow, 1, 1.0)
+        await asyncio.gather(*(door(scope, None, None) for _ in range(50)), reading())
+
+    asyncio.run(together())
+    assert max(between) == 1
