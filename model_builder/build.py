@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import torch
 
-from model_builder import onnx_export, prune, publish, quantize
+from model_builder import prune, publish, quantize
 from model_builder.data import Crops, development_set
+from model_builder.graph import onnx
 from model_builder.prune import PruneConfig
 from model_builder.quantize import QuantizeConfig
 from model_builder.train import Interrupted
@@ -85,7 +86,7 @@ def quantized(
         case {"version": str(version), "quantization": {"configuration": settings} as record} if _same_weights(
             version, source
         ) and settings == asdict(config):
-            network = onnx_export.read(_taken(published).file(MODEL))
+            network = onnx.read(_taken(published).file(MODEL))
         case _:
             done = quantize.quantize(folder, publish.load_network(source), config)
             network, record = done.network, done.record()

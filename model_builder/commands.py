@@ -17,7 +17,7 @@ import torch
 from model_builder import build, evaluate, flags, labels, measuring, own_crops, prune, publish
 from model_builder.data import Crops, validation_set
 from model_builder.labels import DataError
-from model_builder.model import LPRNet, SpatialTransformer
+from model_builder.networks.reader import LPRNet
 from model_builder.plates import ALPHABET
 from model_builder.prune import PruneConfig
 from model_builder.quantize import QuantizeConfig
@@ -125,10 +125,6 @@ def _train(options: argparse.Namespace) -> None:
     source = options.source or ("baseline" if own else None)
     start = contract.find(options.artifacts, source) if source else None
     initial = publish.load_network(start) if start else None
-    if initial is not None:
-        if config.transformer and initial.transformer is None:
-            initial.transformer = SpatialTransformer()  # it starts as the identity
-        config = replace(config, transformer=initial.transformer is not None)
     sets = evaluate.sets(options.real, options.rendered, own_crops.HELD_OUT)
     before = None
     if start and own and held:

@@ -1,9 +1,9 @@
 """A network compiled by TVM, ahead of time: torch.export -> Relax -> tuned kernels -> a shared library per CPU level.
 
-The compiled function `main` takes one uint8 crop (1, 24, 94, 3) and returns float32 logits (1, 23, classes); the
-weights are constants inside the library. `Passes` switches each optimization, so that a table can show what it brings.
-An integer network comes from `integer_relax.py` instead, and goes the same way from there; `Passes` are for floats.
-For a CPU on which floats are faster, its weights become real numbers again.
+The compiled function `main` takes one uint8 image (1, H, W, C) and returns the network's output, float32; the weights
+are constants inside the library. `Passes` switches each optimization, so that a table can show what it brings. An
+integer graph comes from `graph/relax.py` instead, and goes the same way from there; `Passes` are for floats. For a CPU
+on which floats are faster, its weights become real numbers again.
 """
 
 import copy
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import tvm
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
@@ -46,15 +45,20 @@ from tvm.s_tir.meta_schedule.relax_integration import extract_tasks, extracted_t
 from tvm.support import cc
 from tvm.target import Target, codegen
 
-from model_builder import evaluate, integer, integer_relax, onnx_export, publish, quantize, space, winograd
-from model_builder.model import HEIGHT, WIDTH, ConvUnit, LPRNet
-from model_builder.simulate import dequantized
+from model_builder import evaluate, publish, quantize, space, winograd
+from model_builder.graph import onnx
+from model_builder.graph import relax as integers
+from model_builder.graph.description import Graph, dequantized
+from model_builder.graph.fake_quantized import FakeQuantized, plain
+from model_builder.graph.ops import Concatenate, Convolution, Linear, Weights
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import SIZE, LPRNet
 from service.artifact import Artifact, Library, Probe
 from service.backends.onnxruntime import MODEL
 from service.backends.tvm import cpu_flags
 from service.errors import ArtifactError
 
-AnyNetwork = LPRNet | integer.Network
+Network = nn.Module | Graph  # in float, of images of `SIZE`; or of integers
 
 RECORDS: Final = Path(__file__).parent / "tuning"
 WORK: Final = Path("runs") / "tuning"
@@ -166,72 +170,74 @@ def level(name: str) -> Level:
     return Level(cpu, cpu, tuple(sorted(flags.intersection(features.values()))), tuple(sorted(hidden)))
 
 
-def levels_of(network: AnyNetwork) -> tuple[Level, ...]:
+def levels_of(network: Network) -> tuple[Level, ...]:
     """The levels that a network is published for."""
-    return INTEGER_LEVELS if isinstance(network, integer.Network) else LEVELS
+    return INTEGER_LEVELS if isinstance(network, Graph) else LEVELS
 
 
-def computed(network: AnyNetwork, level: Level) -> AnyNetwork:
+def computed(network: Network, level: Level) -> Network:
     """What a library of the level computes: the network, or floats in the place of integers where they are faster."""
-    if isinstance(network, integer.Network) and not level.integers:
-        return dequantized(network)
+    if isinstance(network, Graph) and not level.integers:
+        return plain(dequantized(network))
     return network
 
 
-def network_of(source: Artifact) -> AnyNetwork:
+def network_of(source: Artifact) -> Network:
     """The network of a torch artifact, or the integer one of an ONNX artifact; ArtifactError for another."""
     match source.manifest.backend:
         case "torch":
             return publish.load_network(source).eval()
         case "onnxruntime":
-            return onnx_export.read(source.file(MODEL))
+            return onnx.read(source.file(MODEL))
         case _:
             raise ArtifactError(f"{source.folder} is compiled already: name the variant that it was compiled from")
 
 
-def folded(network: LPRNet) -> LPRNet:
-    """A copy in evaluation mode with every batch normalization folded into the convolution before it."""
-    network = copy.deepcopy(network).eval()
-    for unit in network.modules():
-        if isinstance(unit, ConvUnit):
-            convolution, normalization = unit[0], unit[1]
-            assert isinstance(convolution, nn.Conv2d)
-            assert isinstance(normalization, nn.BatchNorm2d)
-            unit[0], unit[1] = fuse_conv_bn_eval(convolution, normalization), nn.Identity()
-    return network
-
-
 class _WholeVectors(nn.Module):
-    """The classifier with outputs of 0 added, which are cut off again: its 74 classes fill no vectors, 80 do."""
+    """A float graph with outputs of 0 added to its linear map, then cut off: 74 classes fill no vectors, 80 do."""
 
-    def __init__(self, classify: nn.Conv2d) -> None:
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.classes = classify.out_channels
-        self.padded = nn.Conv2d(classify.in_channels, self.classes + -self.classes % _VECTOR, 1)
-        with torch.no_grad():
-            for padded, own in zip(self.padded.parameters(), classify.parameters(), strict=True):
-                padded.zero_()[: self.classes] = own
+        self.outputs = len(graph.weighted[-1].bias)
+        self.network = plain(_one_product(graph, -self.outputs % _VECTOR))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.padded(x)[:, : self.classes]  # type: ignore[no-any-return]
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found, _ = self.network.outputs(images)
+        return self.network.laid_out(found[self.network.graph.output.name][:, : self.outputs])
 
 
-def lowered(network: AnyNetwork, level: Level, passes: Passes) -> tvm.IRModule:
+def _one_product(graph: Graph, more: int) -> Graph:
+    """A float graph whose output is a convolution of all that its linear map takes, with `more` outputs of 0."""
+    output = graph.output
+    if not isinstance(output, Linear):
+        return graph
+    values = np.concatenate([part.values for part in output.parts], axis=1)[:, :, None, None]
+    values = np.pad(values, [(0, more), (0, 0), (0, 0), (0, 0)])
+    features = Concatenate(name=f"{output.name}.features", inputs=output.inputs)
+    product = Convolution(
+        name=output.name,
+        inputs=(features.name,),
+        weights=Weights(values, np.ones(len(values), np.float32)),
+        bias=np.pad(output.bias, (0, more)),
+        stride=(1, 1),
+        padding=(0, 0),
+        relu=False,
+    )
+    return replace(graph, nodes=(*graph.nodes[:-1], features, product))
+
+
+def lowered(network: Network, level: Level, passes: Passes) -> tvm.IRModule:
     """The network as kernels in TVM's loop language, with a schedule where nothing is to be found by tuning.
 
     ValueError if TVM cannot import it.
     """
     network = computed(network, level)
-    if isinstance(network, integer.Network):
-        return integer_relax.build(network)
-    if network.transformer is not None:
-        raise ValueError("TVM's importer fails on the spatial transformer's sampling grid: give a network without one")
-    network = folded(network) if passes.fold else copy.deepcopy(network).eval()
-    if passes.layout:
-        network.classify = _WholeVectors(network.classify)  # type: ignore[assignment]
-    example = torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8)
+    if isinstance(network, Graph):
+        return integers.build(network)
+    module = _floats(network, passes)
+    example = torch.zeros(1, *SIZE, dtype=torch.uint8)
     with torch.no_grad():
-        module = from_exported_program(torch.export.export(network, (example,)), unwrap_unit_return_tuple=True)
+        module = from_exported_program(torch.export.export(module, (example,)), unwrap_unit_return_tuple=True)
     sequence = [DecomposeOpsForInference(), CanonicalizeBindings()]
     if passes.layout:
         sequence.append(ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}))
@@ -257,8 +263,16 @@ def lowered(network: AnyNetwork, level: Level, passes: Passes) -> tvm.IRModule:
     return convolutions.remember(module)
 
 
+def _floats(network: nn.Module, passes: Passes) -> nn.Module:
+    """What is exported of a float network: its graph, or the network itself where nothing is folded."""
+    if not passes.fold:
+        return copy.deepcopy(network).eval()
+    graph = network.graph if isinstance(network, FakeQuantized) else trace(network, SIZE)
+    return _WholeVectors(graph) if passes.layout else plain(_one_product(graph, 0))
+
+
 def scheduled(
-    network: AnyNetwork, level: Level, passes: Passes | None = None, records: Path = RECORDS
+    network: Network, level: Level, passes: Passes | None = None, records: Path = RECORDS
 ) -> tuple[tvm.IRModule, tuple[str, ...]]:
     """The network's kernels with the schedules in `records`: the level's own, else those of another level.
 
@@ -277,8 +291,8 @@ def scheduled(
                 for variable, function in module.functions.items()
                 if isinstance(function, tvm.tirx.PrimFunc) and _worth_tuning(function)
             ]
-        if isinstance(network, integer.Network):
-            return integer_relax.completed(module), tuple(sorted(untuned))
+        if isinstance(network, Graph):
+            return integers.completed(module), tuple(sorted(untuned))
         if passes.prepacked:
             module = SplitLayoutRewritePreproc()(module)
         module = winograd.deferred(module, level.lanes)
@@ -294,7 +308,7 @@ def export(module: tvm.IRModule, level: Level, path: Path) -> None:
 
 
 def tune(
-    network: AnyNetwork,
+    network: Network,
     level: Level,
     trials: int,
     passes: Passes | None = None,
@@ -357,8 +371,8 @@ def candidate(
 ) -> publish.Candidate:
     """The network of an artifact, compiled for each of `levels`, by default those that it is published for.
 
-    What it has to reproduce are torch's logits, or those of `integer.py`; a library that computes an integer network in
-    floats has to reproduce those of torch, and so has a probe of its own.
+    What it has to reproduce are torch's logits, or those of `graph/reference.py`; a library that computes an integer
+    network in floats has to reproduce those of torch, and so has a probe of its own.
     """
     passes = passes or Passes()
     network = network_of(source)
@@ -370,10 +384,11 @@ def candidate(
         "apache-tvm": version("apache-tvm"),
         "tuned on": {level.name: _tuned_on(_file(records, level)) for level in levels},
     }
-    if isinstance(network, integer.Network):
-        plain = quantize.candidate(variant, network, seed=seed, arguments=arguments)
+    if isinstance(network, Graph):
+        made = quantize.candidate(variant, network, seed=seed, arguments=arguments)
     else:
-        plain = publish.torch_candidate(variant, network, seed=seed, arguments=arguments)
+        assert isinstance(network, LPRNet)
+        made = publish.torch_candidate(variant, network, seed=seed, arguments=arguments)
 
     def write(folder: Path) -> None:
         for level in levels:
@@ -386,11 +401,11 @@ def candidate(
     for level in levels:
         probe = None
         if (floats := computed(network, level)) is not network:
-            assert isinstance(floats, LPRNet)
+            assert isinstance(floats, nn.Module)
             probe = Probe(file=f"{level.name}.npz", tolerance=_TOLERANCE)
             others[probe.file] = partial(publish.torch_logits, floats)
         libraries.append(Library(file=f"{level.name}.so", level=level.name, needs=level.needs, probe=probe))
-    return replace(plain, backend="tvm", write=write, tolerance=_TOLERANCE, libraries=tuple(libraries), others=others)
+    return replace(made, backend="tvm", write=write, tolerance=_TOLERANCE, libraries=tuple(libraries), others=others)
 
 
 def _file(records: Path, level: Level) -> Path:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model_builder.model import HEIGHT, WIDTH
+from model_builder.networks.reader import HEIGHT, WIDTH
 from model_builder.peers import Contestant, engine
 from service.backends import Backend
 

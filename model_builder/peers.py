@@ -13,8 +13,10 @@ from typing import Any, Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from model_builder import onnx_export, publish, simulate
-from model_builder.model import HEIGHT, WIDTH
+from model_builder import publish
+from model_builder.graph import onnx
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import HEIGHT, SIZE, WIDTH
 from service import artifact as contract
 from service.backends import Backend, load
 from service.backends.onnxruntime import MODEL
@@ -51,7 +53,7 @@ def peers(artifacts: Path, work: Path) -> list[Contestant]:
     baseline = contract.find(artifacts, BASELINE)
     model = work / "baseline.onnx"
     work.mkdir(parents=True, exist_ok=True)
-    onnx_export.write(simulate.fold(publish.load_network(baseline)), model)
+    onnx.write(trace(publish.load_network(baseline), SIZE), model)
     found = [
         Contestant("ONNX Runtime fp32", "onnxruntime", model),
         Contestant("OpenVINO fp32", "openvino", baseline.folder),

@@ -20,7 +20,11 @@ from torch.nn.utils import prune
 from tqdm import tqdm
 
 from model_builder.data import Crops, collate
-from model_builder.model import ConvUnit, LPRNet, Widths, multiply_adds
+from model_builder.graph.description import Graph
+from model_builder.graph.ops import Concatenate, Context, Convolution, Pixels
+from model_builder.graph.trace import trace
+from model_builder.networks.blocks import ConvUnit
+from model_builder.networks.reader import SIZE, LPRNet
 from model_builder.train import TrainConfig, ctc_loss, exact_match, option, train
 
 RATIOS = tuple(tenth / 10 for tenth in range(1, 10))
@@ -116,48 +120,57 @@ def masked(network: LPRNet, keep: Keep) -> LPRNet:
 
 def slim(network: LPRNet, keep: Keep) -> LPRNet:
     """A smaller network of only the channels in `keep`; it computes what `masked` does."""
-    count = {name: len(indices) for name, indices in keep.items()}
-    widths = _widths(network.widths, count)
-    result = LPRNet(
-        network.classify.out_channels,
-        widths,
-        context_channels=network.context_channels,
-        transformer=network.transformer is not None,
-        dropout=network.dropout.p,
-    )
-    state = network.state_dict()
-    inputs = torch.arange(3)
-    for name in units(network):
-        if name == "wide":
-            inputs = keep["column"]
-        state[f"{name}.0.weight"] = state[f"{name}.0.weight"][keep[name]][:, inputs]
-        for key in ("weight", "bias", "running_mean", "running_var"):
-            state[f"{name}.1.{key}"] = state[f"{name}.1.{key}"][keep[name]]
-        inputs = keep[name]
-    state["classify.weight"] = state["classify.weight"][:, _classifier_inputs(network, keep)]
-    result.load_state_dict(state)
-    return result.train(network.training)
+    graph, result = trace(network, SIZE), copy.deepcopy(network)
+    for node in graph.weighted:
+        unit = result.get_submodule(node.name)
+        layer = unit[0] if isinstance(unit, ConvUnit) else unit
+        assert isinstance(layer, nn.Conv2d)
+        _cut_inputs(layer, _kept_of_joined(graph, node.inputs, keep))
+        if isinstance(unit, ConvUnit):
+            _cut_outputs(unit, keep[node.name])
+    return result
 
 
-def _widths(full: Widths, count: Mapping[str, int]) -> Widths:
-    def block(name: str) -> tuple[int, ...]:
-        return tuple(count[f"{name}.{number}"] for number in range(len(getattr(full, name))))
+def _kept_of_joined(graph: Graph, names: tuple[str, ...], keep: Keep) -> Tensor:
+    """Which channels are left of outputs that stand behind each other."""
+    found, offset = [], 0
+    for name in names:
+        found.append(_kept(graph, name, keep) + offset)
+        offset += graph.shapes()[name][2]
+    return torch.cat(found)
 
-    return Widths(
-        count["stem"], block("block1"), block("block2"), block("block3"), column=count["column"], wide=count["wide"]
-    )
+
+def _kept(graph: Graph, name: str, keep: Keep) -> Tensor:
+    """Which channels are left of a node's output. Raises ValueError where what is added keeps different ones."""
+    node = graph[name]
+    if isinstance(node, Convolution):
+        return keep[name]
+    if isinstance(node, Pixels):
+        return torch.arange(node.size[2])
+    if isinstance(node, Concatenate | Context):
+        return _kept_of_joined(graph, node.inputs, keep)
+    kept = [_kept(graph, source, keep) for source in node.inputs]
+    if any(not torch.equal(kept[0], other) for other in kept[1:]):
+        raise ValueError(f"{name} adds {', '.join(node.inputs)}: the same channels of them must be kept")
+    return kept[0]
 
 
-def _classifier_inputs(network: LPRNet, keep: Keep) -> Tensor:
-    """Where the kept channels stand among what the classifier takes: wide, column, and the context of each stage."""
-    w = network.widths
-    last = {block: f"{block}.{len(getattr(w, block)) - 1}" for block in ("block1", "block2", "block3")}
-    sources = ("wide", "column", "stem", *last.values())
-    indices, offset = [], 0
-    for name, size in zip(sources, (w.wide, w.column, *w.stages), strict=True):
-        indices.append(keep[name] + offset)
-        offset += size
-    return torch.cat(indices)
+def _cut_inputs(layer: nn.Conv2d, kept: Tensor) -> None:
+    layer.weight = nn.Parameter(layer.weight.detach()[:, kept])
+    layer.in_channels = len(kept)
+
+
+def _cut_outputs(unit: ConvUnit, kept: Tensor) -> None:
+    convolution, normalization = unit[0], unit[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(normalization, nn.BatchNorm2d)
+    convolution.weight = nn.Parameter(convolution.weight.detach()[kept])
+    convolution.out_channels = normalization.num_features = len(kept)
+    for name, parameter in [*normalization.named_parameters()]:
+        setattr(normalization, name, nn.Parameter(parameter.detach()[kept]))
+    for name, buffer in [*normalization.named_buffers()]:
+        if buffer.ndim:
+            setattr(normalization, name, buffer[kept])
 
 
 @dataclass(frozen=True)
@@ -168,11 +181,11 @@ class Size:
     parameters: float
 
     @classmethod
-    def of(cls, network: LPRNet, source: LPRNet, crops: Crops) -> "Size":
+    def of(cls, network: LPRNet, source: LPRNet) -> "Size":
         """What is left of `source` in `network`."""
-        crop = torch.from_numpy(crops.images[:1])
+        counts = [sum(trace(n, SIZE).multiply_adds().values()) for n in (network, source)]
         weights = [sum(parameter.numel() for parameter in n.parameters()) for n in (network, source)]
-        return cls(multiply_adds(network, crop) / multiply_adds(source, crop), weights[0] / weights[1])
+        return cls(counts[0] / counts[1], weights[0] / weights[1])
 
     def within(self, target: "Size") -> bool:
         """Whether no more is left than `target` allows."""
@@ -199,10 +212,10 @@ def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator
 
     def measured(unit: str, keep: Keep) -> tuple[Cut, Keep]:
         network = slim(start, keep)
-        return Cut(unit, len(keep[unit]), Size.of(network, source, crops), _loss(network, crops)), keep
+        return Cut(unit, len(keep[unit]), Size.of(network, source), _loss(network, crops)), keep
 
     keep: Keep = strongest(start, {})
-    size, loss = Size.of(start, source, crops), _loss(start, crops)
+    size, loss = Size.of(start, source), _loss(start, crops)
     while not size.within(target):
         possible = [measured(name, fewer) for name in keep if (fewer := _fewer(start, keep, name))]
         if not possible:

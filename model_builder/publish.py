@@ -23,7 +23,8 @@ from torch.export import Dim, ExportedProgram
 
 from model_builder import evaluate
 from model_builder.data import Crops, validation_set
-from model_builder.model import HEIGHT, WIDTH, LPRNet, multiply_adds
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import HEIGHT, SIZE, WIDTH, LPRNet
 from model_builder.plates import ALPHABET, GRAMMAR
 from service import artifact as contract
 from service.artifact import (
@@ -201,7 +202,7 @@ def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict
         digest=digest({name: tensor.numpy() for name, tensor in network.state_dict().items()}),
         max_batch=MAX_BATCH,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        multiply_adds=multiply_adds(network, torch.from_numpy(_noise(1))),
+        multiply_adds=sum(trace(network, SIZE).multiply_adds().values()),
         seed=seed,
         arguments={**arguments, "network": network.configuration()},
     )

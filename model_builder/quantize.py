@@ -1,9 +1,10 @@
 """From a trained network to an integer one: calibrate, choose the layers that stay in float, train, describe, export.
 
-`integer.py` is what the artifact has to compute, `simulate.py` is the same in torch. The engine is ONNX Runtime. Beside
-OpenVINO on the same file it was as fast, began in a fraction of the time and with half of the memory, and its integers
-are exactly those of `integer.py`. OpenVINO rounds some to a neighbour, and without VNNI its sums of two products
-saturate at 16 bits: logits are then off by up to 7, unless weights have 7 bits. torch's integer kernels were slower.
+`graph/reference.py` is what the artifact has to compute, `graph/fake_quantized.py` is the same in torch. The engine is
+ONNX Runtime. Beside OpenVINO on the same file it was as fast, began in a fraction of the time and with half of the
+memory, and its integers are exactly those of the reference. OpenVINO rounds some to a neighbour, and without VNNI its
+sums of two products saturate at 16 bits: logits are then off by up to 7, unless weights have 7 bits. torch's integer
+kernels were slower.
 """
 
 import copy
@@ -25,18 +26,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from model_builder import integer, onnx_export, publish
+from model_builder import publish
 from model_builder.data import Crops, development_set, rendered_batches
-from model_builder.integer import TOP
-from model_builder.model import HEIGHT, WIDTH, LPRNet
+from model_builder.graph import description, onnx
+from model_builder.graph.description import Graph
+from model_builder.graph.fake_quantized import FakeQuantized
+from model_builder.graph.ops import TOP
+from model_builder.graph.reference import run
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import SIZE
 from model_builder.plates import ALPHABET
-from model_builder.simulate import CLASSIFY, Simulation
 from model_builder.train import BLANK, Checkpoint, CtrlC, Log, ctc_loss, option
 from service import text
 from service.artifact import Artifact
 from service.backends.onnxruntime import MODEL, open_session, options
 
-# Of a logit. ONNX Runtime's integers are those of `integer.py`, bit for bit; only the contexts and the classifier are
+# Of a logit. ONNX Runtime's integers are those of the reference, bit for bit; only the contexts and the classifier are
 # summed in another order.
 TOLERANCE = 1e-3
 # A layer in float is summed in another order too, so its output may be rounded to the neighbouring integer at a tie.
@@ -96,7 +101,7 @@ class Quantized:
     `trained` is None where calibration alone was enough; the trained network is kept where it reads more plates.
     """
 
-    network: integer.Network
+    network: Graph
     choice: Choice
     trained: Fidelity | None
     config: QuantizeConfig
@@ -110,13 +115,13 @@ class Quantized:
         }
 
 
-def quantize(folder: Path, source: LPRNet, config: QuantizeConfig) -> Quantized:
+def quantize(folder: Path, source: nn.Module, config: QuantizeConfig) -> Quantized:
     """Quantize `source`, or go on with what lies in `folder`: choice.json, checkpoint.pt and log.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
     source = source.cpu().eval()
     development = development_set(config.development)
-    simulation = Simulation(source, bits=config.bits)
+    simulation = FakeQuantized(trace(source, SIZE), bits=config.bits)
     choice = _kept_choice(folder / "choice.json", simulation, source, development, config)
     simulation.floats = frozenset(choice.floats)
     simulation.set_ranges(choice.ranges)
@@ -134,7 +139,7 @@ def quantize(folder: Path, source: LPRNet, config: QuantizeConfig) -> Quantized:
 
 
 def _kept_choice(
-    path: Path, simulation: Simulation, source: LPRNet, development: Crops, config: QuantizeConfig
+    path: Path, simulation: FakeQuantized, source: nn.Module, development: Crops, config: QuantizeConfig
 ) -> Choice:
     """The choice that `path` holds, if it was made for the same network and configuration, else a new one."""
     weights = {name: tensor.numpy() for name, tensor in source.state_dict().items()}
@@ -149,7 +154,7 @@ def _kept_choice(
     return choice
 
 
-def choose(simulation: Simulation, source: LPRNet, development: Crops, config: QuantizeConfig) -> Choice:
+def choose(simulation: FakeQuantized, source: nn.Module, development: Crops, config: QuantizeConfig) -> Choice:
     """Choose ranges and the layers that stay in float, by what each choice does to the development set's readings."""
     reference = logits_of(source, development)
     float32 = Fidelity(_exact(reference, development), len(development.texts), 0.0)
@@ -186,18 +191,19 @@ def choose(simulation: Simulation, source: LPRNet, development: Crops, config: Q
 
 
 @torch.inference_mode()
-def calibrate(simulation: Simulation, images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
+def calibrate(simulation: FakeQuantized, images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
     """For each method, the largest real value that uint8 should hold of each layer's output, from a sample of them.
 
     The maximum, percentiles, and the end that makes the squared error of rounding and clipping least.
     """
     floats, simulation.floats = simulation.floats, frozenset(simulation.names)
     generator = torch.Generator().manual_seed(0)
-    samples: dict[str, list[Tensor]] = {name: [] for name in simulation.names[:-1]}
+    samples: dict[str, list[Tensor]] = {name: [] for name in simulation.ranged}
     largest = dict.fromkeys(samples, 0.0)
     for start in tqdm(range(0, len(images), 32), desc="calibration", dynamic_ncols=True):
         outputs, _ = simulation.outputs(torch.from_numpy(images[start : start + 32]))
-        for name, output in outputs.items():
+        for name in samples:
+            output = outputs[name]
             chosen = torch.randint(output.numel(), (_SAMPLES,), generator=generator)
             samples[name].append(output.flatten()[chosen])
             largest[name] = max(largest[name], float(output.max()))
@@ -245,8 +251,8 @@ def _exact(logits: Tensor, crops: Crops) -> int:
 
 
 def train(
-    folder: Path, simulation: Simulation, source: LPRNet, config: QuantizeConfig, development: Crops
-) -> Simulation:
+    folder: Path, simulation: FakeQuantized, source: nn.Module, config: QuantizeConfig, development: Crops
+) -> FakeQuantized:
     """Train the simulated integers, or go on with the training whose checkpoint lies in `folder`.
 
     Weights, biases and scales learn, by CTC and by distillation (Hinton et al., arXiv 1503.02531) from the float
@@ -258,7 +264,7 @@ def train(
     teacher = copy.deepcopy(source).to(device).eval()
     optimizer = torch.optim.AdamW(simulation.parameters(), config.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
-    identity = asdict(config) | {"start": publish.digest(integer.arrays(simulation.describe()))}
+    identity = asdict(config) | {"start": publish.digest(description.arrays(simulation.describe()))}
     state = Checkpoint(folder / "checkpoint.pt", identity, simulation, optimizer, schedule)
     first = state.restore(device)
     log = Log(folder / "log.csv", first)
@@ -300,19 +306,19 @@ def _rate(step: int, config: QuantizeConfig) -> float:
     return min((step + 1) / max(1, config.warmup), (config.steps - step) / max(1, config.steps - config.warmup))
 
 
-def candidate(variant: str, network: integer.Network, *, seed: int, arguments: dict[str, object]) -> publish.Candidate:
+def candidate(variant: str, network: Graph, *, seed: int, arguments: dict[str, object]) -> publish.Candidate:
     """The network as ONNX, to be published where ONNX Runtime computes what `integer.py` does."""
-    arrays = integer.arrays(network)
+    arrays = description.arrays(network)
     return publish.Candidate(
         variant=variant,
         backend="onnxruntime",
-        write=lambda folder: onnx_export.write(network, folder / MODEL),
-        logits=lambda crops: integer.run(network, crops),
-        tolerance=TOLERANCE if all(layer.integer for layer in network.layers) else MIXED_TOLERANCE,
+        write=lambda folder: onnx.write(network, folder / MODEL),
+        logits=lambda crops: run(network, crops),
+        tolerance=TOLERANCE if all(node.weights.integer for node in network.convolutions) else MIXED_TOLERANCE,
         digest=publish.digest(arrays),
         max_batch=publish.MAX_BATCH,
         parameters=sum(array.size for name, array in arrays.items() if not name.endswith("scales")),
-        multiply_adds=integer.multiply_adds(network, (HEIGHT, WIDTH))[1],
+        multiply_adds=sum(network.multiply_adds().values()),
         seed=seed,
         arguments={**arguments, "onnxruntime": onnxruntime.__version__},
     )
@@ -329,11 +335,14 @@ def kernels(artifact: Artifact) -> dict[str, str]:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
         session = open_session(artifact.content(MODEL), settings)
-        session.run(None, {onnx_export.INPUT: np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)})
+        session.run(None, {onnx.INPUT: np.zeros((1, *SIZE), np.uint8)})
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event for event in events if event["name"].endswith("_kernel_time")]
-    found = {event["name"].split("/")[0]: event["args"] for event in ran if "Conv" in event["args"]["op_name"]}
-    (found[CLASSIFY],) = (event["args"] for event in ran if event["name"].startswith(onnx_export.PRODUCT))
+    found = {}
+    for event in ran:
+        name, _, part = event["name"].partition("/")
+        if ("Conv" in event["args"]["op_name"] and not part.startswith("sums")) or part.startswith(onnx.PRODUCT):
+            found[name] = event["args"]
     return {name: _kernel(arguments) for name, arguments in found.items()}
 
 
@@ -345,7 +354,7 @@ def _kernel(arguments: dict[str, Any]) -> str:
     return f"{arguments['op_name']} {kinds[0]}"
 
 
-def dynamic(network: LPRNet) -> tuple[int, nn.Module]:
+def dynamic(network: nn.Module) -> tuple[int, nn.Module]:
     """What torch's dynamic quantization makes of the network, and how many of its modules it changed.
 
     None: LPRNet has no linear layer, and Conv2d has no dynamic kernel. Often taken for a quantized LPRNet.

@@ -18,21 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from model_builder import (
-    evaluate,
-    figures,
-    integer,
-    labels,
-    onnx_export,
-    peers,
-    prune,
-    publish,
-    quantize,
-    serving,
-    tables,
-)
+from model_builder import evaluate, figures, labels, peers, prune, publish, quantize, serving, tables
 from model_builder.contest import contest
 from model_builder.data import Crops
+from model_builder.graph import description, onnx
 from model_builder.peers import BASELINE, QUANTIZED, Contestant
 from model_builder.tables import POOLED, RENDERED
 from service import artifact as contract
@@ -231,7 +220,7 @@ def nonzero(artifact: Artifact) -> int | None:
             network = publish.load_network(artifact)
             return sum(int(parameter.count_nonzero()) for parameter in network.parameters())
         case "onnxruntime":
-            arrays = integer.arrays(onnx_export.read(artifact.file(MODEL)))
+            arrays = description.arrays(onnx.read(artifact.file(MODEL)))
             return sum(int(np.count_nonzero(a)) for name, a in arrays.items() if not name.endswith("scales"))
         case "tvm":
             source = compiled_from(artifact)

@@ -15,9 +15,10 @@ import tvm
 from tvm import relax
 from tvm.script import tirx as T
 
-from model_builder import compile, dot, integer
+from model_builder import compile, dot
 from model_builder.data import validation_set
-from model_builder.model import HEIGHT, WIDTH
+from model_builder.graph.description import Graph
+from model_builder.graph.ops import Context, Linear
 from service.artifact import Artifact
 from service.backends.tvm import choose, cpu_flags, flush_denormals
 
@@ -35,7 +36,7 @@ def profile(artifact: Artifact, source: Artifact) -> dict[str, Any] | None:
     if "avx512_vnni" not in library.needs:
         return None
     network = compile.network_of(source)
-    assert isinstance(network, integer.Network)
+    assert isinstance(network, Graph)
     work = _work(network)
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(artifact.file(library.file))), tvm.cpu())
     flush_denormals()
@@ -64,18 +65,19 @@ def profile(artifact: Artifact, source: Artifact) -> dict[str, Any] | None:
     return {"level": library.level, "limit": limit(compile.level(library.level)), "kernels": kernels}
 
 
-def _work(network: integer.Network) -> list[tuple[str, int]]:
-    """The kernels of `integer_relax` in the order of computation, with their integer multiply-adds."""
-    outputs = integer.trace(network, np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)).outputs
-    classifier, columns = network.classifier, outputs[network.layers[-1].name].shape[2]
-    return [
-        *((layer.name, outputs[layer.name].size * layer.weights[0].size) for layer in network.layers),
-        ("contexts", 0),
-        ("classify wide", columns * classifier.wide.weights.size),
-        ("classify column", columns * classifier.column.weights.size),
-        ("classify contexts", 0),
-        ("sum", 0),
-    ]
+def _work(graph: Graph) -> list[tuple[str, int]]:
+    """The kernels of `graph/relax.py` in the order of computation, with their integer multiply-adds."""
+    counts, found = graph.multiply_adds(), []
+    for node in graph.convolutions:
+        found.append((node.name, counts[node.name]))
+    output = graph.output
+    assert isinstance(output, Linear)
+    height, width, _ = graph.shapes()[output.name]
+    for name, part in zip(output.inputs, output.parts, strict=True):
+        if isinstance(graph[name], Context):
+            found.append((name, 0))
+        found.append((f"{output.name} {name}", height * width * part.values.size if part.integer else 0))
+    return [*found, ("sum", 0)]
 
 
 def limit(level: compile.Level) -> float:

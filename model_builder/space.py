@@ -86,8 +86,9 @@ def _kinds(sch: Schedule, block: Any) -> list[int]:
 
 def _prepare(sch: Schedule, block: Any, lanes: int) -> None:
     """Padding is written beforehand, in vectors if it can be; where nothing is padded, the copy is saved."""
-    (read,), (written,) = sch.get(block).reads, sch.get(block).writes
-    if [int(size) for size in read.source.shape] == [int(size) for size in written.source.shape]:
+    reads, (written,) = sch.get(block).reads, sch.get(block).writes
+    shapes = [[int(size) for size in read.source.shape] for read in reads]
+    if shapes == [[int(size) for size in written.source.shape]]:
         sch.compute_inline(block)
     else:
         sch.vectorize(vectors(sch, sch.get_loops(block)[-1], lanes)[1])

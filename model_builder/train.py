@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from model_builder.data import Batch, Crops, development_set, encode, rendered_batches
-from model_builder.model import LPRNet
 from model_builder.muon import Muon
+from model_builder.networks.reader import LPRNet
 from model_builder.plates import ALPHABET
 
 BLANK = len(ALPHABET)
@@ -42,7 +42,6 @@ class TrainConfig:
     clip: float = 5.0  # gradient norm: a few unreadable plates must not throw the network
     average: float = 0.999  # exponential moving average of the weights, worth up to 25 points in mid-training
     dropout: float = 0.1  # little: the renderer's degradations do its work
-    transformer: bool = False  # the paper's spatial transformer (README: both measured)
     drill: float = 0.3  # share of plates with Chinese characters only: of a real plate's seven, that one is the hardest
     seed: int = 1
     development: int = 2000  # rendered plates that accuracy is logged on; those of the gate are for what is published
@@ -120,7 +119,6 @@ def train(
         BLANK + 1,
         initial.widths if initial else None,
         context_channels=initial.context_channels if initial else None,
-        transformer=config.transformer,
         dropout=config.dropout,
     )
     if initial is not None:

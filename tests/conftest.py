@@ -153,8 +153,9 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     under the name `quantized`. Change nothing in it."""
     import torch
 
-    from model_builder import quantize, simulate
-    from model_builder.model import LPRNet, Widths
+    from model_builder import quantize
+    from model_builder.graph.trace import trace
+    from model_builder.networks.reader import SIZE, LPRNet, Widths
     from model_builder.plates import ALPHABET as CHARACTERS
     from model_builder.publish import publish, torch_candidate
 
@@ -164,7 +165,7 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         network.classify.weight.view(-1)[::10] = 0
     publish(root, torch_candidate("baseline", network, seed=0, arguments={}), {})
-    publish(root, quantize.candidate("quantized", simulate.fold(network), seed=0, arguments={}), {})
+    publish(root, quantize.candidate("quantized", trace(network, SIZE), seed=0, arguments={}), {})
     return root
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 from conftest import PUBLISHED
 
-from model_builder import build, evaluate, onnx_export, prune, publish, quantize
+from model_builder import build, evaluate, prune, publish, quantize
 from model_builder.__main__ import main
 from model_builder.build import Stage
 from model_builder.data import Crops, validation_set
-from model_builder.model import LPRNet, Widths
+from model_builder.graph import onnx
+from model_builder.networks.reader import LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.prune import PruneConfig
 from model_builder.quantize import QuantizeConfig
@@ -69,7 +70,7 @@ def root(built: Path, tmp_path: Path) -> Path:
 def alone(built: Path, tmp_path: Path) -> Path:
     """A folder with a baseline alone; one in integers, because that is published in no time."""
     root = tmp_path / "artifacts"
-    network = onnx_export.read(contract.find(built, "quantized").file("model.onnx"))
+    network = onnx.read(contract.find(built, "quantized").file("model.onnx"))
     publish.publish(root, quantize.candidate("baseline", network, seed=0, arguments={}), {})
     return root
 
@@ -153,9 +154,9 @@ Make = Callable[..., publish.Candidate]
 
 def again(source: Artifact, variant: str, _folder: Path, _published: Artifact | None, bias: float = 0.0):
     """The source as it is or, with a bias, a network that reads one character throughout."""
-    network = onnx_export.read(source.file("model.onnx"))
-    biases = network.classifier.bias + bias * (np.arange(len(ALPHABET) + 1) == 3).astype(np.float32)
-    network = replace(network, classifier=replace(network.classifier, bias=biases))
+    network = onnx.read(source.file("model.onnx"))
+    biases = network.output.bias + bias * (np.arange(len(ALPHABET) + 1) == 3).astype(np.float32)
+    network = network.replaced({network.output.name: replace(network.output, bias=biases)})
     return quantize.candidate(variant, network, seed=0, arguments={})
 
 
@@ -194,10 +195,8 @@ def test_a_model_that_changed_replaces_the_older_one(alone, sets, tmp_path):
     for bias in (0.0, 1e-3):
         stage = Stage("a", "baseline", partial(again, bias=bias))
         assert build.build([stage], alone, tmp_path / "work", sets, 100) == []
-        found, original = (
-            onnx_export.read(contract.find(alone, name).file("model.onnx")) for name in ("a", "baseline")
-        )
-        assert found.classifier.bias[3] - original.classifier.bias[3] == pytest.approx(bias, abs=1e-6)
+        found, original = (onnx.read(contract.find(alone, name).file("model.onnx")) for name in ("a", "baseline"))
+        assert found.output.bias[3] - original.output.bias[3] == pytest.approx(bias, abs=1e-6)
 
 
 def test_other_plates_are_measured_and_told_anew(alone, sets, tmp_path):

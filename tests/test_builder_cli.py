@@ -12,12 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 
 from model_builder import build, evaluate, labels, own_crops
 from model_builder.__main__ import main
 from model_builder.data import Batch, Crops
-from model_builder.model import LPRNet, Widths
+from model_builder.networks.reader import LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.publish import load_network, publish, torch_candidate
 from model_builder.render import Renderer, batch
@@ -109,10 +109,10 @@ def test_no_command_is_a_usage_error(capsys):
 
 
 def test_training_publishes_a_baseline(tmp_path, capsys):
-    options = ("--out", tmp_path / "run", "--artifacts", tmp_path, *SHORT, "--steps", 1, "--transformer")
+    options = ("--out", tmp_path / "run", "--artifacts", tmp_path, *SHORT, "--steps", 1)
     assert call("train", *options) == 0
     artifact = contract.find(tmp_path, "baseline")
-    assert artifact.manifest.provenance.arguments["network"] == LPRNet(74, transformer=True).configuration()
+    assert artifact.manifest.provenance.arguments["network"] == LPRNet(74).configuration()
     assert "million multiply-adds" in capsys.readouterr().out
 
 
@@ -177,7 +177,7 @@ def test_fine_tuning_starts_from_its_source(tuned):
     assert 0 < (new.classify.weight - old.classify.weight).abs().max() < 0.01
 
 
-def test_a_training_can_start_from_an_artifact_and_add_the_transformer(artifacts, tmp_path):
+def test_a_training_can_start_from_an_artifact(artifacts, tmp_path):
     options = (
         "--out",
         tmp_path / "run",
@@ -190,13 +190,12 @@ def test_a_training_can_start_from_an_artifact_and_add_the_transformer(artifacts
         "--note",
         "x",
     )
-    rest = ("--batch-size", "4", "--development", "8", "--workers", "0", "--rendered", "5", "--transformer")
+    rest = ("--batch-size", "4", "--development", "8", "--workers", "0", "--rendered", "5")
     assert call("train", "--artifacts", artifacts, "--source", "baseline", *options, *rest) == 0
     published = contract.find(artifacts, "straight")
     assert published.manifest.provenance.arguments["source"] == "baseline"
     assert published.manifest.provenance.arguments["note"] == "x"
     network, source = load_network(published), load_network(contract.find(artifacts, "baseline"))
-    assert network.transformer is not None
     torch.testing.assert_close(network.classify.weight, source.classify.weight, atol=1e-6, rtol=0)
 
 

@@ -10,12 +10,12 @@ from threading import Thread
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 
 from model_builder import compile, publish, space
 from model_builder.__main__ import main
 from model_builder.data import validation_set
-from model_builder.model import LPRNet, Widths
+from model_builder.networks.reader import SIZE, LPRNet, Widths
 from model_builder.plates import ALPHABET
 from service import artifact as contract
 from service.artifact import Artifact, Library, Probe
@@ -81,8 +81,7 @@ def logits(network: LPRNet, crops: np.ndarray) -> np.ndarray:
 
 
 def test_folding_changes_no_logit(network, crops):
-    folded = compile.folded(network)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    folded = compile.plain(compile.trace(network, SIZE))
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
     np.testing.assert_allclose(logits(folded, crops), logits(network, crops), atol=1e-4)
 
@@ -110,11 +109,6 @@ def test_passes_that_are_switched_off_leave_no_trace(network, lowered):
     names = [variable.name_hint for variable in plain.get_global_vars()]
     assert not any("fused" in name or "winograd" in name for name in names)
     assert (weights_to_pack(lowered), weights_to_pack(plain)) == (7, 0)
-
-
-def test_the_spatial_transformer_is_refused():
-    with pytest.raises(ValueError, match="a network without one"):
-        compile.lowered(LPRNet(len(ALPHABET) + 1, SMALL, transformer=True), LEVEL, compile.Passes())
 
 
 def weights_to_pack(module: compile.tvm.IRModule) -> int:

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 
 from model_builder import data
 from model_builder.data import Batch, Crops

@@ -1,13 +1,14 @@
-"""The network: shapes, cost, independence of the rows of a batch, and the spatial transformer."""
+"""The reader: shapes, cost, independence of the rows of a batch."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 
-from model_builder.model import LPRNet, Widths, multiply_adds
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import SIZE, LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.render import Renderer, batch
 
@@ -53,10 +54,9 @@ def test_logits_have_a_row_of_steps_for_each_crop(network, crops):
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("transformer", [False, True])
 @torch.inference_mode()
-def test_a_row_of_a_batch_equals_that_row_alone(crops, transformer):
-    network = settled(LPRNet(CLASSES, SMALL, transformer=transformer), crops)
+def test_a_row_of_a_batch_equals_that_row_alone(crops):
+    network = settled(LPRNet(CLASSES, SMALL), crops)
     together = network(crops)
     for index in range(len(crops)):
         alone = network(crops[index : index + 1])
@@ -76,22 +76,18 @@ def test_logits_depend_on_the_crop(network, crops):
     assert (logits[2] - logits[3]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("transformer", [False, True])
-def test_the_cost_is_below_the_original_network_s(crops, transformer):
-    assert 1e6 < multiply_adds(LPRNet(CLASSES, transformer=transformer), crops) <= 149e6
+def multiply_adds(network: LPRNet) -> int:
+    return sum(trace(network, SIZE).multiply_adds().values())
 
 
-def test_multiply_adds_are_those_of_one_row():
-    convolution = torch.nn.Conv2d(3, 5, (3, 1), padding=(1, 0), bias=False)
-    linear = torch.nn.Linear(7, 11)
-    assert multiply_adds(torch.nn.Sequential(convolution), torch.zeros(4, 3, 6, 8)) == 5 * 6 * 8 * 3 * 3
-    assert multiply_adds(torch.nn.Sequential(linear), torch.zeros(4, 7)) == 7 * 11
+def test_the_cost_is_below_the_original_network_s():
+    assert 1e6 < multiply_adds(LPRNet(CLASSES)) <= 149e6
 
 
-def test_counting_leaves_the_network_as_it_was(crops):
+def test_tracing_leaves_the_network_as_it_was():
     network = LPRNet(CLASSES, SMALL).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert multiply_adds(network, crops) == multiply_adds(network, crops)
+    assert multiply_adds(network) == multiply_adds(network)
     assert network.training
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
@@ -105,37 +101,13 @@ def test_each_width_is_an_argument(stage, crops):
 
 
 def test_the_configuration_builds_the_network_again(crops):
-    network = LPRNet(CLASSES, SMALL, transformer=True).eval()
+    network = LPRNet(CLASSES, SMALL).eval()
     saved = json.loads(json.dumps(network.configuration()))
     assert saved == network.configuration()
     again = LPRNet.configured(CLASSES, saved).eval()
     assert again.widths == SMALL
     again.load_state_dict(network.state_dict())
     torch.testing.assert_close(again(crops), network(crops))
-
-
-@torch.inference_mode()
-def test_the_spatial_transformer_starts_as_the_identity(network, crops):
-    transformed = LPRNet(CLASSES, transformer=True).eval()
-    loaded = transformed.load_state_dict(network.state_dict(), strict=False)
-    assert loaded.unexpected_keys == []
-    assert {name.split(".")[0] for name in loaded.missing_keys} == {"transformer"}
-    torch.testing.assert_close(transformed(crops), network(crops), atol=1e-3, rtol=1e-3)
-
-
-@torch.inference_mode()
-def test_the_spatial_transformer_moves_the_plate():
-    transformer = LPRNet(CLASSES, SMALL, transformer=True).transformer
-    transformer.regress[2].bias[2] = 2 * 10 / 94  # the sampling grid goes ten columns to the right
-    planes = torch.randn(2, 3, 24, 94)
-    torch.testing.assert_close(transformer(planes)[..., :80], planes[..., 10:90], atol=1e-4, rtol=0)
-
-
-def test_the_spatial_transformer_learns(crops):
-    network = LPRNet(CLASSES, SMALL, transformer=True)
-    network(crops).square().mean().backward()
-    assert all(parameter.grad is not None for parameter in network.transformer.parameters())
-    assert network.transformer.regress[2].weight.grad.abs().max() > 0
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 
 from model_builder.muon import Muon, orthogonalize
 

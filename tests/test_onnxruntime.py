@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 
-from model_builder import integer, onnx_export, publish
+from model_builder import publish
 from model_builder.data import development_set
-from model_builder.model import LPRNet, Widths
+from model_builder.graph import onnx
+from model_builder.graph.description import Graph
+from model_builder.graph.fake_quantized import FakeQuantized
+from model_builder.graph.reference import run
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import SIZE, LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.quantize import TOLERANCE, calibrate, candidate
-from model_builder.simulate import Simulation, fold
 from service import artifact as contract
 from service import backends, cpu
 from service.artifact import Artifact
@@ -33,15 +37,15 @@ def crops() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def network(crops: np.ndarray) -> integer.Network:
+def network(crops: np.ndarray) -> Graph:
     torch.manual_seed(0)
-    simulation = Simulation(LPRNet(len(ALPHABET) + 1, SMALL).eval())
+    simulation = FakeQuantized(trace(LPRNet(len(ALPHABET) + 1, SMALL), SIZE))
     simulation.set_ranges(calibrate(simulation, crops)["max"])
     return simulation.describe()
 
 
 @pytest.fixture(scope="module")
-def artifact(network: integer.Network, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def artifact(network: Graph, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Published; change nothing in it."""
     made = candidate("small", network, seed=0, arguments={})
     return publish.publish(tmp_path_factory.mktemp("artifacts"), made, {})
@@ -62,7 +66,7 @@ def test_the_artifact_is_complete_and_proves_itself(artifact, backend):
 def test_logits_are_those_of_the_integer_reference(network, backend, crops):
     logits = backend.infer(crops)
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, integer.run(network, crops), atol=TOLERANCE)
+    np.testing.assert_allclose(logits, run(network, crops), atol=TOLERANCE)
 
 
 def test_every_row_of_a_batch_equals_that_row_alone(backend, crops):
@@ -89,7 +93,7 @@ def test_an_input_that_is_not_contiguous_is_served(backend, crops):
 def test_a_float_network_is_served_too(crops, tmp_path):
     torch.manual_seed(0)
     source = LPRNet(len(ALPHABET) + 1, SMALL).eval()
-    made = candidate("float", fold(source), seed=0, arguments={})
+    made = candidate("float", trace(source, SIZE), seed=0, arguments={})
     loaded = backends.load(publish.publish(tmp_path, made, {}), threads=1)
     with torch.inference_mode():
         expected = source(torch.from_numpy(crops)).numpy()
@@ -97,13 +101,13 @@ def test_a_float_network_is_served_too(crops, tmp_path):
 
 
 def test_a_model_that_computes_something_else_is_not_published(network, tmp_path, monkeypatch):
-    def damaged(network: integer.Network, path: Path) -> None:
-        network.classifier.bias[3] += 0.01
+    def damaged(network: Graph, path: Path) -> None:
+        network.output.bias[3] += 0.01
         write(network, path)
-        network.classifier.bias[3] -= 0.01
+        network.output.bias[3] -= 0.01
 
-    write = onnx_export.write
-    monkeypatch.setattr(onnx_export, "write", damaged)
+    write = onnx.write
+    monkeypatch.setattr(onnx, "write", damaged)
     with pytest.raises(ArtifactError, match=r"onnxruntime .* is off by 0\.01, more than"):
         publish.publish(tmp_path, candidate("small", network, seed=0, arguments={}), {})
     assert list(tmp_path.iterdir()) == []

@@ -11,13 +11,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 
-from model_builder import integer, onnx_export, publish
+from model_builder import publish
 from model_builder import quantize as quantization
 from model_builder.__main__ import main
 from model_builder.data import Crops, development_set, validation_set
-from model_builder.model import LPRNet, Widths
+from model_builder.graph import description
+from model_builder.graph import onnx as exported
+from model_builder.graph.description import Graph
+from model_builder.graph.fake_quantized import FakeQuantized
+from model_builder.graph.reference import run
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import SIZE, LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.quantize import (
     Fidelity,
@@ -32,7 +38,6 @@ from model_builder.quantize import (
     quantize,
     train,
 )
-from model_builder.simulate import Simulation, fold
 from model_builder.train import Interrupted
 from service import artifact as contract
 from service import cpu, text
@@ -70,8 +75,8 @@ def source(development: Crops) -> LPRNet:
 
 
 @pytest.fixture
-def simulation(source: LPRNet, development: Crops) -> Simulation:
-    simulation = Simulation(source)
+def simulation(source: LPRNet, development: Crops) -> FakeQuantized:
+    simulation = FakeQuantized(trace(source, SIZE))
     simulation.set_ranges(calibrate(simulation, development.images)["max"])
     return simulation
 
@@ -82,14 +87,15 @@ def test_development_plates_are_no_validation_plates(development):
 
 
 def test_ranges_are_of_the_real_outputs(source, development):
-    simulation = Simulation(source)
+    simulation = FakeQuantized(trace(source, SIZE))
     found = calibrate(simulation, development.images)
     assert simulation.floats == frozenset()
     simulation.floats = frozenset(simulation.names)
     with torch.inference_mode():
         outputs, _ = simulation.outputs(torch.from_numpy(development.images))
-    for name, output in outputs.items():
-        largest = float(output.max())
+    assert list(found["max"]) == simulation.ranged
+    for name in simulation.ranged:
+        largest = float(outputs[name].max())
         assert found["max"][name] == pytest.approx(largest)
         assert 0 < found["99.9 %"][name] <= found["99.99 %"][name] <= found["99.999 %"][name] <= largest + 1e-6
         assert 0.3 * largest <= found["mse"][name] <= largest + 1e-6
@@ -113,41 +119,42 @@ def test_fidelity_counts_readings_and_measures_divergence(source, simulation, de
 
 
 def test_the_choice_is_by_measurement(source, development):
-    choice = choose(Simulation(source), source, development, SHORT)
+    choice = choose(FakeQuantized(trace(source, SIZE)), source, development, SHORT)
     assert choice.methods[choice.method].divergence == min(found.divergence for found in choice.methods.values())
     assert choice.floats == []
-    names = Simulation(source).names
+    names = FakeQuantized(trace(source, SIZE)).names
     assert list(choice.alone_integer) == list(choice.alone_float) == names
     assert max(found.divergence for found in choice.alone_integer.values()) > 0
     assert choice.calibrated == choice.methods[choice.method]
 
 
 def test_a_layer_that_loses_too_much_alone_stays_in_float(source, development, monkeypatch):
-    simulation = Simulation(source)
+    simulation = FakeQuantized(trace(source, SIZE))
     measured = quantization.compare
 
-    def harmful(model: Simulation, crops: Crops, reference: torch.Tensor) -> Fidelity:
+    def harmful(model: FakeQuantized, crops: Crops, reference: torch.Tensor) -> Fidelity:
         found = measured(model, crops, reference)
         return replace(found, exact=-1) if model.floats == frozenset(simulation.names) - {"block2.0"} else found
 
     monkeypatch.setattr(quantization, "compare", harmful)
     choice = choose(simulation, source, development, replace(SHORT, layer_loss=0.0))
     assert choice.floats == ["block2.0"]
-    assert not next(layer for layer in simulation.describe().layers if layer.name == "block2.0").integer
+    assert not simulation.describe()["block2.0"].weights.integer
 
 
 def test_gradients_reach_weights_biases_and_scales(simulation, development):
     simulation(torch.from_numpy(development.images[:4])).square().sum().backward()
-    for unit in simulation.units:
-        for name, parameter in unit.named_parameters():
-            assert parameter.grad is not None, (unit.name, name)
-            assert parameter.grad.abs().max() > 0, (unit.name, name)
+    contexts = f"units.{len(simulation.units) - 1}.scales.{len(simulation.graph.output.inputs) - 1}"
+    for name, parameter in simulation.named_parameters():
+        if name != contexts:  # which are in float
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
 
 
 def test_training_brings_the_integers_nearer_to_the_float_network(source, development, tmp_path, monkeypatch):
     """By distillation alone: what an untrained network learns from CTC leads away from it."""
     monkeypatch.setattr(quantization, "ctc_loss", lambda logits, _batch: 0 * logits.sum())
-    coarse = Simulation(source, bits=3)
+    coarse = FakeQuantized(trace(source, SIZE), bits=3)
     coarse.set_ranges(calibrate(coarse, development.images)["max"])
     reference = logits_of(source, development)
     before = compare(coarse, development, reference)
@@ -156,8 +163,8 @@ def test_training_brings_the_integers_nearer_to_the_float_network(source, develo
 
 
 def test_training_goes_on_exactly_where_ctrl_c_stopped_it(source, development, tmp_path, monkeypatch):
-    def fresh() -> Simulation:
-        made = Simulation(source)
+    def fresh() -> FakeQuantized:
+        made = FakeQuantized(trace(source, SIZE))
         made.set_ranges(calibrate(made, development.images)["max"])
         return made
 
@@ -190,8 +197,8 @@ def test_what_was_chosen_is_kept_for_the_next_run(source, tmp_path, monkeypatch)
     again = quantize(tmp_path, source, config)
     assert again.choice == first.choice
     assert json.loads(json.dumps(again.record())) == json.loads(json.dumps(first.record()))
-    for name, array in integer.arrays(first.network).items():
-        np.testing.assert_array_equal(integer.arrays(again.network)[name], array)
+    for name, array in description.arrays(first.network).items():
+        np.testing.assert_array_equal(description.arrays(again.network)[name], array)
     with pytest.raises(NameError):
         quantize(tmp_path, source, replace(config, bits=7))
 
@@ -213,29 +220,29 @@ def test_a_trained_network_is_kept_if_it_reads_more(source, tmp_path, monkeypatc
     monkeypatch.setattr(quantization, "compare", lambda *given: replace(measured(*given), exact=reads))
     found = quantize(tmp_path, source, replace(SHORT, calibrated_loss=-1.0, steps=1))
     assert found.trained.exact == reads
-    same = np.array_equal(found.network.layers[0].bias, calibrated.network.layers[0].bias)
+    same = np.array_equal(found.network.convolutions[0].bias, calibrated.network.convolutions[0].bias)
     assert same != better
 
 
 def test_an_onnx_file_gives_its_network_back(simulation, development, tmp_path):
     network = simulation.describe()
-    onnx_export.write(network, tmp_path / "model.onnx")
-    again = onnx_export.read(tmp_path / "model.onnx")
-    assert integer.structure(again) == integer.structure(network)
-    expected = integer.run(network, development.images[:2])
-    np.testing.assert_array_equal(integer.run(again, development.images[:2]), expected)
+    exported.write(network, tmp_path / "model.onnx")
+    again = exported.read(tmp_path / "model.onnx")
+    assert description.structure(again) == description.structure(network)
+    expected = run(network, development.images[:2])
+    np.testing.assert_array_equal(run(again, development.images[:2]), expected)
 
 
 def test_another_onnx_file_is_refused(simulation, tmp_path):
-    onnx_export.write(simulation.describe(), tmp_path / "model.onnx")
+    exported.write(simulation.describe(), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(ValueError, match=r"model\.onnx was not written by this builder"):
-        onnx_export.read(tmp_path / "model.onnx")
+        exported.read(tmp_path / "model.onnx")
 
 
-def publish_network(root: Path, network: integer.Network) -> contract.Artifact:
+def publish_network(root: Path, network: Graph) -> contract.Artifact:
     return publish.publish(root, candidate("small", network, seed=0, arguments={}), {})
 
 
@@ -258,7 +265,7 @@ def test_a_layer_in_float_is_computed_in_float(simulation, tmp_path):
 
 
 def test_the_folded_network_is_computed_in_float(source, tmp_path):
-    found = kernels(publish_network(tmp_path, fold(source)))
+    found = kernels(publish_network(tmp_path, trace(source, SIZE)))
     assert len(found) == 8
     assert not any("int8" in kernel for kernel in found.values())
 
@@ -272,7 +279,7 @@ def test_dynamic_quantization_changes_no_module_of_lprnet(source, development):
 
 
 def test_dynamic_quantization_is_counted_where_it_changes_something():
-    assert dynamic(LPRNet(len(ALPHABET) + 1, SMALL, transformer=True))[0] == 2  # the transformer's linear layers
+    assert dynamic(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)))[0] == 2
 
 
 @pytest.fixture(scope="module")
@@ -328,8 +335,8 @@ def test_the_command_keeps_layers_in_float(artifacts):
     assert call(artifacts, "--steps", 0, "--floats", "stem,classify") == 0
     published = contract.find(artifacts, "quantized")
     assert published.manifest.provenance.arguments["quantization"]["choice"]["floats"] == ["stem", "classify"]
-    layers = onnx_export.read(published.file("model.onnx")).layers
-    assert [layer.integer for layer in layers] == [False, *[True] * (len(layers) - 1)]
+    layers = exported.read(published.file("model.onnx")).convolutions
+    assert [layer.weights.integer for layer in layers] == [False, *[True] * (len(layers) - 1)]
 
 
 def test_the_command_names_layers_that_there_are(artifacts, capsys):

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
+import torch
 
 from model_builder import data
 from model_builder import train as training
 from model_builder.data import Batch, Crops, collate, validation_set
-from model_builder.model import LPRNet, Widths
+from model_builder.networks.reader import LPRNet, Widths
 from model_builder.train import BLANK, Interrupted, TrainConfig, ctc_loss, exact_match, flush_denormals, train
 
 TINY = Widths(8, (8,), (8, 8), (8,), 8, 8)

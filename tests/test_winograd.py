@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import tvm  # noqa: TID253 (that rule is for the service)
-from torch import from_numpy  # noqa: TID253
-from torch.nn import functional  # noqa: TID253
-from tvm import te  # noqa: TID253
+import tvm
+from torch import from_numpy
+from torch.nn import functional
+from tvm import te
 
 from model_builder import space, winograd
 

@@ -10,17 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253 (that rule is for the service)
-from tvm import relax, runtime  # noqa: TID253 (as above)
-from tvm.s_tir import Schedule  # noqa: TID253 (as above)
+import torch
+from tvm import relax, runtime
+from tvm.s_tir import Schedule
 
-from model_builder import compile, dot, integer, integer_relax, publish, roofline, space
+from model_builder import compile, dot, publish, roofline, space
 from model_builder.__main__ import main
 from model_builder.data import development_set
-from model_builder.model import LPRNet, Widths
+from model_builder.graph import reference
+from model_builder.graph import relax as integers
+from model_builder.graph.description import Graph, dequantized
+from model_builder.graph.fake_quantized import FakeQuantized, plain
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import SIZE, LPRNet, Widths
 from model_builder.plates import ALPHABET
 from model_builder.quantize import calibrate, candidate
-from model_builder.simulate import Simulation, dequantized
 from service import artifact as contract
 from service import cpu
 from service.artifact import Artifact, Probe
@@ -45,26 +49,27 @@ def crops() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def simulation(crops: np.ndarray) -> Simulation:
+def simulation(crops: np.ndarray) -> FakeQuantized:
     torch.manual_seed(0)
-    simulation = Simulation(LPRNet(len(ALPHABET) + 1, SMALL, context_channels=(8, 14, 24, 20)).eval())
+    simulation = FakeQuantized(trace(LPRNet(len(ALPHABET) + 1, SMALL, context_channels=(8, 14, 24, 20)), SIZE))
     simulation.set_ranges(calibrate(simulation, crops)["99.9 %"])  # some outputs reach the end of uint8
     return simulation
 
 
 @pytest.fixture(scope="module")
-def network(simulation: Simulation) -> integer.Network:
+def network(simulation: FakeQuantized) -> Graph:
     return simulation.describe()
 
 
 def test_whole_vectors_compute_what_the_network_does(network, crops):
-    made = integer_relax.whole(network)
-    assert all(len(layer.weights) % integer_relax.VECTOR == 0 for layer in made.layers)
-    expected, found = integer.trace(network, crops), integer.trace(made, crops)
-    for name, output in expected.outputs.items():
+    made = integers.whole(network)
+    assert all(len(node.bias) % integers.VECTOR == 0 for node in made.convolutions)
+    expected, found = reference.trace(network, crops), reference.trace(made, crops)
+    for name in (node.name for node in network.convolutions):
+        output = expected.outputs[name]
         np.testing.assert_array_equal(found.outputs[name][..., : output.shape[-1]], output)
         assert not found.outputs[name][..., output.shape[-1] :].any()
-    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
+    np.testing.assert_allclose(found.result, expected.result, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -72,17 +77,18 @@ def test_whole_vectors_compute_what_the_network_does(network, crops):
 )
 def test_every_layer_equals_the_reference_bit_by_bit(level, network, crops):
     """By the instruction and, on any CPU, by the loops that it stands for."""
-    module = integer_relax.build(network, traced=True)
-    executable = relax.build(integer_relax.completed(module) if level.integers else module, level.target)
+    module = integers.build(network, traced=True)
+    executable = relax.build(integers.completed(module) if level.integers else module, level.target)
     if level.integers:
         assert executable.mod.imports[0].inspect_source("asm").count("vpdpbusd") > 100
     machine = relax.VirtualMachine(executable, runtime.cpu())
-    expected = integer.trace(network, crops)
+    expected = reference.trace(network, crops)
     for number, crop in enumerate(crops):
         logits, *outputs = machine["main"](runtime.tensor(crop[None]))
-        for (name, output), found in zip(expected.outputs.items(), outputs, strict=True):
+        for name, found in zip([node.name for node in network.convolutions], outputs, strict=True):
+            output = expected.outputs[name]
             np.testing.assert_array_equal(found.numpy()[0, ..., : output.shape[-1]], output[number], err_msg=name)
-        np.testing.assert_allclose(logits.numpy()[0], expected.logits[number], atol=1e-4)
+        np.testing.assert_allclose(logits.numpy()[0], expected.result[number], atol=1e-4)
 
 
 def test_layers_in_float_are_refused(simulation):
@@ -94,11 +100,11 @@ def test_layers_in_float_are_refused(simulation):
 
 
 def test_a_schedule_without_the_instruction_is_refused(network):
-    module = integer_relax.build(network)
+    module = integers.build(network)
     variable = module.get_global_var("convolution_wide")
     module[variable] = Schedule(module[variable]).mod["main"].with_attr("tirx.is_scheduled", True)
     with pytest.raises(ValueError, match=r"the schedule of convolution_wide lacks llvm\.x86\.avx512\.vpdpbusd\.512"):
-        integer_relax.completed(module)
+        integers.completed(module)
 
 
 def test_every_schedule_of_the_space_has_the_instruction(network):
@@ -112,7 +118,7 @@ def test_every_schedule_of_the_space_has_the_instruction(network):
 
 
 @pytest.fixture(scope="module")
-def root(network: integer.Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(network: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the network as `quantized`, and what the command line compiles of it. Change nothing in it."""
     root = tmp_path_factory.mktemp("artifacts")
     publish.publish(root, candidate("quantized", network, seed=3, arguments={}), {})
@@ -142,7 +148,7 @@ def test_an_integer_artifact_is_compiled_and_published(root, capsys):
 def test_with_vnni_integers_are_served(made, network, crops):
     backend = load(made, threads=1)
     assert backend.engine.endswith(f" {VNNI.name}")
-    np.testing.assert_allclose(backend.infer(crops), integer.run(network, crops), atol=1e-3)
+    np.testing.assert_allclose(backend.infer(crops), reference.run(network, crops), atol=1e-3)
     backend.close()
 
 
@@ -158,9 +164,9 @@ def test_without_vnni_floats_of_the_same_weights_are_served(made, network, crops
     assert choose(made, cpu.flags()).level == FLOATS.name
     team = Team(made, 2)  # each thread computes the library's own probe
     assert team.engine.endswith(f" {FLOATS.name}")
-    expected = publish.torch_logits(dequantized(network), crops)
+    expected = publish.torch_logits(plain(dequantized(network)), crops)
     np.testing.assert_allclose(team.infer(crops), expected, atol=1e-3)
-    assert np.abs(integer.run(network, crops) - expected).max() > 10 * contract.probe_here(made).tolerance
+    assert np.abs(reference.run(network, crops) - expected).max() > 10 * contract.probe_here(made).tolerance
     team.close()
 
 
@@ -173,10 +179,16 @@ def test_floats_that_are_off_are_refused(made):
         Team(contract.write(made.folder, made.manifest), 1)
 
 
+def integer_multiply_adds(graph: Graph) -> int:
+    columns = graph.shapes()[graph.output.name][1]
+    floats = sum(part.values.size for part in graph.output.parts if not part.integer)
+    return sum(graph.multiply_adds().values()) - columns * floats
+
+
 @needs(VNNI)
 def test_kernels_are_timed_in_the_order_of_computation(root, network):
     found = roofline.profile(contract.find(root, "tvm-int8"), contract.find(root, "quantized"))
     assert [kernel["kernel"] for kernel in found["kernels"][:2]] == ["stem", "block1.0"]
-    assert sum(kernel["multiply_adds"] for kernel in found["kernels"]) == integer.multiply_adds(network, (24, 94))[0]
+    assert sum(kernel["multiply_adds"] for kernel in found["kernels"]) == integer_multiply_adds(network)
     assert all(kernel["us"] > 0 for kernel in found["kernels"])
     assert found["limit"] > 10e9

@@ -1,0 +1,134 @@
+"""A graph computed by NumPy: what every engine has to compute, its integers bit by bit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_builder.graph import ops
+from model_builder.graph.description import Graph
+from model_builder.graph.ops import Array, Node, Pair, Weights
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every node's output (N, H, W, C), uint8 or float32, by name; and the network's output."""
+
+    outputs: dict[str, Array]
+    result: NDArray[np.float32]
+
+
+def run(graph: Graph, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images uint8 (N, H, W, C) to the network's output, float32. Integers are exact, whatever the batch."""
+    return trace(graph, images).result
+
+
+def trace(graph: Graph, images: NDArray[np.uint8]) -> Trace:
+    """As `run`, with every node's output."""
+    outputs: dict[str, Array] = {}
+    for node in graph.nodes:
+        outputs[node.name] = _computed(graph, node, [outputs[name] for name in node.inputs], images)
+    return Trace(outputs, np.squeeze(outputs[graph.output.name], graph.squeeze))
+
+
+def _computed(graph: Graph, node: Node, taken: list[Array], images: NDArray[np.uint8]) -> Array:
+    match node:
+        case ops.Pixels():
+            return images
+        case ops.Convolution():
+            return convolution(graph, node, taken[0])
+        case ops.Linear():
+            products = [_linear(graph, *part) for part in zip(node.inputs, node.parts, taken, strict=True)]
+            return np.asarray(sum(products) + node.bias, np.float32)
+        case ops.MaxPool():
+            return np.asarray(_windows(taken[0], node.kernel).max(axis=(2, 4)))
+        case ops.AveragePool():
+            return _means(taken[0], node.kernel)
+        case ops.Upsample():
+            return taken[0].repeat(node.factor[0], axis=1).repeat(node.factor[1], axis=2)
+        case ops.Add():
+            if node.scale is None:
+                return np.asarray(taken[0] + taken[1])
+            return np.minimum(taken[0].astype(np.int32) + taken[1], ops.TOP).astype(np.uint8)
+        case ops.Concatenate():
+            return np.concatenate(taken, axis=3)
+        case ops.Context():
+            parts = zip(taken, node.inputs, node.channels, strict=True)
+            contexts = [context(node, x, graph[name].scale, count) for x, name, count in parts]
+            return np.concatenate(contexts, axis=3)
+    raise TypeError(node)
+
+
+def context(node: ops.Context, x: Array, scale: float | None, channels: int) -> NDArray[np.float32]:
+    """One input's global context, as `blocks.global_context` has it: (N, H, W, C) -> float32 (N, 1, columns, C).
+
+    Columns' sums are integers where `x` is; the mean, its square, the sum of squares and the division are float32.
+    """
+    stride = x.shape[2] // node.columns
+    windows = _windows(x[:, :, : node.columns * stride], (x.shape[1], stride))
+    sums = windows.sum(axis=(2, 4), dtype=np.float32 if scale is None else np.int32)
+    means = sums.astype(np.float32) * np.float32((1 if scale is None else scale) / (x.shape[1] * stride))
+    squares = np.square(means).sum(axis=(1, 2, 3), keepdims=True, dtype=np.float32)
+    return np.asarray(means / (squares / np.float32(node.columns * channels) + np.float32(node.epsilon)), np.float32)
+
+
+def _windows(x: Array, kernel: Pair) -> Array:
+    """(N, H, W, C) -> (N, rows, kernel[0], columns, kernel[1], C), without what does not fill a window."""
+    height, width = x.shape[1] // kernel[0], x.shape[2] // kernel[1]
+    whole = x[:, : height * kernel[0], : width * kernel[1]]
+    return whole.reshape(len(x), height, kernel[0], width, kernel[1], x.shape[3])
+
+
+def _means(x: Array, kernel: Pair) -> Array:
+    integer = x.dtype == np.uint8
+    sums = _windows(x, kernel).sum(axis=(2, 4), dtype=np.int32 if integer else np.float32)
+    means = sums.astype(np.float32) * np.float32(1 / (kernel[0] * kernel[1]))
+    return np.asarray(np.rint(means).astype(np.uint8) if integer else means)
+
+
+def convolution(graph: Graph, node: ops.Convolution, x: Array) -> Array:
+    """A convolution's output (N, H', W', O) for the output `x` of the node that it takes."""
+    source = graph[node.inputs[0]]
+    if node.weights.integer:
+        sums = _convolve(node, x, np.float64, graph.fill(node)).astype(np.int32) + node.bias
+        y = sums.astype(np.float32) * graph.multiplier(node)
+    else:
+        real = _real(x, source)
+        y = _convolve(node, real, np.float32, 0) + node.bias
+        if node.scale is not None:
+            y = y / np.float32(node.scale)
+    if node.scale is None:
+        return np.asarray(np.maximum(y, 0) if node.relu else y, np.float32)
+    return np.asarray(np.clip(np.rint(y), 0, ops.TOP), np.uint8)
+
+
+def _real(x: Array, source: Node) -> Array:
+    if isinstance(source, ops.Pixels):
+        return np.asarray((x - np.float32(source.middle)) / np.float32(source.spread))
+    return x if source.scale is None else np.asarray(x * np.float32(source.scale))
+
+
+def _convolve(node: ops.Convolution, x: Array, dtype: type[np.floating[Any]], fill: int) -> Array:
+    """Sums (N, H', W', O) of `dtype`: one matrix product per position in the kernel.
+
+    float64 holds every integer up to 2^53, so that integers are exact in it, in any order, and BLAS is fast.
+    """
+    (top, left), (down, right) = node.padding, node.stride
+    padded = np.pad(x.astype(dtype), ((0, 0), (top, top), (left, left), (0, 0)), constant_values=fill)
+    weights = node.weights.values
+    kernel = weights.shape[2:]
+    height, width = ((padded.shape[1 + i] - kernel[i]) // node.stride[i] + 1 for i in (0, 1))
+    sums = np.zeros((len(x), height, width, len(weights)), dtype)
+    for row in range(kernel[0]):
+        for at in range(kernel[1]):
+            window = padded[:, row : row + (height - 1) * down + 1 : down, at : at + (width - 1) * right + 1 : right]
+            sums += window @ weights[:, :, row, at].T.astype(dtype)
+    return sums
+
+
+def _linear(graph: Graph, source: str, part: Weights, x: Array) -> NDArray[np.float32]:
+    if part.integer:
+        sums = x.astype(np.int32) @ part.values.T.astype(np.int32)
+        return np.asarray(sums.astype(np.float32) * graph.steps(source, part), np.float32)
+    return np.asarray(_real(x, graph[source]) @ part.values.T, np.float32)

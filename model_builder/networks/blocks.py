@@ -1,0 +1,89 @@
+"""Modules that the networks are made of. Those without weights are leaves that `graph/trace.py` knows."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+MIDDLE, SPREAD = 127.5, 128.0
+EPSILON = 1e-3
+
+
+class Normalize(nn.Module):
+    """uint8 images (N, H, W, 3) -> float32 (N, 3, H, W): (pixel - MIDDLE) / SPREAD."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.permute(0, 3, 1, 2).float() - MIDDLE) / SPREAD
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, batch normalization, ReLU: (N, inputs, H, W) -> (N, outputs, H', W')."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        pad: bool = True,
+    ) -> None:
+        padding = (kernel[0] // 2, kernel[1] // 2) if pad else (0, 0)
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class GlobalContext(nn.Module):
+    """`global_context` of (N, C, H, W) with as many columns as `like` (N, ?, ?, columns) has.
+
+    `channels` is how many channels the mean of squares is taken over: a pruned network counts those that were cut.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        return global_context(x, like.shape[3], self.channels)
+
+
+def global_context(x: Tensor, columns: int, channels: int) -> Tensor:
+    """(N, C, H, W) -> (N, C, 1, columns): means of columns over the mean of their squares, for each sample.
+
+    The division is in float32: a mean of squares loses too much in bfloat16.
+    """
+    stride = x.shape[3] // columns
+    pooled = functional.avg_pool2d(x, (x.shape[2], stride), stride).float()
+    squares = pooled.square().mean((2, 3), keepdim=True).sum(1, keepdim=True) / channels
+    return pooled / (squares + EPSILON)
+
+
+class Sequence(nn.Module):
+    """(N, C, 1, T) -> (N, T, C), float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float().squeeze(2).transpose(1, 2)
+
+
+class Maps(nn.Module):
+    """(N, C, H, W) -> (N, H, W, C), float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float().permute(0, 2, 3, 1)
+
+
+class Vector(nn.Module):
+    """(N, C, 1, 1) or (N, C) -> (N, C), float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float().flatten(1)
+
+
+def fold(convolution: nn.Conv2d, normalization: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weights and bias of the convolution that computes both; the convolution has no bias of its own."""
+    assert normalization.running_mean is not None
+    assert normalization.running_var is not None
+    gain = normalization.weight / (normalization.running_var + normalization.eps).sqrt()
+    weight = (convolution.weight * gain[:, None, None, None]).detach()
+    return weight, (normalization.bias - normalization.running_mean * gain).detach()
