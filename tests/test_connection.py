@@ -74,7 +74,7 @@ def heard(connection: socket.socket) -> bytes:
         GET[:-2] + b"X: " + TOO_MUCH * b"a" + b"\r\n\r\n",
         b"GET /" + TOO_MUCH * b"a",
         GET[:-2] + 1000 * b"a: b\r\n" + b"\r\n",
-        GET[:-2] + b"X: " + 9_000 * b"a" + b"\r\n\r\n",
+        GET[:-2] + b"X: " + 20_000 * b"a" + b"\r\n\r\n",
     ],
 )
 def test_a_head_is_bounded(port, sent):
