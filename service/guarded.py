@@ -32,7 +32,7 @@ def run(data: bytes | bytearray, kind: str, max_pixels: int) -> tuple[str, int, 
         answer = subprocess.run(
             command, input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=longest, check=False
         ).stdout
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, OSError):  # or no process can be started here
         return "", 0, 0, b""
     said, _, pixels = answer.partition(b"\n")
     match said.decode("ascii").split("\t"):

@@ -274,3 +274,8 @@ def test_code_is_loaded_by_its_content_and_unloaded(compiled):
         turn()
     assert resident() - before < 20 * 2**20
     assert (mapped(), len(os.listdir("/proc/self/fd"))) == (0, descriptors)
+
+
+def test_code_is_loaded_unproved_where_no_process_can_be_started(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    tvm.prove(b"code that nothing has proved", (24, 94, 3), (23, 74))
