@@ -98,9 +98,9 @@ def test_make_serve_leaves_it_to_the_service_to_name_the_variants_there_are():
     assert make(LPR_BACKEND="nonsense") == "[client]"
 
 
-def test_the_command_that_readme_prints_reads_on_the_server_that_make_serve_starts(packages, artifacts):
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (printed,) = re.findall(r"^\.venv/bin/lpr (read .*--url http://127\.0\.0\.1:8000) ", readme, re.MULTILINE)
+def test_the_command_of_the_documents_reads_on_the_server_that_make_serve_starts(packages, artifacts):
+    page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    (printed,) = re.findall(r"^\.venv/bin/lpr (read .*--url http://127\.0\.0\.1:8000) ", page, re.MULTILINE)
     link(installed(*make().strip("[]").split(",")), packages)
     (packages.parent / "plates").mkdir()
     for name in ("a.jpg", "plates/b.jpg"):

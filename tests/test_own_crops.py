@@ -1,6 +1,6 @@
-"""The whole way that README shows: own crops, fine-tuned, measured, quantized, compiled and served.
+"""The way from own crops to a served variant, as docs/training.md shows it.
 
-It runs README's own commands, in small: a network of a few channels, three steps, twelve crops.
+It runs the commands of that page, in small: a network of a few channels, three steps, twelve crops.
 """
 
 import re
@@ -31,20 +31,25 @@ SMALL = {
 
 def printed() -> list[str]:
     """The commands, one a line."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"<!-- own crops: .*?-->\n```sh\n(.*?)```", readme, re.DOTALL)
+    page = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- own crops: .*?-->\n```sh\n(.*?)```", page, re.DOTALL)
     return str(block).splitlines()
 
 
 def made(command: str) -> list[str]:
     """What make would run in a new environment, at last, as words."""
     done = subprocess.run(
-        f"{command} --dry-run --no-print-directory VENV=none", shell=True, cwd=REPOSITORY, capture_output=True, text=True, check=True
+        f"{command} --dry-run --no-print-directory VENV=none",
+        shell=True,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return shlex.split(done.stdout.splitlines()[-1])
 
 
-def test_own_crops_to_a_served_variant_with_the_commands_that_readme_prints(tmp_path, monkeypatch, capsys):
+def test_own_crops_to_a_served_variant_with_the_commands_of_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     artifacts = tmp_path / "artifacts"

@@ -247,8 +247,8 @@ def test_what_is_wrong_is_said_by_variable_and_without_keys(monkeypatch):
 def test_every_setting_is_documented():
     fields = Settings.model_fields | ClientSettings.model_fields
     assert [name for name, field in fields.items() if not field.description] == []
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert [name for name in fields if f"`LPR_{name.upper()}" not in readme] == []
+    page = (REPOSITORY / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert [name for name in fields if f"| `LPR_{name.upper()}` |" not in page] == []
 
 
 @pytest.mark.parametrize(
