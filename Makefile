@@ -69,19 +69,19 @@ bench: $(VENV)/.bench ## measure all variants beside other engines, and the rend
 	$(BIN)/python -m model_builder bench $(ARGS)
 
 profile: $(VENV)/.dev ## where a request's time goes in the server: writes report/profile.md; let nothing else run meanwhile
-	$(BIN)/python -m tests.load.profile $(ARGS)
+	$(BIN)/python -m model_builder.measure.load.profile $(ARGS)
 
 report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
 
 loadtest: $(VENV)/.scale ## what each variant sustains, beside LitServe and BentoML; let nothing else run meanwhile
-	$(BIN)/python -m tests.load $(ARGS)
+	$(BIN)/python -m model_builder.measure.load $(ARGS)
 
 fuzz: $(VENV)/.dev ## 20,000 damaged and hostile images to a real server; no fault, no crash, no growth
-	$(BIN)/python -m tests.load.fuzz $(ARGS)
+	$(BIN)/python -m model_builder.measure.load.fuzz $(ARGS)
 
 soak: $(VENV)/.dev ## ten minutes of load to a real server; no growth, no drift; ARGS="--help" shows the options
-	$(BIN)/python -m tests.load.soak $(ARGS)
+	$(BIN)/python -m model_builder.measure.load.soak $(ARGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -18,12 +18,13 @@ from typing import Any, Final
 
 import torch
 
-from model_builder import prune, publish, quantize
-from model_builder.data import Crops, development_set
+from model_builder import candidates, publish
+from model_builder.compress import prune, quantize
+from model_builder.compress.prune import PruneConfig
+from model_builder.compress.quantize import QuantizeConfig
 from model_builder.graph import onnx
-from model_builder.prune import PruneConfig
-from model_builder.quantize import QuantizeConfig
-from model_builder.train import Interrupted
+from model_builder.train.data import Crops, development_set
+from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.artifact import Artifact, Score
 from service.backends.onnxruntime import MODEL
@@ -31,7 +32,7 @@ from service.errors import ArtifactError
 
 BASELINE: Final = "baseline"
 
-Maker = Callable[..., publish.Candidate]
+Maker = Callable[..., candidates.Candidate]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Stage:
 
     variant: str
     source: str
-    make: Callable[[Artifact, str, Path, Artifact | None], publish.Candidate]
+    make: Callable[[Artifact, str, Path, Artifact | None], candidates.Candidate]
     max_loss: float = -math.inf  # points that it may lose, where a build allows less
 
 
@@ -57,7 +58,7 @@ def pruned(
     config: PruneConfig,
     note: str | None = None,
     **training: Any,
-) -> publish.Candidate:
+) -> candidates.Candidate:
     """`source` with fewer channels; `note` is kept in the manifest; `training` are more fields of TrainConfig."""
     made_with = {name: value for name, value in asdict(config).items() if value != ""}
     match _arguments(published):
@@ -65,22 +66,22 @@ def pruned(
             _same_weights(version, source) and settings == made_with
         ):
             note = rest.get("note")
-            network = publish.load_network(_taken(published))
+            network = candidates.load_network(_taken(published))
         case _:
             crops = development_set(config.plates)
-            network, made = prune.prune_network(folder, publish.load_network(source), config, crops, **training)
+            network, made = prune.prune_network(folder, candidates.load_network(source), config, crops, **training)
             cuts = [asdict(cut) for cut in made]
     arguments = {
         "source": {"variant": source.manifest.variant, "version": source.manifest.version},
         "prune": made_with,
         "cuts": cuts,
     } | ({"note": note} if note else {})
-    return publish.torch_candidate(variant, network, seed=10, arguments=arguments)
+    return candidates.torch_candidate(variant, network, seed=10, arguments=arguments)
 
 
 def quantized(
     source: Artifact, variant: str, folder: Path, published: Artifact | None = None, *, config: QuantizeConfig
-) -> publish.Candidate:
+) -> candidates.Candidate:
     """`source` in integers."""
     match _arguments(published):
         case {"version": str(version), "quantization": {"configuration": settings} as record} if _same_weights(
@@ -88,7 +89,7 @@ def quantized(
         ) and settings == asdict(config):
             network = onnx.read(_taken(published).file(MODEL))
         case _:
-            done = quantize.quantize(folder, publish.load_network(source), config)
+            done = quantize.quantize(folder, candidates.load_network(source), config)
             network, record = done.network, done.record()
     arguments = {
         "source": source.manifest.variant,
@@ -106,11 +107,11 @@ def compiled(
     *,
     levels: Sequence[str] = (),
     passes: str = "prepacked",
-) -> publish.Candidate:
+) -> candidates.Candidate:
     """`source` compiled by TVM for CPUs of `levels` (default: all that are published), with the tuning records."""
-    from model_builder import compile  # TVM takes seconds to import, which no other command needs to wait for
+    from model_builder.compile import compiler  # TVM takes seconds to import, which no other command needs to wait for
 
-    return compile.candidate(source, variant, tuple(map(compile.level, levels)), compile.stage(passes))
+    return compiler.candidate(source, variant, tuple(map(compiler.level, levels)), compiler.stage(passes))
 
 
 # Pruned once more. The search would take what costs nothing before training (128 of the column's 160 channels, for

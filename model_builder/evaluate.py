@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model_builder import labels
-from model_builder.data import Crops, validation_set
-from service import plate
+from model_builder.train import labels
+from model_builder.train.data import Crops, validation_set
 from service.artifact import Artifact, Latency, Score
 from service.backends import Backend
-from service.text import Reader, Reading
+from service.reading import geometry
+from service.reading.text import Reader, Reading
 
 SHIPPED = Path(__file__).parent / "plates-500"  # 500 rendered plates that come with the repository
 
@@ -35,7 +35,7 @@ def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[Rea
     """What the server would read on each crop, one at a time, however unsure."""
     reader = Reader.of(artifact.manifest)
     for image in crops.images:
-        yield reader.read(backend.infer(plate.prepare(image, artifact.manifest.size)[None])[0])
+        yield reader.read(backend.infer(geometry.prepare(image, artifact.manifest.size)[None])[0])
 
 
 def read_texts(artifact: Artifact, logits: NDArray[np.float32]) -> list[str]:
@@ -62,7 +62,7 @@ def sets(real: Sequence[Path], rendered: int, *taken: str) -> dict[str, Crops]:
 
 
 def latency(
-    backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300, size: tuple[int, int] = plate.SIZE
+    backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300, size: tuple[int, int] = geometry.SIZE
 ) -> Latency:
     """Milliseconds of `infer` on `batch` plates: median and 95th percentile of `repeats` calls after 30 of warm-up."""
     crops = np.random.default_rng(0).integers(0, 255, (batch, *size, 3), np.uint8)

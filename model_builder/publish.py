@@ -3,35 +3,24 @@
 import ctypes
 import datetime
 import errno
-import hashlib
 import importlib.metadata
 import os
-import random
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-from torch.export import Dim, ExportedProgram
-
 from model_builder import evaluate
-from model_builder.data import Crops, validation_set
-from model_builder.graph.trace import trace
-from model_builder.networks.reader import HEIGHT, SIZE, WIDTH, LPRNet
-from model_builder.plates import ALPHABET, GRAMMAR
+from model_builder.candidates import Candidate
+from model_builder.networks.reader import HEIGHT, WIDTH
+from model_builder.plates.kinds import ALPHABET, GRAMMAR
+from model_builder.train.data import Crops, validation_set
 from service import artifact as contract
 from service.artifact import (
     Artifact,
-    BackendName,
     Description,
-    Library,
     Measured,
     Probe,
     Provenance,
@@ -39,39 +28,9 @@ from service.artifact import (
     Tensor,
 )
 from service.backends import load
-from service.backends.torch import MODEL
-from service.errors import ArtifactError
 
-MAX_BATCH = 64
 _PROBE_PLATES = 8
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
-_TOLERANCE = 1e-3  # of a logit: engines add in other orders, and the probe's lie between -33 and 46
-
-Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model that wants to be published as `variant`.
-
-    `write` puts the model files of `backend` into a folder; `logits` computes, by what the model was made from, the
-    float32 logits (n, T, C) that it has to reproduce within `tolerance` for crops uint8 (n, H, W, 3). `others` compute,
-    by the probe's file, those that a library with a probe of its own has to reproduce instead.
-    """
-
-    variant: str
-    backend: BackendName
-    write: Callable[[Path], None]
-    logits: Logits
-    tolerance: float
-    digest: str
-    max_batch: int
-    parameters: int
-    multiply_adds: int
-    seed: int
-    arguments: dict[str, object]
-    libraries: tuple[Library, ...] = ()
-    others: Mapping[str, Logits] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +44,7 @@ class Gate:
     @cached_property
     def reference(self) -> Score:
         """What the baseline reads."""
-        backend = load(self.baseline, threads=1)
+        backend = load(self.baseline)
         score = evaluate.accuracy(self.baseline, backend, self.crops)
         backend.close()
         return score
@@ -160,7 +119,7 @@ def publish(
             libraries=candidate.libraries,
         )
         written = contract.write(aside, description)
-        backend = load(written, threads=1)
+        backend = load(written)
         contract.check_probe(backend, written)
         accuracy = {name: evaluate.accuracy(written, backend, crops) for name, crops in sets.items()}
         if gate is not None:
@@ -184,72 +143,6 @@ def publish(
     finally:
         _remove(aside)
     return kept or contract.read(root / candidate.variant)
-
-
-def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict[str, object]) -> Candidate:
-    """`network` as a `torch.export` program."""
-    # Built anew, for the file is to depend on the weights alone, not on what training left: strides, dropout, a device.
-    trained, network = network, LPRNet.configured(network.classify.out_channels, network.configuration())
-    network.load_state_dict(trained.state_dict())
-    network.eval()
-
-    return Candidate(
-        variant=variant,
-        backend="torch",
-        write=lambda folder: torch.export.save(exported(network), folder / MODEL),
-        logits=partial(torch_logits, network),
-        tolerance=_TOLERANCE,
-        digest=digest({name: tensor.numpy() for name, tensor in network.state_dict().items()}),
-        max_batch=MAX_BATCH,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        multiply_adds=sum(trace(network, SIZE).multiply_adds().values()),
-        seed=seed,
-        arguments={**arguments, "network": network.configuration()},
-    )
-
-
-def torch_logits(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits float32 (n, T, C) of crops uint8 (n, H, W, 3), by torch."""
-    with torch.inference_mode():
-        computed: NDArray[np.float32] = network(torch.from_numpy(crops)).numpy()
-    return computed
-
-
-def load_network(artifact: Artifact) -> LPRNet:
-    """The network of a published torch artifact as a module that can be trained again."""
-    arguments = artifact.manifest.provenance.arguments
-    configuration = arguments.get("network")
-    if artifact.manifest.backend != "torch" or not isinstance(configuration, dict):
-        raise ArtifactError(
-            f"{artifact.folder} holds no network that can be trained or quantized: give the torch variant that it was "
-            "made of"
-        )
-    network = LPRNet.configured(len(artifact.manifest.alphabet) + 1, configuration)
-    network.load_state_dict(torch.export.load(artifact.file(MODEL)).state_dict)
-    return network
-
-
-def exported(network: nn.Module) -> ExportedProgram:
-    """The network in evaluation mode as a program that takes up to MAX_BATCH crops."""
-    example = torch.from_numpy(_noise(2))
-    program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1, max=MAX_BATCH)},))
-    for node in program.graph.nodes:  # the paths of this machine's files, which would make it another file elsewhere
-        node.meta.pop("stack_trace", None)
-    return program
-
-
-def _noise(count: int) -> NDArray[np.uint8]:
-    rng = random.Random(0)
-    return np.frombuffer(rng.randbytes(count * HEIGHT * WIDTH * 3), np.uint8).reshape(count, HEIGHT, WIDTH, 3).copy()
-
-
-def digest(weights: Mapping[str, NDArray[Any]]) -> str:
-    """Eight hexadecimal digits that tell one set of weights from another."""
-    hashed = hashlib.sha256()
-    for name in sorted(weights):
-        hashed.update(name.encode())
-        hashed.update(np.ascontiguousarray(weights[name]).tobytes())
-    return hashed.hexdigest()[:8]
 
 
 def _provenance(seed: int, arguments: dict[str, object]) -> Provenance:
@@ -280,7 +173,7 @@ def _check_other_libraries(written: Artifact, gate: Gate | None) -> None:
         if contract.library_here(alone) is None:
             print(f"{library.level}: this CPU lacks what it needs, so the library was not run")
         elif library != served:
-            backend = load(alone, threads=1)
+            backend = load(alone)
             contract.check_probe(backend, alone)
             if gate is not None:
                 score = evaluate.accuracy(alone, backend, gate.crops)

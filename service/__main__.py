@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from service import logs
 from service.errors import ArtifactError
-from service.server import REFUSED, NoPort, serve
+from service.process.server import REFUSED, NoPort, serve
+from service.process.workers import Workers
 from service.settings import Settings, faults, listing
-from service.workers import Workers
 
 
 def main() -> int:

@@ -11,19 +11,19 @@ import cv2
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from service import api, keys, page, problems, v2
-from service.access import Access
 from service.artifact import Artifact
-from service.body import Limits
-from service.budget import Budget
-from service.door import Door
-from service.keys import Keys
+from service.http import auth, error_responses, open_inference, pages, routes
+from service.http.access_log import Access
+from service.http.admission import Door
+from service.http.auth import Keys
+from service.http.state import Parts
+from service.http.uploads import Limits
 from service.metrics import Metrics, Shared
-from service.parts import Parts
-from service.recognizer import Recognizer
+from service.pipeline.budget import Budget
+from service.pipeline.recognizer import Recognizer
+from service.pipeline.registry import Variants
+from service.pipeline.shadow import Shadow
 from service.settings import Settings
-from service.shadow import Shadow
-from service.variants import Variants
 
 DESCRIPTION = "Reads licence plates: send a crop of a plate, get its text with confidences and alternatives."
 CLOSE_S = 0.4  # seconds that the threads have to end, once nobody is served any more
@@ -62,7 +62,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics tells; this looks for it each time
     )
-    metrics = Metrics(manifest.variant, manifest.version, engine, problems.causes(), shared)
+    metrics = Metrics(manifest.variant, manifest.version, engine, error_responses.causes(), shared)
     variants.on_switch = partial(_switched, metrics)
     app.state.parts = Parts(
         variants=variants,
@@ -72,13 +72,13 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         keys=Keys(_texts(settings.api_keys), _texts(settings.admin_keys), local=settings.local),
         log_plates=settings.log_plates,
     )
-    app.include_router(api.router)
-    app.include_router(v2.router)
-    page.install(app)
-    problems.install(app)
+    app.include_router(routes.router)
+    app.include_router(open_inference.router)
+    pages.install(app)
+    error_responses.install(app)
     if settings.api_keys or settings.admin_keys:
-        keys.document(app.openapi(), reading=bool(settings.api_keys))
-    app.add_middleware(api.Shortcut)
+        auth.document(app.openapi(), reading=bool(settings.api_keys))
+    app.add_middleware(routes.Shortcut)
     app.add_middleware(Door, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
     app.add_middleware(Access)  # around the door, so that what that refuses is logged too
     return app

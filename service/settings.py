@@ -16,12 +16,12 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service import cpu
+from service import host
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PREFIX: Final = "LPR_"
 INDENT = 6 * " "
-MOST_THREADS = max(64, 4 * cpu.available())  # of all processes together
+MOST_THREADS = max(64, 4 * host.available())  # of all processes together
 MEMORY_BYTES: Final = 1024  # most of a file LPR_MEMORY: a name and a word
 
 _NAME = re.compile(r"[^./\\\x00-\x20\x7f][^/\\\x00-\x1f\x7f]{0,254}")  # of a folder, as `artifact.variants` finds them
@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         "each of them. Beyond 1, one more process starts them and replaces those that end.",
     )
     threads: Networks = Field(
-        default_factory=lambda others: max(1, cpu.available() // others.get("workers", 1)),
+        default_factory=lambda others: max(1, host.available() // others.get("workers", 1)),
         description="CPU threads of a process, each with a network of its own: so many plates are computed at a time. "
         "Default: what the affinity mask and the cgroup limit allow, shared among the processes.",
     )

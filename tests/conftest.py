@@ -36,7 +36,7 @@ from service.artifact import (
     write_probe,
 )
 from service.backends import Backend
-from service.server import connections
+from service.process.server import connections
 from service.settings import REPOSITORY, Settings
 
 PUBLISHED = REPOSITORY / "artifacts"
@@ -153,10 +153,10 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     under the name `quantized`. Change nothing in it."""
     import torch
 
-    from model_builder import quantize
+    from model_builder.compress import quantize
     from model_builder.graph.trace import trace
     from model_builder.networks.reader import SIZE, LPRNet, Widths
-    from model_builder.plates import ALPHABET as CHARACTERS
+    from model_builder.plates.kinds import ALPHABET as CHARACTERS
     from model_builder.publish import publish, torch_candidate
 
     torch.manual_seed(0)

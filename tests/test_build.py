@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PUBLISHED
 
-from model_builder import build, evaluate, prune, publish, quantize
+from model_builder import build, candidates, evaluate, publish
 from model_builder.__main__ import main
 from model_builder.build import Stage
-from model_builder.data import Crops, validation_set
+from model_builder.compress import prune, quantize
+from model_builder.compress.prune import PruneConfig
+from model_builder.compress.quantize import QuantizeConfig
 from model_builder.graph import onnx
 from model_builder.networks.reader import LPRNet, Widths
-from model_builder.plates import ALPHABET
-from model_builder.prune import PruneConfig
-from model_builder.quantize import QuantizeConfig
-from model_builder.train import Interrupted
+from model_builder.plates.kinds import ALPHABET
+from model_builder.train.data import Crops, validation_set
+from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.artifact import Artifact
 from service.backends import load
+from tests.conftest import PUBLISHED
 
 WIDTHS = Widths(16, (16,), (32,), (16,), 16, 16)
 PRUNE = PruneConfig(multiply_adds=0.9, parameters=0.95, rounds=1, last_steps=1, plates=4)
@@ -47,7 +48,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(3):
             network.train()(torch.from_numpy(validation_set(8).images))
     root = tmp_path_factory.mktemp("baseline")
-    publish.publish(root, publish.torch_candidate("baseline", network, seed=0, arguments={}), {})
+    publish.publish(root, candidates.torch_candidate("baseline", network, seed=0, arguments={}), {})
     return root
 
 
@@ -79,7 +80,7 @@ def alone(built: Path, tmp_path: Path) -> Path:
 def sets(alone: Path) -> dict[str, Crops]:
     """Eight plates with the texts that this baseline reads, so that there is something to lose."""
     source, images = contract.find(alone, "baseline"), validation_set(8).images
-    read = evaluate.readings(source, load(source, threads=1), Crops(images, [""] * 8))
+    read = evaluate.readings(source, load(source), Crops(images, [""] * 8))
     return {"rendered": Crops(images, [reading.text for reading in read])}
 
 
@@ -149,7 +150,7 @@ def test_what_the_repository_holds_need_not_be_trained_to_build_it(variant, tmp_
         stage.make(source, stage.variant, tmp_path, published)
 
 
-Make = Callable[..., publish.Candidate]
+Make = Callable[..., candidates.Candidate]
 
 
 def again(source: Artifact, variant: str, _folder: Path, _published: Artifact | None, bias: float = 0.0):

@@ -4,15 +4,17 @@ import random
 
 import numpy as np
 import pytest
-from conftest import TINY_TEXT, encode, picture
 
-from model_builder import evaluate, labels, thresholds
-from model_builder.data import VALIDATION_SEED, Crops, validation_set
-from model_builder.plates import GRAMMAR, PLATES
-from model_builder.render import draw_text
+from model_builder import evaluate
+from model_builder.measure import thresholds
+from model_builder.plates.kinds import GRAMMAR, PLATES
+from model_builder.render.plate import draw_text
+from model_builder.train import labels
+from model_builder.train.data import VALIDATION_SEED, Crops, validation_set
 from service.backends import load
-from service.plate import prepare
-from service.text import Reading
+from service.reading.geometry import prepare
+from service.reading.text import Reading
+from tests.conftest import TINY_TEXT, encode, picture
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def test_wilson(exact, total, low, high):
 
 
 def test_accuracy_counts_the_readings_of_the_serving_code(tiny):
-    backend = load(tiny, threads=1)
+    backend = load(tiny)
     images = np.stack([prepare(picture(120 + 10 * i, 40)) for i in range(4)])
     crops = Crops(images, [TINY_TEXT, "沪A12345", TINY_TEXT, TINY_TEXT[:-1]])
     assert [reading.text for reading in evaluate.readings(tiny, backend, crops)] == [TINY_TEXT] * 4
@@ -45,7 +47,7 @@ def test_latency_is_of_so_many_calls_on_so_many_plates(tiny):
         """The tiny backend, and the shapes it was called with."""
 
         def __init__(self) -> None:
-            self.backend, self.shapes = load(tiny, threads=1), []
+            self.backend, self.shapes = load(tiny), []
             self.engine = self.backend.engine
 
         def infer(self, batch: np.ndarray) -> np.ndarray:

@@ -1,35 +1,92 @@
-"""Who may import whom: lint sees direct imports, a subprocess sees the rest."""
+"""Who may import whom: lint sees direct imports, a table holds the layers, a subprocess sees the rest."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from service.settings import REPOSITORY
 
 FOREIGN = ("torch", "tvm", "onnxruntime", "model_builder")
-LEAVES = {  # module: what of the service it may import
-    "errors": set(),
-    "backends.base": set(),
-    "ctc": {"prior"},
-    "prior": {"artifact"},
-    "text": {"artifact", "ctc", "prior"},
-    "cpu": set(),
-    "metrics": set(),
-    "artifact": {"backends.base", "cpu", "errors"},
-    "plate": {"containers", "errors", "guarded"},
-    "containers": {"errors"},
-    "guarded": set(),
-    "budget": {"errors"},
-    "access": {"logs"},
-    "logs": set(),
-    "body": {"bounded_json", "containers", "errors", "schema"},
-    "bounded_json": {"errors"},
-    "keys": {"errors"},
-    "schema": {"artifact"},
-    "settings": {"cpu"},
+LAYERS = {  # a file or folder of a package: what else of its package it may import
+    "service": {
+        "errors": set(),
+        "host": set(),
+        "logs": set(),
+        "allocator": set(),
+        "metrics": set(),
+        "settings": {"host"},
+        "artifact": {"errors", "host"},
+        "wire": {"artifact"},
+        "backends": {"artifact", "errors", "host"},
+        "reading": {"artifact", "errors"},
+        "pipeline": {"backends", "reading", "artifact", "errors", "allocator", "wire"},
+        "http": {"pipeline", "reading", "artifact", "errors", "metrics", "logs", "wire"},
+        "app": {"http", "pipeline", "artifact", "metrics", "settings"},
+        "process": {"app", "http", "pipeline", "artifact", "errors", "metrics", "settings", "logs", "allocator"},
+        "__main__": {"process", "settings", "errors", "logs"},
+        "client": {"wire", "pipeline", "artifact", "settings", "errors"},
+    },
+    "model_builder": {
+        "plates": set(),
+        "networks": set(),
+        "kernels": set(),
+        "render": {"plates"},
+        "graph": {"networks", "kernels"},
+        "team": set(),
+        "train": {"render", "plates", "networks"},
+        "candidates": {"graph", "networks"},
+        "evaluate": {"train"},
+        "compress": {"train", "candidates", "graph", "networks", "plates"},
+        "compile": {"compress", "candidates", "evaluate", "graph", "kernels", "networks"},
+        "publish": {"candidates", "evaluate", "train", "networks", "plates"},
+        "build": {"publish", "compile", "compress", "candidates", "train", "graph"},
+        "measure": {"compile", "compress", "candidates", "evaluate", "team", "train", "graph", "kernels", "networks"}
+        | {"render", "plates"},
+        "commands": {"measure", "build", "publish", "compile", "compress", "candidates", "evaluate", "team", "train"}
+        | {"networks", "render", "plates"},
+        "__main__": {"commands"},
+    },
 }
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Names of what a file imports from where it runs, modules of packages included; not what only types need."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing = {id(part) for node in ast.walk(tree) if _is_typing(node) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typing:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _is_typing(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def files(package: str) -> list[Path]:
+    return sorted((REPOSITORY / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_each_layer_imports_only_those_below(package):
+    for path in files(package):
+        layer = path.relative_to(REPOSITORY / package).parts[0].removesuffix(".py")
+        ours = {name.split(".")[1] for name in imported(path) if name.startswith(f"{package}.")}
+        assert layer == "__init__" or ours - {layer} <= LAYERS[package][layer], path
+
+
+def test_the_layers_form_no_cycle():
+    for layers in LAYERS.values():
+        below: set[str] = set()
+        while remaining := set(layers) - below:
+            free = {layer for layer in remaining if layers[layer] <= below}
+            assert free, f"these import each other: {remaining}"
+            below |= free
 
 
 def test_the_server_imports_neither_engine_nor_builder():
@@ -38,30 +95,16 @@ def test_the_server_imports_neither_engine_nor_builder():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", LEAVES)
-def test_leaves_import_little(module):
-    tree = ast.parse((REPOSITORY / "service" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "service":
-            path = (node.module or "").removeprefix("service").lstrip(".")
-            imported |= {path} if path else {alias.name for alias in node.names}
-    assert imported <= LEAVES[module]
-
-
 def test_only_its_own_file_imports_an_engine():
-    for path in (REPOSITORY / "service").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for name in names:
-                assert name.split(".")[0] not in FOREIGN or path.name == f"{name.split('.')[0]}.py", (path, name)
+    for path in files("service"):
+        for name in imported(path):
+            assert name.split(".")[0] not in FOREIGN or path.name == f"{name.split('.')[0]}.py", (path, name)
 
 
 def test_the_builder_imports_only_the_contract_of_the_service():
-    allowed = {"artifact", "plate", "text", "backends", "errors"}
-    for path in (REPOSITORY / "model_builder").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "service":
-                parts = (node.module or "").split(".")[1:2] or [alias.name for alias in node.names]
-                assert set(parts) <= allowed, path
+    contract = {"artifact", "backends", "reading", "errors"}
+    for path in files("model_builder"):
+        starts_servers = path.parent.is_relative_to(REPOSITORY / "model_builder" / "measure" / "load")
+        allowed = contract | {"settings", "host"} if starts_servers else contract
+        ours = {name.split(".")[1] for name in imported(path) if name.startswith("service.")}
+        assert ours <= allowed, path

@@ -9,13 +9,13 @@ import time
 
 import httpx
 import pytest
-from conftest import PUBLISHED
-from test_faults import TEXT, VARIANT, answers, read
-from test_server import COMMAND, environment
 
+from model_builder.measure.load.servers import free_port
 from service import logs
 from service.settings import REPOSITORY
-from tests.load.servers import free_port
+from tests.conftest import PUBLISHED
+from tests.process.test_faults import TEXT, VARIANT, answers, read
+from tests.process.test_server import COMMAND, environment
 
 
 def wait_for(url: str) -> None:

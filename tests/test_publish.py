@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from model_builder import publish
-from model_builder.data import Crops, validation_set
+from model_builder import candidates, publish
 from model_builder.networks.reader import LPRNet, Widths
-from model_builder.plates import ALPHABET, GRAMMAR
+from model_builder.plates.kinds import ALPHABET, GRAMMAR
+from model_builder.train.data import Crops, validation_set
 from service import artifact as contract
 from service.artifact import Artifact
 from service.backends import load
@@ -32,8 +32,8 @@ def publish_small(root: Path, network: LPRNet, **sets: Crops) -> Artifact:
     return publish.publish(root, small_candidate(network), sets)
 
 
-def small_candidate(network: LPRNet) -> publish.Candidate:
-    return publish.torch_candidate("small", network, seed=7, arguments={"training": {"steps": 0}})
+def small_candidate(network: LPRNet) -> candidates.Candidate:
+    return candidates.torch_candidate("small", network, seed=7, arguments={"training": {"steps": 0}})
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_serving_code_accepts_what_was_published(published):
     found = contract.find(published.folder.parent, "small")
     assert found == published
     assert sorted(found.manifest.files) == [WEIGHTS, "probe.npz"]
-    backend = load(found, threads=1)
+    backend = load(found)
     contract.check_probe(backend, found)
     backend.close()
 
@@ -112,7 +112,7 @@ def test_the_probe_is_of_rendered_plates_with_the_network_s_own_logits(published
 
 
 def test_any_batch_up_to_the_largest_runs_and_beyond(published):
-    backend = load(published, threads=1)
+    backend = load(published)
     images = np.concatenate([contract.read_probe(published)[0]] * 9)
     expected = backend.infer(images)
     for count in (1, 2, 5, published.manifest.max_batch, published.manifest.max_batch + 1):
@@ -121,7 +121,7 @@ def test_any_batch_up_to_the_largest_runs_and_beyond(published):
 
 def test_a_published_network_can_be_loaded_for_training_again(published, crops):
     network = small(1)
-    again = publish.load_network(published)
+    again = candidates.load_network(published)
     assert again.configuration() == network.configuration()
     images = torch.from_numpy(crops.images)
     with torch.inference_mode():
@@ -132,7 +132,7 @@ def test_a_published_network_can_be_loaded_for_training_again(published, crops):
 
 def test_an_artifact_that_does_not_tell_its_network_is_no_source(tiny):
     with pytest.raises(ArtifactError, match="holds no network that can be trained or quantized"):
-        publish.load_network(tiny)
+        candidates.load_network(tiny)
 
 
 def test_an_older_artifact_is_replaced_whole(root, published):
@@ -185,7 +185,7 @@ def test_a_program_that_computes_something_else_is_not_published(root, monkeypat
             network.classify.bias[3] += 0.01
         return export(network)
 
-    export = publish.exported
+    export = candidates.exported
     monkeypatch.setattr(publish, "exported", damaged)
     refused(root, small(3), r"probe\.npz: torch .* is off by 0\.01, more than")
 

@@ -8,10 +8,10 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from conftest import PUBLISHED, encode, running
 
 from service.artifact import variants
 from service.settings import Settings
+from tests.conftest import PUBLISHED, encode, running
 
 FOLDER = Path(__file__).parent / "samples"
 SAMPLES = [(row["file"], row["text"]) for row in csv.DictReader((FOLDER / "labels.csv").open(encoding="utf-8"))]

@@ -8,7 +8,7 @@ from typing import get_origin
 import pytest
 from pydantic import ValidationError
 
-from service import cpu
+from service import host
 from service.settings import REPOSITORY, ClientSettings, Settings, faults, listing
 
 KEY = "a key of 20 letters."
@@ -24,7 +24,7 @@ def test_defaults_serve_the_fast_variant_of_the_repository():
     settings = Settings()
     assert (settings.backend, settings.artifacts) == ("tvm-pruned-int8", REPOSITORY / "artifacts")
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
-    assert settings.threads == cpu.available() >= 1
+    assert settings.threads == host.available() >= 1
 
 
 def test_variables_override_the_defaults(monkeypatch, tmp_path):
@@ -42,7 +42,7 @@ def test_an_empty_variable_is_none(monkeypatch):
 
 @pytest.mark.parametrize(("workers", "threads"), [("1", 5), ("2", 2), ("9", 1)])
 def test_processes_share_the_cpus(monkeypatch, workers, threads):
-    monkeypatch.setattr(cpu, "available", lambda: 5)
+    monkeypatch.setattr(host, "available", lambda: 5)
     monkeypatch.setenv("LPR_WORKERS", workers)
     assert Settings().threads == threads
 
@@ -271,19 +271,19 @@ def test_cgroup_limits(tmp_path, membership, files, limit):
         path = tmp_path / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    assert cpu.cgroup_limit(tmp_path / "cgroup", tmp_path / "membership") == limit
+    assert host.cgroup_limit(tmp_path / "cgroup", tmp_path / "membership") == limit
 
 
 def test_without_cgroups_there_is_no_limit(tmp_path):
-    assert cpu.cgroup_limit(tmp_path, tmp_path / "none") == math.inf
+    assert host.cgroup_limit(tmp_path, tmp_path / "none") == math.inf
 
 
 def test_a_share_of_one_cpu_still_gives_a_thread(monkeypatch):
-    monkeypatch.setattr(cpu, "cgroup_limit", lambda: 0.5)
-    assert cpu.available() == 1
+    monkeypatch.setattr(host, "cgroup_limit", lambda: 0.5)
+    assert host.available() == 1
 
 
 def test_the_cpu_tells_its_instruction_sets(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\nflags\t\t: fpu\n")
-    assert cpu.flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "avx512_vnni"}
-    assert cpu.flags(tmp_path / "none") == frozenset()
+    assert host.flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "avx512_vnni"}
+    assert host.flags(tmp_path / "none") == frozenset()

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tvm import ir, relax, te, tirx
 from tvm.s_tir import Schedule
 
-from model_builder import dot
 from model_builder.graph import ops
 from model_builder.graph.description import Graph
 from model_builder.graph.ops import Array, Node, Pair, Weights
-from model_builder.space import tiled, vectors
+from model_builder.kernels import vnni
+from model_builder.kernels.tuning_space import tiled, vectors
 
-VECTOR: Final = dot.LANES  # channels of a layer are made a multiple of it; as many floats fill a vector of AVX-512
+VECTOR: Final = vnni.LANES  # channels of a layer are made a multiple of it; as many floats fill a vector of AVX-512
 
 _CONTEXTS, _CONTEXT_PRODUCT, _SUM = "contexts", "context_product", "sum"  # kernels without integers
 _SCHEDULED: Final = "tirx.is_scheduled"
@@ -217,8 +217,8 @@ def _mapped(builder: Any, graph: Graph, node: ops.Linear, made: dict[str, Any]) 
 def _packed(weights: NDArray[np.int8]) -> Array:
     """(O, I, KH, KW) as (O / lanes, KH, KW, I / group, lanes, group), with zeros behind the inputs."""
     outputs, inputs, height, width = weights.shape
-    extended = _extended(weights, outputs, inputs + -inputs % dot.GROUP)
-    split = extended.reshape(outputs // dot.LANES, dot.LANES, -1, dot.GROUP, height, width)
+    extended = _extended(weights, outputs, inputs + -inputs % vnni.GROUP)
+    split = extended.reshape(outputs // vnni.LANES, vnni.LANES, -1, vnni.GROUP, height, width)
     return np.ascontiguousarray(split.transpose(0, 4, 5, 2, 1, 3))
 
 
@@ -226,13 +226,13 @@ def _sums(prepared: te.Tensor, weights: te.Tensor, high: int, wide: int, stride:
     """Sums (1, high, wide, O / lanes, lanes) of a convolution of (H, W, I), which is padded already."""
     _, rows, across, groups, _, _ = (int(size) for size in weights.shape)
     ry, rx = te.reduce_axis((0, rows), "ry"), te.reduce_axis((0, across), "rx")
-    rg, rk = te.reduce_axis((0, groups), "rg"), te.reduce_axis((0, dot.GROUP), "rk")
+    rg, rk = te.reduce_axis((0, groups), "rg"), te.reduce_axis((0, vnni.GROUP), "rk")
 
     def term(n: Any, h: Any, w: Any, o: Any, lane: Any) -> Any:
-        activation = prepared[h * stride[0] + ry, w * stride[1] + rx, rg * dot.GROUP + rk].astype("int32")
+        activation = prepared[h * stride[0] + ry, w * stride[1] + rx, rg * vnni.GROUP + rk].astype("int32")
         return te.sum(activation * weights[o, ry, rx, rg, lane, rk].astype("int32"), axis=[ry, rx, rg, rk])
 
-    return te.compute((1, high, wide, weights.shape[0], dot.LANES), term, name="sums")
+    return te.compute((1, high, wide, weights.shape[0], vnni.LANES), term, name="sums")
 
 
 def _convolution(graph: Graph, node: ops.Convolution, names: list[str], *tensors: te.Tensor) -> te.Tensor:
@@ -241,7 +241,7 @@ def _convolution(graph: Graph, node: ops.Convolution, names: list[str], *tensors
     height, width, inputs = graph.shapes()[node.inputs[0]]
     (top, left), (_, right) = node.padding, node.stride
     high, wide, _ = graph.shapes()[node.name]
-    padded = int(weights.shape[3]) * dot.GROUP
+    padded = int(weights.shape[3]) * vnni.GROUP
     more = _more_columns(high, wide)
     zero, fill = tirx.const(0, "uint8"), tirx.const(graph.fill(node), "uint8")
 
@@ -258,7 +258,7 @@ def _convolution(graph: Graph, node: ops.Convolution, names: list[str], *tensors
     sums = _sums(prepared, weights, high, wide + more, node.stride)
 
     def requantize(n: Any, h: Any, w: Any, o: Any) -> Any:
-        real = (sums[n, h, w, o // dot.LANES, o % dot.LANES] + bias[o]).astype("float32") * multiplier[o]
+        real = (sums[n, h, w, o // vnni.LANES, o % vnni.LANES] + bias[o]).astype("float32") * multiplier[o]
         bounded = tirx.max(tirx.min(real, tirx.const(ops.TOP, "float32")), tirx.const(0, "float32"))
         return tirx.nearbyint(bounded).astype("uint8")
 
@@ -279,7 +279,7 @@ def _product(graph: Graph, name: str, names: list[str], *tensors: te.Tensor) -> 
     sums = _sums(prepared, weights, height, width, (1, 1))
     return te.compute(
         (1, height, width, scales.shape[0]),
-        lambda n, h, t, o: sums[n, h, t, o // dot.LANES, o % dot.LANES].astype("float32") * scales[o],
+        lambda n, h, t, o: sums[n, h, t, o // vnni.LANES, o % vnni.LANES].astype("float32") * scales[o],
         name="scaled",
     )
 
@@ -397,6 +397,6 @@ def completed(module: ir.IRModule) -> ir.IRModule:
             schedule = Schedule(function, seed=1)
             tiled(schedule, VECTOR)
             function = module[variable] = schedule.mod["main"].with_attr(_SCHEDULED, True)
-        if variable.name_hint != _CONTEXT_PRODUCT and not dot.uses(function):
-            raise ValueError(f"the schedule of {variable.name_hint} lacks {dot.LLVM}: tune it again")
+        if variable.name_hint != _CONTEXT_PRODUCT and not vnni.uses(function):
+            raise ValueError(f"the schedule of {variable.name_hint} lacks {vnni.LLVM}: tune it again")
     return module

@@ -13,16 +13,11 @@ __all__ = ["Backend", "lacking", "load"]
 _importing: Final = threading.Lock()  # TVM's module hides torch while it imports, also from other threads
 
 
-def load(artifact: Artifact, threads: int) -> Backend:
-    """Load the model with the engine that its manifest names, on `threads` CPU threads.
+def load(artifact: Artifact) -> Backend:
+    """Load the model with the engine that its manifest names; the engine belongs to the calling thread.
 
-    One thread is the calling one, and `infer` belongs to it; several are a `Team`, each with a network of its own.
     Raises ArtifactError if the engine is not installed or refuses the model; there is no falling back to another one.
     """
-    if threads > 1:
-        from service.backends.team import Team  # which loads engines from here
-
-        return Team(artifact, threads)
     name = artifact.manifest.backend
     try:
         match name:

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import cpu
+from service import host
 from service.artifact import Artifact
 from service.errors import ArtifactError, brief
 
@@ -51,7 +51,7 @@ def options(threads: int) -> onnxruntime.SessionOptions:
     found.inter_op_num_threads = 1
     found.log_severity_level = 3  # errors
     found.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if not cpu.flags() & {"avx512_vnni", "avx_vnni"}:
+    if not host.flags() & {"avx512_vnni", "avx_vnni"}:
         # There the sum of two uint8 x int8 products saturates at 16 bits (vpmaddubsw). This has them computed exactly,
         # as uint8 x uint8; with VNNI, whose sums are exact anyway, that would take twice the time.
         found.add_session_config_entry("session.x64quantprecision", "1")

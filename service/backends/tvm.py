@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from service import cpu
+from service import host
 from service.artifact import Artifact, Library
 from service.errors import ArtifactError, brief
 
@@ -38,7 +38,7 @@ finally:
     if _hidden is None:
         del sys.modules["torch"]
 
-cpu_flags = cpu.flags  # for the builder, which imports of the service the contract and the backends alone
+cpu_flags = host.flags  # for the builder, which imports of the service the contract and the backends alone
 
 _CPU = 1  # DLPack's kDLCPU
 # The virtual machine's allocator that asks the C library each time. The one that pools is shared by the whole process:
@@ -55,7 +55,7 @@ class TvmBackend:
     """A network compiled for batches of one; a longer batch is a loop over its rows."""
 
     def __init__(self, artifact: Artifact) -> None:
-        library = choose(artifact, cpu.flags())
+        library = choose(artifact, host.flags())
         self.engine = f"tvm {importlib.metadata.version('apache-tvm')} {library.level}"
         path, code = artifact.file(library.file), artifact.content(library.file)
         input_shape, output_shape = (

@@ -10,15 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+from model_builder.compress.quantize import calibrate
 from model_builder.graph import description, reference
 from model_builder.graph.description import Graph, dequantized
 from model_builder.graph.fake_quantized import FakeQuantized, plain
-from model_builder.graph.ops import Context, Convolution, MaxPool, Node, Pixels, Weights
+from model_builder.graph.ops import (
+    Context,
+    Convolution,
+    MaxPool,
+    Node,
+    Pixels,
+    Weights,
+)
 from model_builder.graph.trace import trace
 from model_builder.networks.reader import SIZE, LPRNet, Widths
-from model_builder.plates import ALPHABET
-from model_builder.quantize import calibrate
-from model_builder.render import Renderer, batch
+from model_builder.plates.kinds import ALPHABET
+from model_builder.render.plate import Renderer, batch
 
 SMALL = Widths(8, (10,), (12, 8), (12,), 10, 8)
 

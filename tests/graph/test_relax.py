@@ -14,31 +14,34 @@ import torch
 from tvm import relax, runtime
 from tvm.s_tir import Schedule
 
-from model_builder import compile, dot, publish, roofline, space
+from model_builder import candidates, publish
 from model_builder.__main__ import main
-from model_builder.data import development_set
+from model_builder.compile import compiler
+from model_builder.compress.quantize import calibrate, candidate
 from model_builder.graph import reference
 from model_builder.graph import relax as integers
 from model_builder.graph.description import Graph, dequantized
 from model_builder.graph.fake_quantized import FakeQuantized, plain
 from model_builder.graph.trace import trace
+from model_builder.kernels import tuning_space, vnni
+from model_builder.measure import roofline
 from model_builder.networks.reader import SIZE, LPRNet, Widths
-from model_builder.plates import ALPHABET
-from model_builder.quantize import calibrate, candidate
+from model_builder.plates.kinds import ALPHABET
+from model_builder.team import Team
+from model_builder.train.data import development_set
 from service import artifact as contract
-from service import cpu
+from service import host
 from service.artifact import Artifact, Probe
 from service.backends import load
-from service.backends.team import Team
 from service.backends.tvm import choose
 from service.errors import ArtifactError
 
 SMALL = Widths(8, (10,), (12, 24), (12,), 10, 8)  # no whole vectors
-VNNI, FLOATS = compile.INTEGER_LEVELS
+VNNI, FLOATS = compiler.INTEGER_LEVELS
 
 
-def needs(level: compile.Level) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not cpu.flags().issuperset(level.needs), reason=f"this CPU lacks {level.name}")
+def needs(level: compiler.Level) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not host.flags().issuperset(level.needs), reason=f"this CPU lacks {level.name}")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def test_layers_in_float_are_refused(simulation):
     mixed = simulation.describe()
     simulation.floats = frozenset()
     with pytest.raises(ValueError, match=r"^stem, block1\.0|^block1\.0"):
-        compile.lowered(mixed, VNNI, compile.Passes())
+        compiler.lowered(mixed, VNNI, compiler.Passes())
 
 
 def test_a_schedule_without_the_instruction_is_refused(network):
@@ -109,12 +112,12 @@ def test_a_schedule_without_the_instruction_is_refused(network):
 
 def test_every_schedule_of_the_space_has_the_instruction(network):
     """What the tuner chooses from; `completed` checks it in the end."""
-    module = compile.lowered(network, VNNI, compile.Passes())
+    module = compiler.lowered(network, VNNI, compiler.Passes())
     kernel = module["convolution_block2_1"]
     for seed in range(1, 6):
         schedule = Schedule(kernel, seed=seed)
-        space.tiled(schedule, VNNI.lanes)
-        assert dot.uses(schedule.mod["main"])
+        tuning_space.tiled(schedule, VNNI.lanes)
+        assert vnni.uses(schedule.mod["main"])
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +149,7 @@ def test_an_integer_artifact_is_compiled_and_published(root, capsys):
 
 @needs(VNNI)
 def test_with_vnni_integers_are_served(made, network, crops):
-    backend = load(made, threads=1)
+    backend = load(made)
     assert backend.engine.endswith(f" {VNNI.name}")
     np.testing.assert_allclose(backend.infer(crops), reference.run(network, crops), atol=1e-3)
     backend.close()
@@ -155,16 +158,16 @@ def test_with_vnni_integers_are_served(made, network, crops):
 @pytest.fixture
 def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this CPU be one of the level that floats are for."""
-    monkeypatch.setattr(cpu, "flags", lambda: frozenset(FLOATS.needs))
+    monkeypatch.setattr(host, "flags", lambda: frozenset(FLOATS.needs))
 
 
 @needs(FLOATS)
 @pytest.mark.usefixtures("without_vnni")
 def test_without_vnni_floats_of_the_same_weights_are_served(made, network, crops):
-    assert choose(made, cpu.flags()).level == FLOATS.name
+    assert choose(made, host.flags()).level == FLOATS.name
     team = Team(made, 2)  # each thread computes the library's own probe
     assert team.engine.endswith(f" {FLOATS.name}")
-    expected = publish.torch_logits(plain(dequantized(network)), crops)
+    expected = candidates.torch_logits(plain(dequantized(network)), crops)
     np.testing.assert_allclose(team.infer(crops), expected, atol=1e-3)
     assert np.abs(reference.run(network, crops) - expected).max() > 10 * contract.probe_here(made).tolerance
     team.close()

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tvm import relax as tvm_relax
 from tvm import runtime
 
-from model_builder import compile
+from model_builder.compile import compiler
 from model_builder.graph import onnx, reference, relax
 from model_builder.graph.description import Graph, dequantized
 from model_builder.graph.fake_quantized import FakeQuantized, plain
@@ -118,7 +118,7 @@ def test_onnx_runtime_equals_the_reference(graph, network, images, tmp_path: Pat
 
 
 def test_tvm_equals_the_reference_bit_by_bit(graph, images):
-    executable = tvm_relax.build(relax.build(graph, traced=True), compile.INTEGER_LEVELS[-1].target)
+    executable = tvm_relax.build(relax.build(graph, traced=True), compiler.INTEGER_LEVELS[-1].target)
     machine = tvm_relax.VirtualMachine(executable, runtime.cpu())
     expected = reference.trace(graph, images)
     for number, image in enumerate(images):
@@ -131,8 +131,8 @@ def test_tvm_equals_the_reference_bit_by_bit(graph, images):
 
 def test_every_kernel_takes_a_schedule_with_the_instruction(graph):
     """It is compiled, not run: that takes a CPU with VNNI."""
-    module = relax.completed(compile.lowered(graph, compile.INTEGER_LEVELS[0], compile.Passes()))
-    executable = tvm_relax.build(module, compile.INTEGER_LEVELS[0].target)
+    module = relax.completed(compiler.lowered(graph, compiler.INTEGER_LEVELS[0], compiler.Passes()))
+    executable = tvm_relax.build(module, compiler.INTEGER_LEVELS[0].target)
     assert executable.mod.imports[0].inspect_source("asm").count("vpdpbusd") > 50
 
 

@@ -1,0 +1,116 @@
+"""Candidates for publishing: a model with all that a manifest has to say of it; and torch networks as programs."""
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import HEIGHT, SIZE, WIDTH, LPRNet
+from service.artifact import Artifact, BackendName, Library
+from service.backends.torch import MODEL
+from service.errors import ArtifactError
+
+MAX_BATCH = 64
+_TOLERANCE = 1e-3  # of a logit: engines add in other orders, and the probe's lie between -33 and 46
+
+Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that wants to be published as `variant`.
+
+    `write` puts the model files of `backend` into a folder; `logits` computes, by what the model was made from, the
+    float32 logits (n, T, C) that it has to reproduce within `tolerance` for crops uint8 (n, H, W, 3). `others` compute,
+    by the probe's file, those that a library with a probe of its own has to reproduce instead.
+    """
+
+    variant: str
+    backend: BackendName
+    write: Callable[[Path], None]
+    logits: Logits
+    tolerance: float
+    digest: str
+    max_batch: int
+    parameters: int
+    multiply_adds: int
+    seed: int
+    arguments: dict[str, object]
+    libraries: tuple[Library, ...] = ()
+    others: Mapping[str, Logits] = field(default_factory=dict)
+
+
+def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict[str, object]) -> Candidate:
+    """`network` as a `torch.export` program."""
+    # Built anew, for the file is to depend on the weights alone, not on what training left: strides, dropout, a device.
+    trained, network = network, LPRNet.configured(network.classify.out_channels, network.configuration())
+    network.load_state_dict(trained.state_dict())
+    network.eval()
+
+    return Candidate(
+        variant=variant,
+        backend="torch",
+        write=lambda folder: torch.export.save(exported(network), folder / MODEL),
+        logits=partial(torch_logits, network),
+        tolerance=_TOLERANCE,
+        digest=digest({name: tensor.numpy() for name, tensor in network.state_dict().items()}),
+        max_batch=MAX_BATCH,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        multiply_adds=sum(trace(network, SIZE).multiply_adds().values()),
+        seed=seed,
+        arguments={**arguments, "network": network.configuration()},
+    )
+
+
+def torch_logits(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits float32 (n, T, C) of crops uint8 (n, H, W, 3), by torch."""
+    with torch.inference_mode():
+        computed: NDArray[np.float32] = network(torch.from_numpy(crops)).numpy()
+    return computed
+
+
+def load_network(artifact: Artifact) -> LPRNet:
+    """The network of a published torch artifact as a module that can be trained again."""
+    arguments = artifact.manifest.provenance.arguments
+    configuration = arguments.get("network")
+    if artifact.manifest.backend != "torch" or not isinstance(configuration, dict):
+        raise ArtifactError(
+            f"{artifact.folder} holds no network that can be trained or quantized: give the torch variant that it was "
+            "made of"
+        )
+    network = LPRNet.configured(len(artifact.manifest.alphabet) + 1, configuration)
+    network.load_state_dict(torch.export.load(artifact.file(MODEL)).state_dict)
+    return network
+
+
+def exported(network: nn.Module) -> ExportedProgram:
+    """The network in evaluation mode as a program that takes up to MAX_BATCH crops."""
+    example = torch.from_numpy(_noise(2))
+    program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1, max=MAX_BATCH)},))
+    for node in program.graph.nodes:  # the paths of this machine's files, which would make it another file elsewhere
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def _noise(count: int) -> NDArray[np.uint8]:
+    rng = random.Random(0)
+    return np.frombuffer(rng.randbytes(count * HEIGHT * WIDTH * 3), np.uint8).reshape(count, HEIGHT, WIDTH, 3).copy()
+
+
+def digest(weights: Mapping[str, NDArray[Any]]) -> str:
+    """Eight hexadecimal digits that tell one set of weights from another."""
+    hashed = hashlib.sha256()
+    for name in sorted(weights):
+        hashed.update(name.encode())
+        hashed.update(np.ascontiguousarray(weights[name]).tobytes())
+    return hashed.hexdigest()[:8]

@@ -1,0 +1,215 @@
+"""Commands that measure or show, and publish nothing: evaluate, preview, render, bench and report."""
+
+import argparse
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from model_builder import build, evaluate, team
+from model_builder.commands import flags
+from model_builder.measure import bench, preview, thresholds
+from model_builder.render.plate import Renderer, batch
+from model_builder.train import labels
+from model_builder.train.data import SHIPPED_SEED, Crops
+from model_builder.train.loop import Interrupted
+from service import artifact as contract
+from service.backends import Backend
+
+_PHOTOGRAPHS = ("ccpd-crops", "ccpd-scenes", "easypr-scenes")  # what README's table is measured on
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands."""
+    _add_evaluate(commands)
+    _add_preview(commands)
+    _add_render(commands)
+    _add_bench(commands)
+    _add_report(commands)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("evaluate", help="accuracy and latency of an artifact through the serving code")
+    parser.add_argument("variant", nargs="?", default="baseline", help="which (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=flags.positive, default=1, help="threads of the engine (default: %(default)s)"
+    )
+    parser.add_argument("--errors", action="store_true", help="print every wrong reading")
+    parser.add_argument("--thresholds", action="store_true", help="print what a least confidence keeps, as a table")
+    parser.add_argument(
+        "--no-plate",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="images, or folders of them, that are no crops of a plate, for the table of --thresholds",
+    )
+    flags.add_publishing(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    artifact = contract.find(options.artifacts, options.variant)
+    sets = evaluate.sets(options.real, options.rendered)
+    backend = team.load(artifact, options.threads)
+    contract.check_probe(backend, artifact)
+    print(f"{options.variant} {artifact.manifest.version}, {backend.engine}, {evaluate.machine()}")
+    judged = {}
+    for name, crops in sets.items():
+        read = list(evaluate.readings(artifact, backend, crops))
+        wrong = [(text, r.text) for r, text in zip(read, crops.texts, strict=True) if r.text != text]
+        build.print_score(name, evaluate.wilson(len(read) - len(wrong), len(read)))
+        rest = sum(text[1:] == reading[1:] for text, reading in wrong) + len(read) - len(wrong)
+        print(f"    without the first character, the province's: {rest}, {100 * rest / len(read):.1f} %")
+        if options.errors:
+            print("\n".join(f"    {text} read as {reading}" for text, reading in wrong))
+        judged[name] = thresholds.judge(read, crops.texts)
+    if options.thresholds:
+        _print_thresholds(judged, options.no_plate, artifact, backend)
+    times = evaluate.latency(backend, threads=options.threads, size=artifact.manifest.size)
+    print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
+
+
+def _print_thresholds(
+    judged: dict[str, list[thresholds.Judged]], no_plate: list[Path], artifact: contract.Artifact, backend: Backend
+) -> None:
+    rendered, *others = judged.values()
+    nothing = []
+    if no_plate:
+        crops = thresholds.whole(no_plate)
+        nothing = thresholds.judge(evaluate.readings(artifact, backend, crops), crops.texts)
+    print(thresholds.table(rendered, [one for other in others for one in other], nothing))
+
+
+def _add_preview(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("preview", help="write a contact sheet of rendered plates")
+    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="image to write (default: %(default)s)")
+    parser.add_argument("--seed", type=flags.natural, default=0, help="seed of the first plate (default: %(default)s)")
+    parser.add_argument("--count", type=flags.positive, default=96, help="rendered plates (default: %(default)s)")
+    parser.add_argument("--columns", type=flags.positive, default=8, help="plates a row (default: %(default)s)")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="a set of real crops to show in every other row")
+    parser.set_defaults(run=_preview)
+
+
+def _preview(options: argparse.Namespace) -> None:
+    real = labels.read_set(options.real) if options.real else None
+    preview.write(options.out, options.seed, options.count, options.columns, real)
+    print(f"wrote {options.out}")
+
+
+def _add_render(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "render",
+        help="write rendered plates as a labelled folder",
+        description="Write rendered plates as a set: labels.csv with file,text, and images/. The defaults are those "
+        f"that made {evaluate.SHIPPED.name}, which comes with the repository: seeds that neither training nor "
+        "validation nor any choice of the builder draws from. Typefaces that are installed join in.",
+    )
+    parser.add_argument("folder", type=Path, help="folder to write")
+    parser.add_argument("--count", type=flags.positive, default=500, help="plates (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SHIPPED_SEED, help="of the first plate (default: %(default)s)")
+    parser.set_defaults(run=_render)
+
+
+def _render(options: argparse.Namespace) -> None:
+    images, texts = batch(Renderer(), options.seed, options.count)
+    labels.write_folder(options.folder, Crops(images, texts))
+    print(f"wrote {options.count} plates to {options.folder}")
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure speeds: the renderer's, and all variants beside other engines; let nothing else run meanwhile",
+        description="Measure how fast plates are rendered, small JPEGs decoded (by OpenCV, and by simplejpeg beside "
+        "it) and logits read, and how fast every variant and the engines that people "
+        "would otherwise use (ONNX Runtime, OpenVINO, torch.compile, on the baseline's weights) read them, in turns.",
+    )
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument(
+        "--processes", type=flags.positive, default=cores, help="renderers side by side (default: %(default)s)"
+    )
+    _add_contest(parser)
+    parser.set_defaults(run=_bench)
+
+
+def _add_contest(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--artifacts", type=Path, default=flags.ARTIFACTS, help="folder of artifacts (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=flags.positive,
+        default=20,
+        help="turns of each at each batch size, 15 calls a turn (default: %(default)s)",
+    )
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from model_builder.measure import contest, peers, report, tables  # they bring matplotlib
+
+    speed = bench.rendering(options.processes)
+    print(f"rendering: {speed:.0f} plates a second, {options.processes} process(es), {evaluate.machine()}", flush=True)
+    decoders = ", ".join(f"{name} {duration:.1f} us" for name, duration in bench.decoding().items())
+    print(f"decoding a 94x24 JPEG: {decoders}", flush=True)
+    for variant in contract.variants(options.artifacts):
+        median, p95 = bench.reading(contract.find(options.artifacts, variant))
+        print(
+            f"{variant}: {median:.3f} ms a plate beyond inference, from the decoded image to the text with 3 "
+            f"candidates (95 % of plates within {p95:.3f} ms)",
+            flush=True,
+        )
+    others = peers.peers(options.artifacts, Path("runs") / "bench")
+    contestants = [*peers.variants(options.artifacts), *others]
+    for threads in report.THREADS:
+        outcome = contest.contest(contestants, threads, report.BATCHES, rounds=options.rounds)
+        times = {name: [asdict(result) for result in results] for name, results in outcome.times.items()}
+        print(f"milliseconds a plate, {evaluate.machine()}")
+        print(tables.speeds(times, [other.name for other in others]), flush=True)
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "report",
+        help="measure and compare all variants, and write report/ and README's table",
+        description="Measure accuracy, latency beside other engines, start, memory and size of every variant through "
+        "the serving code; write tables, JSON and figures, and README's table. Takes a quarter of an hour: let nothing "
+        "else run meanwhile. Interrupt it with Ctrl-C; the same command goes on with the parts that are left.",
+    )
+    _add_contest(parser)
+    repository = flags.ARTIFACTS.parent
+    out, readme = repository / "report", repository / "README.md"
+    flags.add_real(parser, f"to measure on (default: {', '.join(_PHOTOGRAPHS)} in ../shared/data, where they exist)")
+    parser.add_argument("--out", type=Path, default=out, help="folder to write (default: report)")
+    parser.add_argument("--readme", type=Path, default=readme, help="file that shows the table (default: README.md)")
+    parser.add_argument(
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="what `prune --study` wrote (default: study.json in the folder --out)",
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs") / "report", help="folder of finished parts (default: %(default)s)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from model_builder.measure import report, tables
+
+    report.check_readme(options.readme)
+    if options.fresh:
+        shutil.rmtree(options.work, ignore_errors=True)
+    study = options.study or options.out / "study.json"
+    data = flags.ARTIFACTS.parent.parent / "shared" / "data"
+    real = options.real or [data / name for name in _PHOTOGRAPHS if (data / name).is_dir()]
+    try:
+        measured = report.measure(options.artifacts, real, study, options.work, options.rounds)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped; the same command goes on with the parts that are not in {options.work}") from error
+    report.write(options.out, measured)
+    report.into_readme(options.readme, tables.readme(measured, options.out, options.readme.parent))
+    print(tables.comparison(measured))
+    print("\n".join(measured["notes"]))
+    print(f"wrote {options.out} and the table in {options.readme}")

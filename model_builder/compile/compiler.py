@@ -1,0 +1,489 @@
+"""A network compiled by TVM, ahead of time: torch.export -> Relax -> tuned kernels -> a shared library per CPU level.
+
+The compiled function `main` takes one uint8 image (1, H, W, C) and returns the network's output, float32; the weights
+are constants inside the library. `Passes` switches each optimization, so that a table can show what it brings. An
+integer graph comes from `graph/relax.py` instead, and goes the same way from there; `Passes` are for floats. For a CPU
+on which floats are faster, its weights become real numbers again.
+"""
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import tvm
+from torch import nn
+from tqdm import tqdm
+from tvm import relax
+from tvm.relax.frontend.torch import from_exported_program
+from tvm.relax.transform import (
+    AnnotateTIROpPattern,
+    AttachAttrLayoutFreeBuffers,
+    CanonicalizeBindings,
+    ConvertLayout,
+    DeadCodeElimination,
+    DecomposeOpsForInference,
+    EliminateCommonSubexpr,
+    FoldConstant,
+    FuseOps,
+    FuseTIR,
+    LegalizeOps,
+    MetaScheduleApplyDatabase,
+    SplitLayoutRewritePreproc,
+)
+from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.analysis import estimate_tir_flops
+from tvm.s_tir.meta_schedule.relax_integration import extract_tasks, extracted_tasks_to_tune_contexts
+from tvm.support import cc
+from tvm.target import Target, codegen
+
+from model_builder import candidates, evaluate
+from model_builder.compress import quantize
+from model_builder.graph import onnx
+from model_builder.graph import relax as integers
+from model_builder.graph.description import Graph, dequantized
+from model_builder.graph.fake_quantized import FakeQuantized, plain
+from model_builder.graph.ops import Concatenate, Convolution, Linear, Weights
+from model_builder.graph.trace import trace
+from model_builder.kernels import tuning_space, winograd
+from model_builder.networks.reader import SIZE, LPRNet
+from service.artifact import Artifact, Library, Probe
+from service.backends.onnxruntime import MODEL
+from service.backends.tvm import cpu_flags
+from service.errors import ArtifactError
+
+Network = nn.Module | Graph  # in float, of images of `SIZE`; or of integers
+
+RECORDS: Final = Path(__file__).parent / "tuning"
+WORK: Final = Path("runs") / "tuning"
+
+_TOLERANCE = 1e-3  # of a logit, as for every engine that computes in float32
+_WORTH_TUNING = 100_000  # operations: convolutions; LLVM alone makes the rest fast (the largest, a pool, takes 3 us)
+_TRIALS_A_ROUND = 16  # so many are compiled and measured before the cost model learns
+_VECTOR = 16  # classes that fill a vector of AVX-512, and two of AVX2
+_FAILED = 1e9  # seconds, less than MetaSchedule's 1e10 for a schedule that did not run
+_WORKER_TIMEOUT = 60  # seconds; each round starts workers anew, which import TVM (and torch with it) first
+
+
+@dataclass(frozen=True)
+class Level:
+    """A kind of CPU: what LLVM calls it, and the flags of /proc/cpuinfo that its instructions need."""
+
+    name: str
+    mcpu: str
+    needs: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+
+    @property
+    def lanes(self) -> int:
+        """Floats of a vector."""
+        return 16 if "avx512f" in self.needs else 8
+
+    @property
+    def integers(self) -> bool:
+        """Whether an integer network is computed in integers: with AVX-512 VNNI, and not without.
+
+        Without it, the fastest exact instruction is vpmaddwd, on operands widened to 16 bits: the network of `tvm-int8`
+        took 1.8 ms by AVX2's, tuned, and takes 1.2 ms in float32 with Winograd's convolutions (one thread, AMD EPYC).
+        """
+        return "avx512_vnni" in self.needs
+
+    @property
+    def target(self) -> Target:
+        """TVM's target: one core, for the service computes each plate on one thread."""
+        return Target({"kind": "llvm", "mcpu": self.mcpu, "mattr": list(self.attributes), "num-cores": 1})
+
+
+# The levels of the x86-64 psABI (https://gitlab.com/x86-psABIs/x86-64-ABI, table 3.1), beyond what every x86-64 has.
+_V3 = (
+    *("cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"),  # x86-64-v2
+    *("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"),
+)
+_V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+_WITH_AVX2 = Level("x86-64-v3", "x86-64-v3", _V3)
+LEVELS: Final = (
+    Level("x86-64-v4", "x86-64-v4", _V4, ("-prefer-256-bit",)),
+    _WITH_AVX2,
+)  # the fastest first
+INTEGER_LEVELS: Final = (
+    Level("x86-64-v4-vnni", "x86-64-v4", (*_V4, "avx512_vnni"), ("-prefer-256-bit", "+avx512vnni")),
+    _WITH_AVX2,  # which computes floats: see `Level.integers`
+)
+
+# Names of LLVM that the kernel spells otherwise (arch/x86/include/asm/cpufeatures.h).
+_CPUINFO = {
+    **{"bmi": "bmi1", "lzcnt": "abm", "sahf": "lahf_lm", "sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2"},
+    **{f"avx512{name}": f"avx512_{name}" for name in ("bf16", "bitalg", "fp16", "vbmi2", "vnni", "vpopcntdq")},
+    "avxvnni": "avx_vnni",
+}
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What is done to a network, in the order of an ablation's rows; each pass counts on those before it."""
+
+    fold: bool = True  # batch normalization into the weights of the convolution before it
+    layout: bool = True  # channels last (NHWC, HWIO), so that vectors run along channels
+    winograd: bool = True  # 3x3 convolutions with fewer multiplications, and the schedules of their transforms
+    fuse: bool = True  # bias, ReLU and other element-wise work into the kernel before it
+    cse: bool = True  # common subexpressions computed once
+    tuned: bool = True  # the best schedules that MetaSchedule found
+    prepacked: bool = True  # weights laid out ahead of time as the tuned kernels read them, not by each call
+
+
+def stages() -> dict[str, Passes]:
+    """The rows of an ablation: `untuned`, then one pass more in each."""
+    names = [field.name for field in fields(Passes)]
+    enabled = dict.fromkeys(names, False)
+    rows = {"untuned": Passes(**enabled)}
+    for name in names:
+        enabled[name] = True
+        rows[name] = Passes(**enabled)
+    return rows
+
+
+def stage(name: str) -> Passes:
+    """The passes of one row of `stages`; ValueError if there is none of that name."""
+    if found := stages().get(name):
+        return found
+    raise ValueError(f"no stage is called {name!r}: give {', '.join(stages())}")
+
+
+def level(name: str) -> Level:
+    """The level of that name, `native` being this machine's CPU as LLVM knows it; ValueError if there is none."""
+    if name != "native":
+        known = {level.name: level for level in (*LEVELS, *INTEGER_LEVELS)}
+        if name in known:
+            return known[name]
+        raise ValueError(f"no CPU level is called {name!r}: give {', '.join(known)} or native")
+    cpu, flags = codegen.llvm_get_system_cpu(), cpu_flags()
+    with Target({"kind": "llvm", "mcpu": cpu}):
+        features = {feature: _CPUINFO.get(feature, feature) for feature in codegen.llvm_get_cpu_features()}
+    # A hypervisor may hide what LLVM takes for granted in a CPU of that name.
+    hidden = [f"-{f}" for f, flag in features.items() if flag.startswith(("avx", "fma", "f16c")) and flag not in flags]
+    return Level(cpu, cpu, tuple(sorted(flags.intersection(features.values()))), tuple(sorted(hidden)))
+
+
+def levels_of(network: Network) -> tuple[Level, ...]:
+    """The levels that a network is published for."""
+    return INTEGER_LEVELS if isinstance(network, Graph) else LEVELS
+
+
+def computed(network: Network, level: Level) -> Network:
+    """What a library of the level computes: the network, or floats in the place of integers where they are faster."""
+    if isinstance(network, Graph) and not level.integers:
+        return plain(dequantized(network))
+    return network
+
+
+def network_of(source: Artifact) -> Network:
+    """The network of a torch artifact, or the integer one of an ONNX artifact; ArtifactError for another."""
+    match source.manifest.backend:
+        case "torch":
+            return candidates.load_network(source).eval()
+        case "onnxruntime":
+            return onnx.read(source.file(MODEL))
+        case _:
+            raise ArtifactError(f"{source.folder} is compiled already: name the variant that it was compiled from")
+
+
+class _WholeVectors(nn.Module):
+    """A float graph with outputs of 0 added to its linear map, then cut off: 74 classes fill no vectors, 80 do."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.outputs = len(graph.weighted[-1].bias)
+        self.network = plain(_one_product(graph, -self.outputs % _VECTOR))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found, _ = self.network.outputs(images)
+        return self.network.laid_out(found[self.network.graph.output.name][:, : self.outputs])
+
+
+def _one_product(graph: Graph, more: int) -> Graph:
+    """A float graph whose output is a convolution of all that its linear map takes, with `more` outputs of 0."""
+    output = graph.output
+    if not isinstance(output, Linear):
+        return graph
+    values = np.concatenate([part.values for part in output.parts], axis=1)[:, :, None, None]
+    values = np.pad(values, [(0, more), (0, 0), (0, 0), (0, 0)])
+    features = Concatenate(name=f"{output.name}.features", inputs=output.inputs)
+    product = Convolution(
+        name=output.name,
+        inputs=(features.name,),
+        weights=Weights(values, np.ones(len(values), np.float32)),
+        bias=np.pad(output.bias, (0, more)),
+        stride=(1, 1),
+        padding=(0, 0),
+        relu=False,
+    )
+    return replace(graph, nodes=(*graph.nodes[:-1], features, product))
+
+
+def lowered(network: Network, level: Level, passes: Passes) -> tvm.IRModule:
+    """The network as kernels in TVM's loop language, with a schedule where nothing is to be found by tuning.
+
+    ValueError if TVM cannot import it.
+    """
+    network = computed(network, level)
+    if isinstance(network, Graph):
+        return integers.build(network)
+    module = _floats(network, passes)
+    example = torch.zeros(1, *SIZE, dtype=torch.uint8)
+    with torch.no_grad():
+        module = from_exported_program(torch.export.export(module, (example,)), unwrap_unit_return_tuple=True)
+    sequence = [DecomposeOpsForInference(), CanonicalizeBindings()]
+    if passes.layout:
+        sequence.append(ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}))
+    sequence += [FoldConstant(), CanonicalizeBindings()]
+    if passes.cse:
+        sequence.append(EliminateCommonSubexpr())
+    convolutions = winograd.Legalizer()
+    sequence += [
+        DeadCodeElimination(),
+        LegalizeOps({"relax.nn.conv2d": convolutions} if passes.winograd else None),
+        AnnotateTIROpPattern(),
+        FoldConstant(),
+    ]
+    if passes.fuse:
+        sequence += [FuseOps(), FuseTIR()]
+    if passes.tuned:
+        sequence.append(AttachAttrLayoutFreeBuffers())  # a schedule may read the weights in an order of its own
+    with level.target:
+        module = tvm.transform.Sequential(sequence)(module)
+    for variable, function in module.functions.items():
+        if isinstance(function, tvm.tirx.PrimFunc) and (made := winograd.scheduled(function, level.lanes)):
+            module[variable] = made
+    return convolutions.remember(module)
+
+
+def _floats(network: nn.Module, passes: Passes) -> nn.Module:
+    """What is exported of a float network: its graph, or the network itself where nothing is folded."""
+    if not passes.fold:
+        return copy.deepcopy(network).eval()
+    graph = network.graph if isinstance(network, FakeQuantized) else trace(network, SIZE)
+    return _WholeVectors(graph) if passes.layout else plain(_one_product(graph, 0))
+
+
+def scheduled(
+    network: Network, level: Level, passes: Passes | None = None, records: Path = RECORDS
+) -> tuple[tvm.IRModule, tuple[str, ...]]:
+    """The network's kernels with the schedules in `records`: the level's own, else those of another level.
+
+    With it come the names of the kernels that are worth tuning and had no record: they stay plain loops, of an integer
+    network a schedule drawn at random, since these must have the instruction.
+    """
+    passes = passes or Passes()
+    network = computed(network, level)
+    module, untuned = lowered(network, level, passes), []
+    with level.target:
+        if passes.tuned:
+            with _database(extract_tasks(module, level.target), level, records):
+                module = MetaScheduleApplyDatabase()(module)
+            untuned = [
+                variable.name_hint
+                for variable, function in module.functions.items()
+                if isinstance(function, tvm.tirx.PrimFunc) and _worth_tuning(function)
+            ]
+        if isinstance(network, Graph):
+            return integers.completed(module), tuple(sorted(untuned))
+        if passes.prepacked:
+            module = SplitLayoutRewritePreproc()(module)
+        module = winograd.deferred(module, level.lanes)
+        module = tvm.transform.Sequential([FoldConstant(), DeadCodeElimination()])(module)
+    return module, tuple(sorted(untuned))
+
+
+def export(module: tvm.IRModule, level: Level, path: Path) -> None:
+    """Compile scheduled kernels into a shared library without debugging information; its memory is planned ahead."""
+    if cc.get_cc() is None:
+        raise ValueError("linking a library takes a C++ compiler: install g++, or set CXX to yours")
+    relax.build(module, level.target).export_library(str(path), options=["-s"])
+
+
+def tune(
+    network: Network,
+    level: Level,
+    trials: int,
+    passes: Passes | None = None,
+    records: Path = RECORDS,
+    work: Path = WORK,
+) -> None:
+    """Measure `trials` schedules of every kernel worth it, the largest first, and keep the best in `records`.
+
+    Needs a quiet machine. All that was measured is kept in `work`/<level>, so that the same call goes on where an
+    earlier one was stopped. Raises ValueError where no schedule of a kernel ran.
+    """
+    passes = passes or Passes()
+    folder = work / level.name
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["TVM_NUM_THREADS"] = "1"  # read by the process that measures
+    cores = len(os.sched_getaffinity(0))
+    initialize = _without_intrinsics()
+    initialize()
+    kernels = extract_tasks(lowered(network, level, passes), level.target)
+    kernels = [kernel for kernel in kernels if _worth_tuning(kernel.dispatched[0]["main"])]
+    kernels.sort(key=lambda kernel: -kernel.weight * estimate_tir_flops(kernel.dispatched[0]))
+    search: dict[str, Any] = {
+        "work_dir": str(folder),
+        "builder": ms.builder.LocalBuilder(max_workers=cores, timeout_sec=_WORKER_TIMEOUT, initializer=initialize),
+        "runner": ms.runner.LocalRunner(timeout_sec=_WORKER_TIMEOUT, initializer=initialize),
+        "database": ms.database.JSONDatabase(work_dir=str(folder)),
+        "cost_model": ms.cost_model.XGBModel(num_tuning_cores=cores),
+    }
+    for kernel in (progress := tqdm(kernels, unit="kernel", desc=level.name)):
+        progress.set_postfix_str(kernel.task_name)
+        key = _key(kernel.dispatched[0])
+        if (left := trials - len(_trials(folder).get(key, []))) > 0:
+            logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.WARNING)  # all of it goes to `folder`/logs
+            contexts, weights = extracted_tasks_to_tune_contexts(
+                [kernel],
+                str(folder),
+                space=tuning_space.generator(level.lanes),
+                strategy=tuning_space.search(),
+                num_threads=cores,
+            )
+            per_round = min(left, _TRIALS_A_ROUND)
+            ms.tune_tasks(
+                tasks=contexts, task_weights=weights, max_trials_global=left, num_trials_per_iter=per_round, **search
+            )
+        tried = _trials(folder).get(key, [])
+        fastest = min(tried, key=_seconds, default=None)
+        if fastest is None or _seconds(fastest) >= _FAILED:
+            raise ValueError(f"none of {len(tried)} schedules of {kernel.task_name} ran; see {folder / 'logs'}")
+        progress.write(f"{kernel.task_name}: {1e6 * _seconds(fastest):.1f} us, the best of {len(tried)} schedules")
+        record = {"kernel": kernel.task_name, "cpu": evaluate.machine(), "trials": len(tried), "trial": fastest}
+        _keep(_file(records, level), key, record)
+
+
+def candidate(
+    source: Artifact,
+    variant: str,
+    levels: tuple[Level, ...] = (),
+    passes: Passes | None = None,
+    records: Path = RECORDS,
+) -> candidates.Candidate:
+    """The network of an artifact, compiled for each of `levels`, by default those that it is published for.
+
+    What it has to reproduce are torch's logits, or those of `graph/reference.py`; a library that computes an integer
+    network in floats has to reproduce those of torch, and so has a probe of its own.
+    """
+    passes = passes or Passes()
+    network = network_of(source)
+    levels = levels or levels_of(network)
+    seed = source.manifest.provenance.seed
+    arguments: dict[str, object] = {
+        "source": f"{source.manifest.variant} {source.manifest.version}",
+        "passes": asdict(passes),
+        "apache-tvm": version("apache-tvm"),
+        "tuned on": {level.name: _tuned_on(_file(records, level)) for level in levels},
+    }
+    if isinstance(network, Graph):
+        made = quantize.candidate(variant, network, seed=seed, arguments=arguments)
+    else:
+        assert isinstance(network, LPRNet)
+        made = candidates.torch_candidate(variant, network, seed=seed, arguments=arguments)
+
+    def write(folder: Path) -> None:
+        for level in levels:
+            module, untuned = scheduled(network, level, passes, records)
+            if untuned:
+                print(f"{level.name}: no tuning record for {', '.join(untuned)}; --tune makes them")
+            export(module, level, folder / f"{level.name}.so")
+
+    libraries, others = [], {}
+    for level in levels:
+        probe = None
+        if (floats := computed(network, level)) is not network:
+            assert isinstance(floats, nn.Module)
+            probe = Probe(file=f"{level.name}.npz", tolerance=_TOLERANCE)
+            others[probe.file] = partial(candidates.torch_logits, floats)
+        libraries.append(Library(file=f"{level.name}.so", level=level.name, needs=level.needs, probe=probe))
+    return replace(made, backend="tvm", write=write, tolerance=_TOLERANCE, libraries=tuple(libraries), others=others)
+
+
+def _file(records: Path, level: Level) -> Path:
+    return records / f"{level.name}.json"
+
+
+def _worth_tuning(kernel: tvm.tirx.PrimFunc) -> bool:
+    scheduled = kernel.attrs and kernel.attrs.get("tirx.is_scheduled")
+    return not scheduled and bool(estimate_tir_flops(tvm.IRModule({"main": kernel})) >= _WORTH_TUNING)
+
+
+def _without_intrinsics() -> Callable[[], None]:
+    """For every process that tunes: keep TVM from registering its tensor intrinsics, which no kernel here uses.
+
+    It parses them from scripts, for half a minute of each worker's life. A closure, for workers get it by value.
+    """
+
+    def initialize() -> None:
+        import sys
+        import types
+
+        name = "tvm.s_tir.tensor_intrin"
+        sys.modules.setdefault(name, types.ModuleType(name))
+
+    return initialize
+
+
+def _database(kernels: list[ms.ExtractedTask], level: Level, records: Path) -> ms.database.MemoryDatabase:
+    """The best known schedule of each kernel: the level's own record, else that of another level."""
+    known: dict[str, Any] = {}
+    for path in sorted(records.glob("*.json"), key=lambda path: path.stem == level.name):
+        known |= _read(path)
+    database = ms.database.MemoryDatabase()
+    for kernel in kernels:
+        if record := known.get(_key(kernel.dispatched[0])):
+            workload = database.commit_workload(kernel.dispatched[0])
+            database.commit_tuning_record(ms.database.TuningRecord.from_json(record["trial"], workload))
+    return database
+
+
+def _key(kernel: tvm.IRModule) -> str:
+    """TVM's structural hash: what a record is found by, whatever network the kernel belongs to."""
+    return str(ms.database.Workload(kernel).as_json()[0])
+
+
+def _trials(folder: Path) -> dict[str, list[Any]]:
+    """What a database in `folder` holds, by the hash of the kernel: trials, failed ones too."""
+    workloads, trials = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        for path in (folder / "database_workload.json", folder / "database_tuning_record.json")
+    )
+    found: dict[str, list[Any]] = {key: [] for key, _ in workloads}
+    for index, trial in trials:
+        found[workloads[index][0]].append(trial)
+    return found
+
+
+def _seconds(trial: Any) -> float:
+    return float(np.mean([float(seconds) for seconds in trial[1]]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A level's records by the hash of their kernel: its name, the trial, and the CPU that it was measured on."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _keep(path: Path, key: str, record: dict[str, Any]) -> None:
+    """Put a record beside those of other kernels, and in the place of a slower one of its own kernel and CPU."""
+    records = _read(path)
+    older = records.get(key)
+    if older and older["cpu"] == record["cpu"] and _seconds(older["trial"]) <= _seconds(record["trial"]):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (f"{json.dumps(key)}: {json.dumps(record)}" for key, record in {**records, key: record}.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _tuned_on(path: Path) -> list[str]:
+    return sorted({record["cpu"] for record in _read(path).values()})

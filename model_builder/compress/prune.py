@@ -1,0 +1,409 @@
+"""Pruning: how sensitive each layer is, the published L1 recipe, and channels that are really removed.
+
+The widths of `pruned` are chosen as NetAdapt does (Yang et al., arXiv 1804.03230): cut, again and again, the
+convolution whose next weakest channels cost the least loss for the multiply-adds they save. In between the network is
+trained, distilled from the one it came from. That search can't tell what training brings back where much is cut: of
+`pruned` it took, for another quarter of the multiply-adds, 128 of the 160 channels of the column, which cost next to
+nothing. For networks that small, widths are given instead (`given`), and each convolution keeps its strongest channels.
+"""
+
+import copy
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from tqdm import tqdm
+
+from model_builder.graph.description import Graph
+from model_builder.graph.ops import Concatenate, Context, Convolution, Pixels
+from model_builder.graph.trace import trace
+from model_builder.networks.blocks import ConvUnit
+from model_builder.networks.reader import SIZE, LPRNet
+from model_builder.train.data import Crops, collate
+from model_builder.train.loop import TrainConfig, ctc_loss, exact_match, option, train
+
+RATIOS = tuple(tenth / 10 for tenth in range(1, 10))
+GRAIN = 16  # channels of a cut: what a vector of integers or floats holds
+
+Keep = Mapping[str, Tensor]  # name of a convolution -> indices of the channels that it keeps, ascending
+
+
+def weighted(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Every convolution and linear layer by its name."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+def magnitude(network: LPRNet, ratio: float, scope: Literal["layer", "global"]) -> LPRNet:
+    """The published recipe, made permanent: a copy whose smallest weights (L1) are 0.
+
+    `ratio` is their share, of each layer or of all layers together. The shapes stay, and so does the time it takes.
+    """
+    pruned = copy.deepcopy(network)
+    layers = [(layer, "weight") for layer in weighted(pruned).values()]
+    if scope == "global":
+        prune.global_unstructured(layers, prune.L1Unstructured, amount=ratio)
+    else:
+        for layer, _ in layers:
+            _cut_weights(layer, ratio)
+    for layer, name in layers:
+        prune.remove(layer, name)  # type: ignore[no-untyped-call]
+    return pruned
+
+
+def holder(pruned: LPRNet) -> Callable[[LPRNet], None]:
+    """Keeps at 0, in a network that is trained on, the weights that are 0 in `pruned`."""
+    masks = {name: layer.weight != 0 for name, layer in weighted(pruned).items()}
+
+    @torch.no_grad()
+    def hold(network: LPRNet) -> None:
+        for name, layer in weighted(network).items():
+            layer.weight.mul_(masks[name].to(layer.weight.device))
+
+    return hold
+
+
+def _cut_weights(layer: nn.Module, ratio: float) -> None:
+    prune.l1_unstructured(layer, "weight", ratio)  # type: ignore[no-untyped-call]
+
+
+def sensitivity(network: LPRNet, crops: Crops) -> Iterator[tuple[str, list[float]]]:
+    """For each layer the exact match on `crops` when that layer alone loses 10, 20, ... 90 % of its weights (L1)."""
+    for name in weighted(network):
+        accuracies = []
+        for ratio in RATIOS:
+            pruned = copy.deepcopy(network)
+            _cut_weights(weighted(pruned)[name], ratio)
+            accuracies.append(exact_match(pruned, crops))
+        yield name, accuracies
+
+
+def units(network: LPRNet) -> dict[str, ConvUnit]:
+    """The convolutions whose channels can be cut, by name, in the order of computation."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, ConvUnit)}
+
+
+def importance(unit: ConvUnit) -> Tensor:
+    """How much each channel of a unit weighs: the L1 norm of its filter times its batch normalization's scale."""
+    convolution, normalization = unit[0], unit[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(normalization, nn.BatchNorm2d)
+    assert normalization.running_var is not None
+    scale = normalization.weight.abs() / (normalization.running_var + normalization.eps).sqrt()
+    return (convolution.weight.abs().sum((1, 2, 3)) * scale).detach()
+
+
+def strongest(network: LPRNet, counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """The `counts` most important channels of each unit; all of a unit that `counts` leaves out."""
+    kept = {}
+    for name, unit in units(network).items():
+        weights = importance(unit)
+        kept[name] = weights.topk(counts.get(name, len(weights))).indices.sort().values
+    return kept
+
+
+def masked(network: LPRNet, keep: Keep) -> LPRNet:
+    """A copy whose other channels are 0: what `slim` has to compute, at the full cost."""
+    result = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, unit in units(result).items():
+            gone = torch.ones(len(unit[1].weight), dtype=torch.bool)  # type: ignore[arg-type]
+            gone[keep[name]] = False
+            for parameter in unit[1].parameters():
+                parameter[gone] = 0
+    return result
+
+
+def slim(network: LPRNet, keep: Keep) -> LPRNet:
+    """A smaller network of only the channels in `keep`; it computes what `masked` does."""
+    graph, result = trace(network, SIZE), copy.deepcopy(network)
+    for node in graph.weighted:
+        unit = result.get_submodule(node.name)
+        layer = unit[0] if isinstance(unit, ConvUnit) else unit
+        assert isinstance(layer, nn.Conv2d)
+        _cut_inputs(layer, _kept_of_joined(graph, node.inputs, keep))
+        if isinstance(unit, ConvUnit):
+            _cut_outputs(unit, keep[node.name])
+    return result
+
+
+def _kept_of_joined(graph: Graph, names: tuple[str, ...], keep: Keep) -> Tensor:
+    """Which channels are left of outputs that stand behind each other."""
+    found, offset = [], 0
+    for name in names:
+        found.append(_kept(graph, name, keep) + offset)
+        offset += graph.shapes()[name][2]
+    return torch.cat(found)
+
+
+def _kept(graph: Graph, name: str, keep: Keep) -> Tensor:
+    """Which channels are left of a node's output. Raises ValueError where what is added keeps different ones."""
+    node = graph[name]
+    if isinstance(node, Convolution):
+        return keep[name]
+    if isinstance(node, Pixels):
+        return torch.arange(node.size[2])
+    if isinstance(node, Concatenate | Context):
+        return _kept_of_joined(graph, node.inputs, keep)
+    kept = [_kept(graph, source, keep) for source in node.inputs]
+    if any(not torch.equal(kept[0], other) for other in kept[1:]):
+        raise ValueError(f"{name} adds {', '.join(node.inputs)}: the same channels of them must be kept")
+    return kept[0]
+
+
+def _cut_inputs(layer: nn.Conv2d, kept: Tensor) -> None:
+    layer.weight = nn.Parameter(layer.weight.detach()[:, kept])
+    layer.in_channels = len(kept)
+
+
+def _cut_outputs(unit: ConvUnit, kept: Tensor) -> None:
+    convolution, normalization = unit[0], unit[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(normalization, nn.BatchNorm2d)
+    convolution.weight = nn.Parameter(convolution.weight.detach()[kept])
+    convolution.out_channels = normalization.num_features = len(kept)
+    for name, parameter in [*normalization.named_parameters()]:
+        setattr(normalization, name, nn.Parameter(parameter.detach()[kept]))
+    for name, buffer in [*normalization.named_buffers()]:
+        if buffer.ndim:
+            setattr(normalization, name, buffer[kept])
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shares of the source's multiply-adds and weights; as a target, the most that may be left."""
+
+    multiply_adds: float
+    parameters: float
+
+    @classmethod
+    def of(cls, network: LPRNet, source: LPRNet) -> "Size":
+        """What is left of `source` in `network`."""
+        counts = [sum(trace(n, SIZE).multiply_adds().values()) for n in (network, source)]
+        weights = [sum(parameter.numel() for parameter in n.parameters()) for n in (network, source)]
+        return cls(counts[0] / counts[1], weights[0] / weights[1])
+
+    def within(self, target: "Size") -> bool:
+        """Whether no more is left than `target` allows."""
+        return self.multiply_adds <= target.multiply_adds and self.parameters <= target.parameters
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One step of the search: a unit, the channels it has then, and the network's size (as shares) and loss."""
+
+    unit: str
+    channels: int
+    size: Size
+    loss: float
+
+
+def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator[tuple[Cut, LPRNet]]:
+    """Cut channels of `start`, GRAIN at a time, until no more of `source` is left than `target` allows.
+
+    The last cut may save more than was asked for; then channels are given back where that fits and helps. Yields each
+    step with the network after it. The loss is CTC's on `crops`, which are rendered and neither trained nor validated
+    on. Raises ValueError when there is nothing left to cut.
+    """
+
+    def measured(unit: str, keep: Keep) -> tuple[Cut, Keep]:
+        network = slim(start, keep)
+        return Cut(unit, len(keep[unit]), Size.of(network, source), _loss(network, crops)), keep
+
+    keep: Keep = strongest(start, {})
+    size, loss = Size.of(start, source), _loss(start, crops)
+    while not size.within(target):
+        possible = [measured(name, fewer) for name in keep if (fewer := _fewer(start, keep, name))]
+        if not possible:
+            raise ValueError(f"nothing is left to cut at {size}, and {target} was asked for")
+        cut, keep = min(possible, key=lambda step: (step[0].loss - loss) / _saving(size, step[0].size, target))
+        size, loss = cut.size, cut.loss
+        yield cut, slim(start, keep)
+    while True:
+        larger = [measured(name, more) for name in keep if (more := _more(start, keep, name))]
+        helpful = [step for step in larger if step[0].size.within(target) and step[0].loss < loss]
+        if not helpful:
+            return
+        cut, keep = min(helpful, key=lambda step: step[0].loss)
+        loss = cut.loss
+        yield cut, slim(start, keep)
+
+
+def _fewer(start: LPRNet, keep: Keep, name: str) -> Keep | None:
+    """`keep` without the weakest GRAIN channels of a unit; None where too few would be left."""
+    weights = importance(units(slim(start, keep))[name])
+    if len(weights) < 2 * GRAIN:
+        return None
+    return {**keep, name: keep[name][weights.topk(len(weights) - GRAIN).indices.sort().values]}
+
+
+def _more(start: LPRNet, keep: Keep, name: str) -> Keep | None:
+    """`keep` with the strongest GRAIN channels of a unit that were cut; None where all are left."""
+    weights = importance(units(start)[name])
+    weights[keep[name]] = -1.0
+    if int((weights >= 0).sum()) < GRAIN:
+        return None
+    return {**keep, name: torch.cat([keep[name], weights.topk(GRAIN).indices]).sort().values}
+
+
+def _saving(before: Size, after: Size, target: Size) -> float:
+    """The multiply-adds that a cut saves of those too many; once they are few enough, the weights.
+
+    1e-3 where it saves nothing that is asked for. Counting both at once starved the last layers, which have many
+    weights and few multiply-adds, long before the weights were what was too many.
+    """
+    if before.multiply_adds > target.multiply_adds:
+        return max(1e-3, before.multiply_adds - max(after.multiply_adds, target.multiply_adds))
+    return max(1e-3, before.parameters - max(after.parameters, target.parameters))
+
+
+@torch.inference_mode()
+def _loss(network: LPRNet, crops: Crops) -> float:
+    network.eval()
+    starts = range(0, len(crops.texts), 250)
+    batches = (collate(crops.images[i : i + 250], crops.texts[i : i + 250]) for i in starts)
+    return sum(float(ctc_loss(network(batch.crops), batch)) * len(batch.lengths) for batch in batches) / len(
+        crops.texts
+    )
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Everything that decides a pruning, with the reason for each default."""
+
+    multiply_adds: float = option(
+        0.40, "share of multiply-adds that is left; TVM then takes half of the time, torch at batch 1 a little more"
+    )
+    parameters: float = option(0.45, "share of weights that is left; the file, graph included, is then less than half")
+    rounds: int = option(2, "rounds of cutting and training; one alone loses more than training brings back")
+    steps: int = option(600, "steps of training after each round but the last")
+    last_steps: int = option(33000, "steps of training after the last round; a smaller network learns more slowly")
+    learning_rate: float = option(6e-3, "Muon's, the baseline's own: half of it was slower")
+    plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
+    channels: str = option("", "channels of each convolution, comma-separated, in place of the search and its rounds")
+
+
+def prune_network(
+    folder: Path, source: LPRNet, config: PruneConfig, crops: Crops, **training: Any
+) -> tuple[LPRNet, list[Cut]]:
+    """Cut and train in rounds, or go on with what lies in `folder`; returns the network and all cuts.
+
+    `training` are more fields of TrainConfig. Writes `folder`/round-N/cut.pt (the network as cut) beside the training's
+    own files. Raises ValueError when the folder holds a pruning of another configuration.
+    """
+    network, cuts = source, []
+    rounds = 1 if config.channels else config.rounds
+    for number in range(1, rounds + 1):
+        place = folder / f"round-{number}"
+        share = number / rounds
+        target = Size(config.multiply_adds**share, config.parameters**share)
+        made = _cut_round(place / "cut.pt", network, crops, source, target, config.channels)
+        cuts += made[1]
+        steps = config.last_steps if number == rounds else config.steps
+        settings = TrainConfig(
+            steps=steps,
+            learning_rate=config.learning_rate,
+            warmup=100,
+            decay=0.9,  # long: a network that begins with good weights gains most while the rate falls
+            dropout=0.0,  # few channels are left, and none too many; 300 steps without it gained half a point
+            drill=0.0,  # what is left can't learn these besides: see README
+            seed=10 + number,
+        )
+        network = train(place, replace(settings, **training), initial=made[0], teacher=source)
+    return network, cuts
+
+
+def given(network: LPRNet, channels: str) -> LPRNet:
+    """The strongest channels of each convolution of `network`, as many as `channels` says, in order of computation.
+
+    Raises ValueError where these are no counts for this network.
+    """
+    most = {name: int(unit[1].num_features) for name, unit in units(network).items()}  # type: ignore[arg-type]
+    counts = [int(count) if count.strip().isdigit() else 0 for count in channels.split(",")]
+    if len(counts) != len(most) or not all(0 < n <= limit for n, limit in zip(counts, most.values(), strict=True)):
+        raise ValueError(
+            f"channels {channels!r}: give {len(most)} counts, at most {', '.join(map(str, most.values()))}"
+        )
+    return slim(network, strongest(network, dict(zip(most, counts, strict=True))))
+
+
+def _cut_round(
+    path: Path, network: LPRNet, crops: Crops, source: LPRNet, target: Size, channels: str
+) -> tuple[LPRNet, list[Cut]]:
+    """Cut down to `target`, or to `channels`; what an earlier run left at `path` is taken if that was its aim too."""
+    aim: dict[str, Any] = {"channels": channels} if channels else asdict(target)
+    if path.exists():
+        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        if saved["target"] != aim:
+            raise ValueError(f"{path} was cut to {saved['target']}, not to {aim}: give another --out")
+        network = LPRNet.configured(network.classify.out_channels, saved["network"])
+        network.load_state_dict(saved["weights"])
+        return network, [Cut(**{**cut, "size": Size(**cut["size"])}) for cut in saved["cuts"]]
+    cuts = []
+    if channels:
+        network = given(network, channels)
+    else:
+        progress = tqdm(adapt(network, crops, source, target), desc=f"cut to {target.multiply_adds:.0%}", unit="cut")
+        for cut, smaller in progress:
+            network = smaller
+            cuts.append(cut)
+            progress.set_postfix_str(f"{cut.unit} {cut.channels}, loss {cut.loss:.3f}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {
+            "target": aim,
+            "network": network.configuration(),
+            "weights": network.state_dict(),
+            "cuts": [asdict(cut) for cut in cuts],
+        },
+        path,
+    )
+    return network, cuts
+
+
+RECIPE = 0.35  # the share of weights that the published recipe cuts
+
+
+def study(folder: Path, network: LPRNet, crops: Crops, steps: int, **training: Any) -> dict[str, Any]:
+    """What pruning by magnitude alone does: sensitivity of every layer, and the published recipe's four rows.
+
+    The recipe is trained on for `steps` with its zeros held, in `folder`. Accuracies are exact matches on `crops`.
+    """
+    layers = len(weighted(network))
+    curves = dict(tqdm(sensitivity(network, crops), total=layers, desc="sensitivity", unit="layer"))
+    rows = []
+    scopes: tuple[Literal["layer", "global"], ...] = ("layer", "global")
+    for scope in scopes:
+        pruned = magnitude(network, RECIPE, scope)
+        settings = TrainConfig(steps=steps, learning_rate=1e-3, warmup=50, decay=0.5, seed=20)
+        trained = train(folder / scope, replace(settings, **training), initial=pruned, hold=holder(pruned))
+        rows += [_row(pruned, scope, 0, crops), _row(trained, scope, steps, crops)]
+    return {
+        "plates": len(crops.texts),
+        "unpruned": exact_match(network, crops),
+        "ratios": list(RATIOS),
+        "sensitivity": curves,
+        "recipe": rows,
+    }
+
+
+def stored(network: LPRNet) -> dict[str, int]:
+    """Bytes of the network's weights in float32, as they are and compressed by zlib."""
+    weights = torch.cat([tensor.flatten() for tensor in network.state_dict().values() if tensor.is_floating_point()])
+    return {"bytes": weights.numel() * 4, "compressed_bytes": len(zlib.compress(weights.numpy().tobytes(), 9))}
+
+
+def _row(network: LPRNet, scope: str, steps: int, crops: Crops) -> dict[str, Any]:
+    return {
+        "scope": scope,
+        "ratio": RECIPE,
+        "fine_tuning_steps": steps,
+        "accuracy": exact_match(network, crops),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "nonzero": sum(int((parameter != 0).sum()) for parameter in network.parameters()),
+        **stored(network),
+    }

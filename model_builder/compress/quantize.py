@@ -1,0 +1,375 @@
+"""From a trained network to an integer one: calibrate, choose the layers that stay in float, train, describe, export.
+
+`graph/reference.py` is what the artifact has to compute, `graph/fake_quantized.py` is the same in torch. The engine is
+ONNX Runtime. Beside OpenVINO on the same file it was as fast, began in a fraction of the time and with half of the
+memory, and its integers are exactly those of the reference. OpenVINO rounds some to a neighbour, and without VNNI its
+sums of two products saturate at 16 bits: logits are then off by up to 7, unless weights have 7 bits. torch's integer
+kernels were slower.
+"""
+
+import copy
+import json
+import tempfile
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from model_builder import candidates
+from model_builder.graph import description, onnx
+from model_builder.graph.description import Graph
+from model_builder.graph.fake_quantized import FakeQuantized
+from model_builder.graph.ops import TOP
+from model_builder.graph.reference import run
+from model_builder.graph.trace import trace
+from model_builder.networks.reader import SIZE
+from model_builder.plates.kinds import ALPHABET
+from model_builder.train.data import Crops, development_set, rendered_batches
+from model_builder.train.loop import (
+    BLANK,
+    Checkpoint,
+    CtrlC,
+    Log,
+    ctc_loss,
+    option,
+)
+from service.artifact import Artifact
+from service.backends.onnxruntime import MODEL, open_session, options
+from service.reading import text
+
+# Of a logit. ONNX Runtime's integers are those of the reference, bit for bit; only the contexts and the classifier are
+# summed in another order.
+TOLERANCE = 1e-3
+# A layer in float is summed in another order too, so its output may be rounded to the neighbouring integer at a tie.
+MIXED_TOLERANCE = 0.5
+_SAMPLES = 1 << 15  # activations that a layer's range is chosen from, a batch
+_METHODS = ("max", "99.999 %", "99.99 %", "99.9 %", "mse")
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Everything that decides a quantization, with the reason for each default."""
+
+    calibration: int = option(512, "rendered plates that activations' ranges are taken from")
+    development: int = option(2000, "rendered plates to choose on, none of which are in the validation set")
+    bits: int = option(8, "bits of a weight; 7 keep the sum of two products in 16 bits, for engines without VNNI")
+    floats: str = option("", "layers to keep in float in any case, comma-separated")
+    layer_loss: float = option(0.3, "points that a layer alone in integers may lose before it is kept in float")
+    calibrated_loss: float = option(0.1, "points that calibration may lose before the network is trained")
+    steps: int = option(1000, "steps of training with simulated integers; 0 for none")
+    batch_size: int = option(128, "plates a step, as in training")
+    learning_rate: float = option(1e-4, "AdamW's; small, because the weights are good")
+    warmup: int = option(50, "steps in which the rate rises, while AdamW's moments settle")
+    distillation: float = option(1.0, "weight of the divergence from the float network; CTC's is 1")
+    drill: float = option(0.3, "share of plates with Chinese characters only, as in training")
+    seed: int = option(3, "of the plates to train on; others than the network was trained on")
+    log_every: int = option(250, "steps between accuracies and checkpoints")
+    workers: int = option(1, "rendering processes")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """`exact` of `total` plates read without an error; mean divergence (KL, nats a frame) from the float network."""
+
+    exact: int
+    total: int
+    divergence: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was measured on the development set before any training, and what follows from it."""
+
+    float32: Fidelity
+    methods: dict[str, Fidelity]  # each way to choose ranges, all layers but the given ones in integers
+    method: str  # the one of least divergence: exact matches differ by a plate or two by chance
+    ranges: dict[str, float]  # largest real value of each layer's output
+    alone_integer: dict[str, Fidelity]
+    alone_float: dict[str, Fidelity]
+    floats: list[str]  # layers that stay in float
+    calibrated: Fidelity
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An integer network and how it came about.
+
+    `trained` is None where calibration alone was enough; the trained network is kept where it reads more plates.
+    """
+
+    network: Graph
+    choice: Choice
+    trained: Fidelity | None
+    config: QuantizeConfig
+
+    def record(self) -> dict[str, object]:
+        """For an artifact's provenance."""
+        return {
+            "configuration": asdict(self.config),
+            "choice": asdict(self.choice),
+            "trained": asdict(self.trained) if self.trained else None,
+        }
+
+
+def quantize(folder: Path, source: nn.Module, config: QuantizeConfig) -> Quantized:
+    """Quantize `source`, or go on with what lies in `folder`: choice.json, checkpoint.pt and log.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)
+    source = source.cpu().eval()
+    development = development_set(config.development)
+    simulation = FakeQuantized(trace(source, SIZE), bits=config.bits)
+    choice = _kept_choice(folder / "choice.json", simulation, source, development, config)
+    simulation.floats = frozenset(choice.floats)
+    simulation.set_ranges(choice.ranges)
+    network, trained = simulation.describe(), None
+    lost = 100 * (choice.float32.exact - choice.calibrated.exact) / choice.calibrated.total
+    print(f"calibrated by {choice.method}: {lost:.2f} points lost; float: {', '.join(choice.floats) or 'none'}")
+    if lost > config.calibrated_loss and config.steps > 0:
+        simulation = train(folder, simulation, source, config, development)
+        trained = compare(simulation, development, logits_of(source, development))
+        better = trained.exact > choice.calibrated.exact
+        network = simulation.describe() if better else network
+        lost = 100 * (choice.float32.exact - trained.exact) / trained.total
+        print(f"trained: {lost:.2f} points lost; {'kept' if better else 'no better than calibrated, so not kept'}")
+    return Quantized(network, choice, trained, config)
+
+
+def _kept_choice(
+    path: Path, simulation: FakeQuantized, source: nn.Module, development: Crops, config: QuantizeConfig
+) -> Choice:
+    """The choice that `path` holds, if it was made for the same network and configuration, else a new one."""
+    weights = {name: tensor.numpy() for name, tensor in source.state_dict().items()}
+    decisive = ("calibration", "development", "bits", "floats", "layer_loss")
+    identity = {"network": candidates.digest(weights)} | {name: getattr(config, name) for name in decisive}
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none, or one that was not written to its end
+        saved = json.loads(path.read_text())
+        if saved["identity"] == identity:
+            return TypeAdapter(Choice).validate_python(saved["choice"])
+    choice = choose(simulation, source, development, config)
+    path.write_text(json.dumps({"identity": identity, "choice": asdict(choice)}, indent=1))
+    return choice
+
+
+def choose(simulation: FakeQuantized, source: nn.Module, development: Crops, config: QuantizeConfig) -> Choice:
+    """Choose ranges and the layers that stay in float, by what each choice does to the development set's readings."""
+    reference = logits_of(source, development)
+    float32 = Fidelity(_exact(reference, development), len(development.texts), 0.0)
+    given = frozenset(name for name in config.floats.split(",") if name)
+    simulation.floats = given  # refuses unknown names before anything is computed
+    methods: dict[str, Fidelity] = {}
+    candidates = calibrate(simulation, development.images[: config.calibration])
+    for name in tqdm(_METHODS, desc="ranges", dynamic_ncols=True):
+        simulation.set_ranges(candidates[name])
+        methods[name] = compare(simulation, development, reference)
+    method = min(methods, key=lambda name: methods[name].divergence)
+    simulation.set_ranges(candidates[method])
+    alone_integer, alone_float = {}, {}
+    every = frozenset(simulation.names)
+    for name in tqdm(simulation.names, desc="sensitivity", dynamic_ncols=True):
+        simulation.floats = every - {name}
+        alone_integer[name] = compare(simulation, development, reference)
+        simulation.floats = frozenset({name})
+        alone_float[name] = compare(simulation, development, reference)
+    limit = float32.exact - config.layer_loss * float32.total / 100
+    floats = given | {name for name, found in alone_integer.items() if found.exact < limit}
+    simulation.floats = frozenset(floats)
+    calibrated = compare(simulation, development, reference)
+    return Choice(
+        float32=float32,
+        methods=methods,
+        method=method,
+        ranges=candidates[method],
+        alone_integer=alone_integer,
+        alone_float=alone_float,
+        floats=[name for name in simulation.names if name in floats],
+        calibrated=calibrated,
+    )
+
+
+@torch.inference_mode()
+def calibrate(simulation: FakeQuantized, images: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
+    """For each method, the largest real value that uint8 should hold of each layer's output, from a sample of them.
+
+    The maximum, percentiles, and the end that makes the squared error of rounding and clipping least.
+    """
+    floats, simulation.floats = simulation.floats, frozenset(simulation.names)
+    generator = torch.Generator().manual_seed(0)
+    samples: dict[str, list[Tensor]] = {name: [] for name in simulation.ranged}
+    largest = dict.fromkeys(samples, 0.0)
+    for start in tqdm(range(0, len(images), 32), desc="calibration", dynamic_ncols=True):
+        outputs, _ = simulation.outputs(torch.from_numpy(images[start : start + 32]))
+        for name in samples:
+            output = outputs[name]
+            chosen = torch.randint(output.numel(), (_SAMPLES,), generator=generator)
+            samples[name].append(output.flatten()[chosen])
+            largest[name] = max(largest[name], float(output.max()))
+    simulation.floats = floats
+    found: dict[str, dict[str, float]] = {method: {} for method in _METHODS}
+    for name, parts in samples.items():
+        values = torch.cat(parts).double()
+        ordered = values.sort().values
+        top = max(largest[name], 1e-6)  # a layer that never fires
+        for method in _METHODS:
+            if method.endswith("%"):
+                share = float(method.removesuffix(" %")) / 100
+                found[method][name] = max(float(ordered[round(share * (len(ordered) - 1))]), 1e-6)
+        found["max"][name] = top
+        ends = [top * share for share in np.linspace(0.3, 1, 36)]
+        found["mse"][name] = min(ends, key=lambda end: _squared_error(values, end))
+    return found
+
+
+def _squared_error(values: Tensor, end: float) -> float:
+    step = end / TOP
+    return float(((values / step).round().clamp(0, TOP) * step - values).square().mean())
+
+
+def compare(model: nn.Module, crops: Crops, reference: Tensor) -> Fidelity:
+    """How `model` reads the crops, and how far it is from the float network's logits (n, T, classes)."""
+    logits = logits_of(model, crops)
+    target = reference.log_softmax(2)
+    divergence = (target.exp() * (target - logits.log_softmax(2))).sum(2).mean(dtype=torch.float64)
+    return Fidelity(_exact(logits, crops), len(crops.texts), round(float(divergence), 9))
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, crops: Crops) -> Tensor:
+    """Logits float32 (n, T, classes) of all crops."""
+    model.eval()
+    device = next(model.parameters()).device
+    starts = range(0, len(crops.texts), 125)
+    return torch.cat([model(torch.from_numpy(crops.images[at : at + 125]).to(device)).cpu() for at in starts])
+
+
+def _exact(logits: Tensor, crops: Crops) -> int:
+    read = text.greedy(logits.numpy(), ALPHABET, BLANK)
+    return sum(text == expected for text, expected in zip(read, crops.texts, strict=True))
+
+
+def train(
+    folder: Path, simulation: FakeQuantized, source: nn.Module, config: QuantizeConfig, development: Crops
+) -> FakeQuantized:
+    """Train the simulated integers, or go on with the training whose checkpoint lies in `folder`.
+
+    Weights, biases and scales learn, by CTC and by distillation (Hinton et al., arXiv 1503.02531) from the float
+    network, on new rendered plates. Writes checkpoint.pt and log.csv.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    simulation = simulation.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in train
+    teacher = copy.deepcopy(source).to(device).eval()
+    optimizer = torch.optim.AdamW(simulation.parameters(), config.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    identity = asdict(config) | {"start": candidates.digest(description.arrays(simulation.describe()))}
+    state = Checkpoint(folder / "checkpoint.pt", identity, simulation, optimizer, schedule)
+    first = state.restore(device)
+    log = Log(folder / "log.csv", first)
+    reference = logits_of(source, development)
+    batches = rendered_batches(config.seed, config.batch_size, first, config.workers, config.drill)
+    progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
+    total, counted, started = 0.0, 0, time.monotonic()
+    with CtrlC(state) as ctrl_c:
+        for step in progress:
+            batch = next(batches)
+            ctrl_c.check(step)
+            crops = batch.crops.to(device)
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = simulation.train()(crops)
+                with torch.no_grad():
+                    target = teacher(crops).log_softmax(2)
+            divergence = functional.kl_div(
+                logits.log_softmax(2).flatten(0, 1), target.flatten(0, 1), reduction="batchmean", log_target=True
+            )
+            loss = ctc_loss(logits, batch) + config.distillation * divergence
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            total, counted = total + loss.item(), counted + 1
+            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                state.save(step + 1)
+                found = compare(simulation, development, reference)
+                accuracy, mean = found.exact / found.total, total / counted
+                log.write(step + 1, mean, accuracy, optimizer.param_groups[0]["lr"], time.monotonic() - started)
+                progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.2f} %")
+                total, counted = 0.0, 0
+        ctrl_c.check(config.steps)
+    return simulation.cpu().eval()
+
+
+def _rate(step: int, config: QuantizeConfig) -> float:
+    """Share of the learning rate at `step`: linear warm-up, then linear decay to 0."""
+    return min((step + 1) / max(1, config.warmup), (config.steps - step) / max(1, config.steps - config.warmup))
+
+
+def candidate(variant: str, network: Graph, *, seed: int, arguments: dict[str, object]) -> candidates.Candidate:
+    """The network as ONNX, to be published where ONNX Runtime computes what `integer.py` does."""
+    arrays = description.arrays(network)
+    return candidates.Candidate(
+        variant=variant,
+        backend="onnxruntime",
+        write=lambda folder: onnx.write(network, folder / MODEL),
+        logits=lambda crops: run(network, crops),
+        tolerance=TOLERANCE if all(node.weights.integer for node in network.convolutions) else MIXED_TOLERANCE,
+        digest=candidates.digest(arrays),
+        max_batch=candidates.MAX_BATCH,
+        parameters=sum(array.size for name, array in arrays.items() if not name.endswith("scales")),
+        multiply_adds=sum(network.multiply_adds().values()),
+        seed=seed,
+        arguments={**arguments, "onnxruntime": onnxruntime.__version__},
+    )
+
+
+def kernels(artifact: Artifact) -> dict[str, str]:
+    """What ONNX Runtime's own profile says of each layer of an artifact: the kernel that ran, and what it multiplied.
+
+    Such as {"stem": "QLinearConv uint8 x int8", "classify": "MatMul float"}; QLinearConv sums in integers. Without
+    VNNI, weights that are stored as int8 are multiplied as uint8.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        settings = options(threads=1)
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(Path(folder) / "profile")
+        session = open_session(artifact.content(MODEL), settings)
+        session.run(None, {onnx.INPUT: np.zeros((1, *SIZE), np.uint8)})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    ran = [event for event in events if event["name"].endswith("_kernel_time")]
+    found = {}
+    for event in ran:
+        name, _, part = event["name"].partition("/")
+        if ("Conv" in event["args"]["op_name"] and not part.startswith("sums")) or part.startswith(onnx.PRODUCT):
+            found[name] = event["args"]
+    return {name: _kernel(arguments) for name, arguments in found.items()}
+
+
+def _kernel(arguments: dict[str, Any]) -> str:
+    """The kernel of one event's arguments. Weights that it packed are no inputs, but QLinearConv's zero points are."""
+    kinds = [next(iter(tensor)) for tensor in arguments["input_type_shape"]]
+    if arguments["op_name"] == "QLinearConv":  # x, its scale and zero point, then the weights with theirs
+        return f"QLinearConv {kinds[0]} x {next(kind for kind in kinds[3:] if 'int8' in kind)}"
+    return f"{arguments['op_name']} {kinds[0]}"
+
+
+def dynamic(network: nn.Module) -> tuple[int, nn.Module]:
+    """What torch's dynamic quantization makes of the network, and how many of its modules it changed.
+
+    None: LPRNet has no linear layer, and Conv2d has no dynamic kernel. Often taken for a quantized LPRNet.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated, in several ways
+        changed = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
+            copy.deepcopy(network).eval(), {nn.Conv2d, nn.Linear}, dtype=torch.qint8
+        )
+    after = dict(changed.named_modules())
+    return sum(type(module) is not type(after[name]) for name, module in network.named_modules()), changed

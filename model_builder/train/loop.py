@@ -1,0 +1,333 @@
+"""Training LPRNet with CTC, read top to bottom: data, network, optimizer, loop, checkpoints."""
+
+import copy
+import csv
+import itertools
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from model_builder.networks.reader import LPRNet
+from model_builder.plates.kinds import ALPHABET
+from model_builder.train.data import Batch, Crops, development_set, encode, rendered_batches
+from model_builder.train.muon import Muon
+
+BLANK = len(ALPHABET)
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training, with the reason for each default."""
+
+    steps: int = 11000  # 1.4 M plates: two hours on two cores; the loss still falls after that
+    batch_size: int = 128  # larger ones learn less a plate seen, smaller ones leave the cores idle
+    learning_rate: float = 6e-3  # Muon's, for convolutions; a third of it is AdamW's, for the rest
+    warmup: int = 300  # without it CTC falls into blanks only
+    decay: float = 0.3  # last share of steps in which the rate falls to 0 (warmup-stable-decay, arXiv 2405.18392)
+    weight_decay: float = 0.02  # endless data needs little regularization
+    clip: float = 5.0  # gradient norm: a few unreadable plates must not throw the network
+    average: float = 0.999  # exponential moving average of the weights, worth up to 25 points in mid-training
+    dropout: float = 0.1  # little: the renderer's degradations do its work
+    drill: float = 0.3  # share of plates with Chinese characters only: of a real plate's seven, that one is the hardest
+    seed: int = 1
+    development: int = 2000  # rendered plates that accuracy is logged on; those of the gate are for what is published
+    log_every: int = 500  # steps between accuracies and checkpoints
+    workers: int = 1  # rendering processes
+
+
+def option(default: Any, reason: str) -> Any:
+    """A field of a configuration; --help tells the reason."""
+    return field(default=default, metadata={"help": reason})
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; its last checkpoint is in the run's folder."""
+
+
+class CtrlC:
+    """Within this context, Ctrl-C waits for the end of a step: one that is taken in part cannot be gone on from.
+
+    A second one does not wait. Threads other than the main one are never interrupted, so nothing changes there.
+    """
+
+    def __init__(self, state: "Checkpoint") -> None:
+        self._state = state
+        self._pressed = False
+        self._before: dict[int, Any] = {}  # handlers
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            both = (signal.SIGINT, signal.SIGTERM)  # the builder's commands take either for Ctrl-C
+            self._before = {number: handler for number in both if callable(handler := signal.getsignal(number))}
+        for number in self._before:
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is KeyboardInterrupt:
+            raise Interrupted(f"stopped within a step; the same command goes on from {self._state.path}") from error
+
+    def check(self, step: int) -> None:
+        """Between steps, `step` of which are done: save them and raise Interrupted where Ctrl-C was pressed."""
+        if self._pressed:
+            self._state.save(step)
+            raise Interrupted(f"stopped at step {step}; the same command goes on from {self._state.path}")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._pressed:
+            raise KeyboardInterrupt
+        self._pressed = True
+
+
+def train(
+    folder: Path,
+    config: TrainConfig,
+    *,
+    own: Crops | None = None,
+    initial: LPRNet | None = None,
+    teacher: LPRNet | None = None,
+    hold: Callable[[LPRNet], None] | None = None,
+) -> LPRNet:
+    """Train, or go on with the training whose checkpoint lies in `folder`, and return the averaged network.
+
+    `own` crops make half of every batch beside rendered plates, which keeps what they don't show; `initial` gives the
+    weights and the widths to start from; `teacher` is distilled from, frame by frame; `hold` is called after each
+    update, to keep at 0 what was pruned. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError when the
+    checkpoint in `folder` was made with another configuration or other crops.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    torch.set_flush_denormal(True)
+    model = LPRNet(
+        BLANK + 1,
+        initial.widths if initial else None,
+        context_channels=initial.context_channels if initial else None,
+        dropout=config.dropout,
+    )
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+    if teacher is not None:
+        teacher = copy.deepcopy(teacher).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = AveragedModel(model, multi_avg_fn=_average(config.average), use_buffers=True)
+    optimizers = _optimizers(model, config)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
+    identity = asdict(config) | {"crops": own.digest() if own else ""}
+    state = Checkpoint(folder / "checkpoint.pt", identity, model, averaged, *optimizers, *schedules)
+    first = state.restore(device)
+    log = Log(folder / "log.csv", first)
+    development = development_set(config.development)
+    batches = _batches(config, first, own)
+    progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
+    total, started = torch.zeros((), device=device), time.monotonic()
+    with CtrlC(state) as ctrl_c:
+        for step in progress:
+            batch = next(batches)
+            ctrl_c.check(step)
+            loss = _step(model, batch, optimizers, config, device, teacher)
+            if hold is not None:
+                hold(model)
+            for schedule in schedules:
+                schedule.step()
+            averaged.update_parameters(model)
+            total += loss
+            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                state.save(step + 1)
+                since = step + 1 - max(first, (step // config.log_every) * config.log_every)
+                accuracy = exact_match(averaged.module, development)
+                mean = float(total) / since
+                log.write(step + 1, mean, accuracy, optimizers[0].param_groups[0]["lr"], time.monotonic() - started)
+                progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.1f} %")
+                total.zero_()
+        ctrl_c.check(config.steps)
+    network = averaged.module
+    assert isinstance(network, LPRNet)
+    flush_denormals(network)
+    return network.cpu().eval()
+
+
+def _optimizers(model: LPRNet, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions, AdamW for what is no matrix and, as is usual, for the classifier.
+
+    On the same 350 batches Muon came to a loss of 0.59 and AdamW alone, at its best rate, to 1.11.
+    """
+    inner = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m is not model.classify]
+    known = {id(weight) for weight in inner}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return [
+        Muon(inner, config.learning_rate, config.weight_decay),
+        torch.optim.AdamW(rest, config.learning_rate / 3, weight_decay=config.weight_decay, fused=True),
+    ]
+
+
+def _rate(step: int, config: TrainConfig) -> float:
+    """Share of the learning rate at `step`: linear warm-up, level, linear decay to 0."""
+    falling = max(1, round(config.steps * config.decay))
+    return min(1.0, (step + 1) / max(1, config.warmup), max(0.0, (config.steps - step) / falling))
+
+
+def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Exponential moving average that starts fast, so that the first, random weights are soon forgotten."""
+
+    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, share)
+            else:  # batch normalization's counters
+                average.copy_(value)
+
+    return update
+
+
+def _step(
+    model: nn.Module,
+    batch: Batch,
+    optimizers: list[torch.optim.Optimizer],
+    config: TrainConfig,
+    device: torch.device,
+    teacher: LPRNet | None,
+) -> Tensor:
+    with torch.autocast(device.type, torch.bfloat16):
+        logits = model.train()(batch.crops.to(device))
+        with torch.no_grad():
+            taught = teacher(batch.crops.to(device)) if teacher else None
+    loss = ctc_loss(logits, batch)
+    if taught is not None:
+        loss = loss + distillation_loss(logits, taught, batch)
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    for optimizer in optimizers:
+        optimizer.step()
+    return loss.detach()
+
+
+def ctc_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """CTC loss (Graves et al. 2006) in float32 of logits (n, steps, classes), a mean over texts and characters."""
+    likelihoods = functional.log_softmax(logits.float(), 2).transpose(0, 1)
+    steps = torch.full_like(batch.lengths, logits.shape[1])
+    return functional.ctc_loss(
+        likelihoods, batch.targets.to(logits.device), steps, batch.lengths, blank=BLANK, zero_infinity=True
+    )
+
+
+def distillation_loss(logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
+    """Kullback-Leibler divergence of each frame from the teacher's (Hinton et al., arXiv 1503.02531).
+
+    A pruned network starts with its teacher's alignments, so frames can be compared. Summed over frames and divided by
+    characters, as CTC's loss is.
+    """
+    student, teacher = (functional.log_softmax(rows.float(), 2) for rows in (logits, taught))
+    return functional.kl_div(student, teacher, reduction="sum", log_target=True) / batch.lengths.sum()
+
+
+def _batches(config: TrainConfig, first: int, own: Crops | None) -> Iterator[Batch]:
+    if own is None:
+        return rendered_batches(config.seed, config.batch_size, first, config.workers, config.drill)
+    half = config.batch_size // 2
+    pairs = zip(
+        rendered_batches(config.seed, config.batch_size - half, first, config.workers, config.drill),
+        own.batches(config.seed, half, first),
+        strict=True,
+    )
+    return (Batch(*(torch.cat(parts) for parts in zip(_parts(a), _parts(b), strict=True))) for a, b in pairs)
+
+
+def _parts(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.crops, batch.targets, batch.lengths
+
+
+@torch.inference_mode()
+def exact_match(model: nn.Module, crops: Crops) -> float:
+    """Share of crops whose greedy reading is their text."""
+    device = next(model.parameters()).device
+    right = 0
+    model.eval()
+    for start in range(0, len(crops.texts), 250):
+        images = torch.from_numpy(crops.images[start : start + 250]).to(device)
+        paths = model(images).argmax(2).tolist()
+        for path, text in zip(paths, crops.texts[start : start + 250], strict=True):
+            right += [key for key, _ in itertools.groupby(path) if key != BLANK] == encode(text)
+    return right / len(crops.texts)
+
+
+def flush_denormals(model: nn.Module) -> None:
+    """Set to 0 every weight too small for a normal float32: on a CPU they are ten times slower and add nothing."""
+    with torch.no_grad():
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            if tensor.is_floating_point():
+                tensor[tensor.abs() < torch.finfo(torch.float32).tiny] = 0
+
+
+class Checkpoint:
+    """All that a training needs to go on exactly."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], *parts: Any) -> None:
+        self.path, self.identity, self.parts = path, identity, parts
+
+    def save(self, step: int) -> None:
+        state = {
+            "step": step,
+            "identity": self.identity,
+            "random": torch.get_rng_state(),
+            "parts": [part.state_dict() for part in self.parts],
+        }
+        aside = self.path.with_suffix(".new")
+        torch.save(state, aside)
+        aside.replace(self.path)
+
+    def restore(self, device: torch.device) -> int:
+        """Load what the file holds, if there is one, and return the step to go on from.
+
+        `steps` may differ from the checkpoint's: a training can be made longer or be brought to its end early.
+        """
+        if not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, map_location=device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise ValueError(f"{self.path} is damaged: remove it to begin again") from error
+        same = ("steps", "workers", "log_every", "development")
+        changed = [k for k, v in self.identity.items() if k not in same and state["identity"].get(k) != v]
+        if changed:
+            raise ValueError(f"{self.path} was made with another {', '.join(changed)}: give the same, or another --out")
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+        torch.set_rng_state(state["random"].cpu())
+        return int(state["step"])
+
+
+class Log:
+    """A line of loss and accuracy each `log_every` steps, as CSV."""
+
+    columns = ("step", "loss", "rendered_accuracy", "learning_rate", "seconds")
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path = path
+        if first == 0 or not path.exists():
+            self._append(self.columns, "w")
+
+    def _append(self, row: tuple[object, ...], mode: str = "a") -> None:
+        with self.path.open(mode, newline="") as file:
+            csv.writer(file).writerow(row)
+
+    def write(self, step: int, loss: float, accuracy: float, rate: float, seconds: float) -> None:
+        self._append((step, f"{loss:.4f}", f"{accuracy:.4f}", f"{rate:.6f}", f"{seconds:.0f}"))

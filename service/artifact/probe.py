@@ -1,0 +1,95 @@
+"""Probe of an artifact: inputs with their expected logits, the one proof that an engine computes what was published."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from service import host
+from service.artifact.manifest import PROBE, Library, Probe
+from service.artifact.store import Artifact
+from service.errors import ArtifactError, brief
+
+if TYPE_CHECKING:  # backends reads artifacts, so only the type may come from there
+    from service.backends.base import Backend
+
+PROBE_BYTES: Final = 64 << 20  # most of each array of a probe, decompressed
+
+
+def write_probe(folder: Path, images: NDArray[np.uint8], logits: NDArray[np.float32], file: str = PROBE) -> None:
+    """Write a probe: images uint8 (n, H, W, 3) and the logits float32 (n, T, C) expected for them."""
+    np.savez_compressed(folder / file, input=images, logits=logits)
+
+
+def library_here(artifact: Artifact) -> Library | None:
+    """The library that this CPU runs; None where it can run none, or nothing is compiled."""
+    return artifact.manifest.library(host.flags())
+
+
+def probe_here(artifact: Artifact) -> Probe:
+    """What has to be computed on this CPU: the probe of the library that it runs, if that has its own."""
+    library = library_here(artifact)
+    return library.probe if library and library.probe else artifact.manifest.probe
+
+
+def read_probe(artifact: Artifact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Images uint8 (n, H, W, 3) and expected logits float32 (n, T, C) of the probe for this CPU.
+
+    Raises ArtifactError where that one, or one for other CPUs, is damaged.
+    """
+    found = {probe.file: _probe(artifact, probe.file) for probe in artifact.manifest.probes}
+    return found[probe_here(artifact).file]
+
+
+def check_probe(backend: "Backend", artifact: Artifact) -> None:
+    """Compute the probe for this CPU and compare: the one check of publisher, readiness and tests.
+
+    Raises ArtifactError if shapes differ or a logit is further from the expected one than the manifest's tolerance.
+    """
+    images, expected = read_probe(artifact)
+    probe = probe_here(artifact)
+    path, tolerance = artifact.file(probe.file), probe.tolerance
+    try:
+        logits = backend.infer(images)
+    except Exception as error:  # engines raise whatever a model of other shapes leads them to
+        raise ArtifactError(f"{path}: {backend.engine} cannot compute it: {brief(error)}") from error
+    if logits.shape != expected.shape or logits.shape[-1] != len(artifact.manifest.alphabet) + 1:
+        raise ArtifactError(f"{path}: expected logits {expected.shape}, {backend.engine} computed {logits.shape}")
+    with np.errstate(all="ignore"):
+        difference = float(np.abs(logits - expected).max())
+    if not difference <= tolerance:  # written so that NaN fails too
+        raise ArtifactError(
+            f"{path}: {backend.engine} is off by {difference:.3g}, more than the {tolerance:.3g} allowed"
+        )
+
+
+def _probe(artifact: Artifact, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    path, manifest = artifact.file(name), artifact.manifest
+    data = artifact.content(name)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            images = _array(archive, "input", np.uint8, manifest.input.shape[1:])
+            logits = _array(archive, "logits", np.float32, manifest.output.shape[1:])
+    except Exception as error:  # zipfile and NumPy raise whatever damaged bytes lead them to
+        raise ArtifactError(f"{path} is not a probe with the arrays input and logits: {brief(error)}") from error
+    if not np.isfinite(logits).all():
+        raise ArtifactError(f"{path} holds logits that are no finite numbers, so the model cannot be checked")
+    if len(images) != len(logits) or len(images) == 0:
+        raise ArtifactError(f"{path} must hold input and logits of the same length, at least 1")
+    return images, logits
+
+
+def _array(archive: zipfile.ZipFile, name: str, dtype: DTypeLike, row: tuple[int | str, ...]) -> NDArray[Any]:
+    """An array (n, *row) of a probe; raises ValueError, also for one that would be too large, before it is unpacked."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.file_size > PROBE_BYTES or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} has more than {PROBE_BYTES} bytes, or is compressed otherwise than by deflate")
+    with archive.open(member) as stream:
+        data = stream.read(member.file_size)  # no more, whatever the compressed bytes hold
+    array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    if array.dtype != dtype or array.shape[1:] != row:
+        raise ValueError(f"{name} must be {np.dtype(dtype)} of rows {row}")
+    return array

@@ -1,0 +1,65 @@
+"""A second variant reads a share of what the active one has answered; how often they disagree is a metric.
+
+No answer waits for it: it reads one image at a time, and only while the active variant has nothing to do. What it does
+not get to is skipped.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from service.pipeline.recognizer import Outcome, Seen
+from service.pipeline.registry import Variants
+from service.reading.containers import Encoded
+
+Compared = Literal["agreed", "disagreed", "failed", "skipped"]  # of an image
+WAITING, WAITING_BYTES = 64, 32 * 1024**2  # most images that wait for their turn, and most bytes of them
+
+log = logging.getLogger(__name__)
+
+
+class Shadow:
+    """Compares the variant `name` with the active one. Its methods belong to the event loop."""
+
+    def __init__(self, variants: Variants, name: str, share: float, count: Callable[[Compared, int], None]) -> None:
+        """Of the requests offered, a random `share` is taken; `count` is told of what came of how many images."""
+        self.name = name
+        self._variants = variants
+        self._share = share
+        self._count = count
+        self._waiting: asyncio.Queue[tuple[Encoded, str]] = asyncio.Queue()
+        self._bytes = 0
+
+    def offer(self, images: Sequence[Encoded], outcomes: Sequence[Outcome]) -> None:
+        """What the active variant has read on images; returns at once."""
+        if self._variants.name == self.name or random.random() >= self._share:
+            return
+        read = [
+            (data, seen.reading.text) for data, seen in zip(images, outcomes, strict=True) if isinstance(seen, Seen)
+        ]
+        size = sum(len(data) for data, _ in read)
+        if self._waiting.qsize() + len(read) > WAITING or self._bytes + size > WAITING_BYTES:
+            self._count("skipped", len(read))
+            return
+        self._bytes += size
+        for sample in read:
+            self._waiting.put_nowait(sample)
+
+    async def run(self) -> None:
+        """Compare what was taken, until cancelled."""
+        while True:
+            image, text = await self._waiting.get()
+            await self._variants.active.idle()
+            self._bytes -= len(image)
+            self._count(await self._compare(image, text), 1)
+
+    async def _compare(self, image: Encoded, text: str) -> Compared:
+        try:
+            recognizer = await self._variants.get(self.name)
+            (seen,), _ = await recognizer.recognize([image], top_k=1)
+        except Exception as error:  # whatever it is, it must not end the comparing
+            log.warning("The shadow %s failed: %s", self.name, error)
+            return "failed"
+        return "agreed" if isinstance(seen, Seen) and seen.reading.text == text else "disagreed"

@@ -1,0 +1,121 @@
+"""What stands after the network, once for training, evaluation and serving alike.
+
+Logits -> `Reader.read` -> text, confidences, candidates (or `greedy` for many plates and only their texts).
+
+The network tells P(text | image), the CTC probability summed over all alignments. It was trained on texts of known
+formats, but its output is not held to them. So a prior says how probable a text is before the image is seen: 1 for one
+that fits a format of the grammar, 0.01 for any other (`prior.OTHER`). By Bayes' rule, the confidence of a text is
+
+    P(text | image) * prior(text) / sum over all texts of P(text' | image) * prior(text')
+
+as in speech recognition, where a CTC network is combined with a language model (Hannun et al. 2014, arXiv 1412.5567,
+section 2.2). `ctc.Search` finds the texts in the order of their confidence, and bounds the sum from above: what it has
+not looked into counts with the largest prior that is possible there. So a confidence is a lower bound, confidences of
+different texts add up to at most 1, and an improbable text does not become certain for want of better ones.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import Description, Grammar
+from service.reading import ctc
+from service.reading.prior import Prior
+
+
+class Character(NamedTuple):
+    """One character and its largest probability among the frames in which the best path emits it."""
+
+    char: str
+    confidence: float
+
+
+class Candidate(NamedTuple):
+    """A possible text and its confidence, the posterior probability of exactly this text."""
+
+    text: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one plate says. `text` and `confidence` are those of `candidates[0]`; the candidates are sorted.
+
+    `formats` are the names of all formats of the grammar that the text fits, in the grammar's order. Of a network that
+    sees no character, the text is empty.
+    """
+
+    text: str
+    confidence: float
+    formats: tuple[str, ...]
+    characters: tuple[Character, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def valid_format(self) -> bool:
+        """Whether the text fits a known plate format."""
+        return bool(self.formats)
+
+
+class Reader:
+    """Turns the logits of a model with this alphabet, blank and grammar into texts. Threads may share it."""
+
+    def __init__(self, alphabet: str, blank: int, grammar: Grammar) -> None:
+        self._classes = _classes(alphabet, blank)
+        self._blank = blank
+        self._prior = Prior(grammar.formats, self._classes)
+
+    @classmethod
+    def of(cls, model: Description) -> "Reader":
+        """The reader of a model, by its manifest."""
+        return cls(model.alphabet, model.blank, model.grammar)
+
+    def read(self, logits: NDArray[np.floating], top_k: int = 1, only: Grammar | None = None) -> Reading:
+        """One plate's logits (T, C) to its `top_k` most probable texts.
+
+        With `only`, a part of the grammar, they are the most probable ones that fit one of its formats: the decoding
+        itself is held to them, so that they are found however improbable they are. The confidence of a text is the same
+        with `only` and without it. The reading is empty where no text of `only` fits the frames.
+        """
+        probabilities = ctc.softmax(logits)
+        search = ctc.Search(probabilities, self._blank, self._prior)
+        ranked = list(islice(search, top_k)) if only is None else self._fitting(probabilities, search, only)[:top_k]
+        if not ranked:
+            return Reading("", 0.0, (), (), ())
+        candidates = tuple([Candidate(self._text(labels), confidence) for labels, confidence in ranked])
+        (text, confidence), labels = candidates[0], ranked[0][0]
+        characters = tuple(map(Character, text, search.align(labels)))
+        return Reading(text, confidence, self._prior.formats(labels), characters, candidates)
+
+    def _fitting(self, probabilities: ctc.Float, search: ctc.Search, only: Grammar) -> list[tuple[ctc.Labels, float]]:
+        """The labellings that fit, the most probable first, each with its posterior among all that there are."""
+        next(iter(search), None)  # then it knows the evidence
+        numbers = {char: number for number, char in enumerate(self._classes) if char}
+        scores: dict[ctc.Labels, float] = {}
+        for template in dict.fromkeys(template for format in only.formats for template in format.templates):
+            allowed = [[numbers[char] for char in chars] for chars in template]
+            scores |= ctc.fitting(probabilities, self._blank, allowed)
+        ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+        return [(labels, min(scores[labels] / search.evidence, 1.0)) for labels in ranked]
+
+    def _text(self, labels: ctc.Labels) -> str:
+        return "".join([self._classes[label] for label in labels])
+
+
+def greedy(logits: NDArray[np.floating], alphabet: str, blank: int) -> list[str]:
+    """The texts of N plates from logits (N, T, C): best class per frame, repeats merged, blanks dropped."""
+    best = np.asarray(logits).argmax(axis=-1)
+    before = np.concatenate([np.full_like(best[:, :1], blank), best[:, :-1]], axis=1)
+    chars = np.array(_classes(alphabet, blank))
+    emits = (best != blank) & (best != before)
+    return ["".join(chars[row[mask]]) for row, mask in zip(best, emits, strict=True)]
+
+
+@cache
+def _classes(alphabet: str, blank: int) -> tuple[str, ...]:
+    """The text of every class; the blank's is empty."""
+    return (*alphabet[:blank], "", *alphabet[blank:])

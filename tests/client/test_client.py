@@ -1,0 +1,299 @@
+"""The Python client and the command line, against real servers and in the process itself."""
+
+import asyncio
+import csv
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import settings
+from service.client import cli
+from service.client.client import AsyncClient, Client
+from service.errors import Refused, Unreachable
+from service.settings import REPOSITORY
+from service.wire import Recognition
+from tests.conftest import TINY_TEXT, Serving, encode, picture
+from tests.test_samples import SAMPLES
+
+NOTE = "No reading was as sure as 1: is this a crop of one plate?"
+KEY = "a key of 20 letters."
+
+
+@pytest.fixture(scope="module")
+def url(client) -> str:
+    return str(client.base_url)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images, one of them deeper, something else, and what only looks like an image."""
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "a.JPG").write_bytes(encode(".jpg"))
+    (tmp_path / "deeper" / "b.png").write_bytes(encode(".png", picture(60, 20)))
+    (tmp_path / "deeper" / "broken.png").write_bytes(b"x")
+    (tmp_path / "labels.txt").write_text("x")
+    return tmp_path
+
+
+def test_the_client_reads_paths_and_bytes_and_keeps_the_order(url, folder):
+    with Client(url) as client:
+        answer = client.read(folder / "a.JPG", encode(), folder / "deeper" / "broken.png", top_k=2)
+        assert isinstance(answer, Recognition)
+        assert answer.model.variant == "tiny"
+        first, second, third = answer.results
+        assert (first.filename, second.filename, third.filename) == ("a.JPG", None, "broken.png")
+        assert [result.plates[0].text for result in (first, second)] == [TINY_TEXT] * 2
+        assert len(first.plates[0].candidates) == 2
+        assert third.error is not None
+        assert third.error.status == 400
+        assert client.read(encode(), formats=["cn-standard"], variant="tiny").results[0].plates[0].formats == [
+            "cn-standard"
+        ]
+        (unsure,) = client.read(encode(), min_confidence=1).results
+        assert (unsure.plates, unsure.note) == ([], NOTE)
+        assert client.variants().active == "tiny"
+        assert client.model().variant == "tiny"
+
+
+def test_the_client_raises_what_the_server_says(url):
+    with Client(url) as client:
+        with pytest.raises(Refused, match="not a readable JPEG") as refused:
+            client.read(b"x")
+        assert refused.value.status == 400
+        with pytest.raises(Refused, match="no 'cn-pink'"):
+            client.read(encode(), formats=["cn-pink"])
+        with pytest.raises(Refused, match="LPR_API_KEYS"):
+            client.activate("tiny")
+    with Client(f"{url}/static", retries=0) as client, pytest.raises(Refused, match="GET /docs"):
+        client.read(encode())
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with Client(nobody) as client, pytest.raises(Unreachable, match="does not answer"):
+            client.variants()
+
+
+def test_the_client_carries_its_key(serving: Serving):
+    url = str(serving(api_keys=KEY).base_url)
+    with Client(url, api_key=KEY) as client:
+        assert client.read(encode()).results[0].plates[0].text == TINY_TEXT
+        assert client.activate("tiny").active == "tiny"
+    with Client(url) as client, pytest.raises(Refused, match="API key") as refused:
+        client.read(encode())
+    assert refused.value.status == 401
+
+
+def test_a_busy_server_is_asked_again(serving: Serving):
+    """One image at a time is all that it takes, and four ask at once; each of them waits a second or more."""
+    url = str(serving(max_images=1, queue=1).base_url)
+    large = encode(".png", picture(2000, 2000))
+
+    async def read() -> list[Recognition]:
+        async with AsyncClient(url, retries=20) as client:
+            return await asyncio.gather(*(client.read(large) for _ in range(4)))
+
+    assert [answer.results[0].plates[0].text for answer in asyncio.run(read())] == [TINY_TEXT] * 4
+
+
+def test_the_awaited_client_does_the_same(url, folder):
+    async def use() -> None:
+        async with AsyncClient(url) as client:
+            answer = await client.read(folder / "a.JPG", min_confidence=1)
+            assert (answer.results[0].filename, answer.results[0].plates) == ("a.JPG", [])
+            assert (await client.variants()).active == (await client.model()).variant == "tiny"
+            with pytest.raises(Refused, match="not a readable JPEG"):
+                await client.read(b"x")
+            with pytest.raises(Refused, match="LPR_API_KEYS"):
+                await client.activate("tiny")
+        async with AsyncClient("http://127.0.0.1:1") as client:
+            with pytest.raises(Unreachable):
+                await client.variants()
+
+    asyncio.run(use())
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> None:
+    """In the process itself, the tiny artifact reads."""
+    for name, value in {"BACKEND": "tiny", "ARTIFACTS": str(artifacts), "THREADS": "1"}.items():
+        monkeypatch.setenv(f"LPR_{name}", value)
+    monkeypatch.delenv("LPR_URL", raising=False)
+
+
+@pytest.fixture(params=["here", "there"])
+def where(request: pytest.FixtureRequest, url: str) -> list[str]:
+    return ["--url", url] if request.param == "there" else []
+
+
+def test_a_folder_is_read_in_order_and_what_cannot_be_read_is_told(where, folder, capsys):
+    assert cli.main(["read", str(folder), *where]) == cli.SOME_NOT_READ
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    files = [folder / "a.JPG", folder / "deeper" / "b.png", folder / "deeper" / "broken.png"]
+    assert [line[0] for line in lines] == list(map(str, files))
+    assert [line[1] for line in lines[:2]] == [TINY_TEXT] * 2
+    assert lines[0][3] == "cn-standard"
+    assert lines[2][1].startswith("The image is not a readable JPEG")
+
+
+def test_rows_for_programs(where, folder, capsys):
+    assert cli.main(["read", str(folder), "--csv", *where]) == cli.SOME_NOT_READ
+    first, _, third = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert (first["file"], first["text"], first["formats"]) == (str(folder / "a.JPG"), TINY_TEXT, "cn-standard")
+    assert (first["valid_format"], first["error"]) == ("True", "")
+    assert 0 < float(first["confidence"]) <= 1
+    assert (third["text"], third["confidence"]) == ("", "")
+    assert third["error"].endswith(".")
+    file = str(folder / "a.JPG")
+    assert cli.main(["read", file, "--json", "--top-k", "2", *where]) == cli.ALL_READ
+    (line,) = capsys.readouterr().out.splitlines()
+    row = json.loads(line)
+    assert (row["file"], row["error"]) == (file, None)
+    assert (row["plates"][0]["text"], len(row["plates"][0]["candidates"])) == (TINY_TEXT, 2)
+    assert cli.main(["read", file, "--json", "--min-confidence", "1", *where]) == cli.ALL_READ
+    row = json.loads(capsys.readouterr().out)
+    assert (row["plates"], row["note"], row["error"]) == ([], NOTE, None)
+    assert cli.main(["read", file, "--csv", "--min-confidence", "1", *where]) == cli.ALL_READ
+    (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert (row["text"], row["formats"], row["note"], row["error"]) == ("", "", NOTE, "")
+    assert cli.main(["read", file, "--min-confidence", "1", *where]) == cli.ALL_READ
+    assert capsys.readouterr().out == f"{file}\t{NOTE}\n"
+
+
+def test_what_makes_no_sense_is_refused_with_a_sentence(where, folder, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    file = str(folder / "a.JPG")
+    for arguments, sentence in (
+        ([str(tmp_path / "none")], "There is no file or folder"),
+        ([str(empty)], "The folder holds no image: .jpg"),
+        ([str(tmp_path / "none"), str(empty)], "no image: .jpg"),
+        ([str(folder / "labels"), str(empty)], "There is no file or folder"),
+        ([file, "--format", "cn-pink"], "there is no 'cn-pink'"),
+        ([file, "--variant", "none"], "here is no"),
+        (["--url", "http://127.0.0.1:1", file], "does not answer"),
+        (["--url", "127.0.0.1:1", file], "does not answer"),
+        (["--url", "http://host:port", file], "is no address"),
+    ):
+        assert cli.main(["read", *(where if "--url" not in arguments else []), *arguments]) == cli.REFUSED
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("lpr: ")
+        assert sentence in said.err
+    for arguments in ([], ["read"], ["read", file, "--csv", "--json"], ["read", file, "--min-confidence", "2"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 2
+
+
+def test_a_file_that_cannot_be_opened_is_one_row(where, folder, capsys):
+    (folder / "gone.png").symlink_to(folder / "nothing")
+    assert cli.main(["read", str(folder), *where]) == cli.SOME_NOT_READ
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert "The file cannot be opened: No such file or directory." in lines[3]
+
+
+def test_what_was_skipped_in_folders_is_told_and_what_was_named_has_a_row(where, folder, capsys):
+    (folder / "deeper" / "broken.png").unlink()
+    (folder / "empty").mkdir()
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "a.jpg").write_bytes(encode())
+    (folder / "deeper" / "._b.png").write_bytes(b"x")
+    (folder / "notes").write_text("x")
+    (folder / "again").symlink_to(folder / "deeper")
+    os.mkfifo(folder / "pipe.jpg")  # whoever opened it would wait for ever
+    assert cli.main(["read", str(folder), *where]) == cli.ALL_READ
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert said.err == (
+        "lpr: 2 read, 0 not. Skipped in folders: files that are no images (.txt, without a suffix): 2; "
+        "empty folders: 1; hidden: 2; links to folders: 1; no regular files: 1.\n"
+    )
+    named = [folder / name for name in ("a.JPG", "labels.txt", "empty", "gone", "pipe.jpg")]
+    assert cli.main(["read", *map(str, named), *where]) == cli.SOME_NOT_READ
+    rows = dict(line.split("\t")[:2] for line in capsys.readouterr().out.splitlines())
+    assert list(rows) == list(map(str, named))
+    assert rows[str(named[0])] == TINY_TEXT
+    errors = ("The image is not", "The folder holds no", "There is no file", "It is no regular")
+    for path, error in zip(named[1:], errors, strict=True):
+        assert rows[str(path)].startswith(error)
+
+
+def test_a_folder_that_cannot_be_opened_is_a_row(folder, capsys, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("deeper"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert cli.main(["read", str(folder)]) == cli.SOME_NOT_READ
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"{folder / 'deeper'}\tThe folder cannot be opened: Permission denied."
+
+
+def test_a_file_of_too_many_bytes_is_not_read(folder, capsys, monkeypatch):
+    monkeypatch.setenv("LPR_MAX_BYTES", "1000")
+    with (folder / "huge.jpg").open("wb") as huge:
+        huge.truncate(10**12)  # sparse
+    assert cli.main(["read", str(folder / "huge.jpg")]) == cli.SOME_NOT_READ
+    assert "1,000,000,000,000 bytes; LPR_MAX_BYTES allows 1,000." in capsys.readouterr().out
+
+
+def test_the_key_and_the_server_come_from_the_environment(serving: Serving, folder, capsys, monkeypatch):
+    url = str(serving(api_keys=KEY).base_url)
+    monkeypatch.setenv("LPR_URL", url)
+    assert cli.main(["read", str(folder / "a.JPG")]) == cli.REFUSED
+    assert "API key" in capsys.readouterr().err
+    monkeypatch.setenv("LPR_API_KEY", KEY)
+    assert cli.main(["read", str(folder / "a.JPG")]) == cli.ALL_READ
+    assert KEY not in repr(settings.ClientSettings())
+
+
+def test_a_bar_shows_the_progress_on_a_terminal(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main(["read", str(folder / "a.JPG"), str(folder / "deeper" / "b.png")]) == cli.ALL_READ
+    said = capsys.readouterr()
+    assert "2/2" in said.err
+    assert len(said.out.splitlines()) == 2
+
+
+def test_the_command_reads_a_published_variant_without_a_server(monkeypatch):
+    monkeypatch.delenv("LPR_ARTIFACTS")
+    samples = REPOSITORY / "tests" / "samples"
+    command = [sys.executable, "-c", "import sys; from service.client.cli import main; sys.exit(main())"]
+    command += ["read", str(samples), "--csv", "--variant", "quantized"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert {Path(row["file"]).name: row["text"] for row in rows} == dict(SAMPLES)
+    assert (
+        done.stderr == "lpr: 6 read, 0 not. Skipped in folders: files that are no images (.csv): 1.\n"
+    )  # no bar: no terminal
+
+
+def test_a_reader_that_goes_away_is_no_fault(folder):
+    head = shutil.which("true")
+    command = f"import sys; from service.client.cli import main; sys.exit(main(['read', {str(folder)!r}]))"
+    with subprocess.Popen([str(head)], stdin=subprocess.PIPE) as reader:
+        reader.wait()
+        done = subprocess.run(
+            [sys.executable, "-c", command], cwd=REPOSITORY, stdout=reader.stdin, stderr=subprocess.PIPE, check=False
+        )
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_file_that_ends_early_is_read_with_a_warning(where, tmp_path, capsys):
+    file = tmp_path / "cut.jpg"
+    file.write_bytes(encode(".jpg", picture(300, 100))[:-40])
+    assert cli.main(["read", str(file), "--json", *where]) == cli.ALL_READ
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["truncated"] is True
+    assert f"lpr: {file} ends early" in printed.err

@@ -1,0 +1,123 @@
+"""Each published variant is served by the packages of its own extra alone, and `make serve` installs just those."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import httpx
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from service.artifact import read, variants
+from service.settings import REPOSITORY, Settings
+from tests.conftest import PUBLISHED, TINY_TEXT, encode
+from tests.process.test_server import Process, environment, started
+from tests.test_samples import FOLDER, SAMPLES
+
+
+def installed(*extras: str) -> list[Distribution]:
+    """What `pip install '.[extras]'` brings, but for lpr itself."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    found: dict[str, Distribution] = {}
+    while wanted:
+        requirement = Requirement(wanted.pop())
+        name = canonicalize_name(requirement.name)
+        if name not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            assert not requirement.extras  # none asks for another's, so far
+            found[name] = distribution(name)
+            wanted += found[name].requires or []
+    return list(found.values())
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """An empty folder of packages beside a folder that holds `service` alone."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "service").symlink_to(REPOSITORY / "service")
+    return tmp_path / "packages"
+
+
+def link(distributions: list[Distribution], packages: Path) -> None:
+    """Put into `packages` what the distributions have in site-packages."""
+    for found in distributions:
+        files = [file.parts for file in found.files or []]
+        for name in {first for first, *rest in files if rest or first.endswith((".py", ".so"))} - {"..", "__pycache__"}:
+            if not (packages / name).exists():
+                (packages / name).symlink_to(found.locate_file(name))
+
+
+@pytest.mark.parametrize("variant", variants(PUBLISHED))
+def test_a_variant_is_served_with_its_extra_alone(variant, packages):
+    engine = read(PUBLISHED / variant).manifest.backend
+    link(installed(engine), packages)
+    for name in {"torch", "tvm", "onnxruntime", "openvino", "httpx"} - {engine}:
+        assert not (packages / name).exists()
+    command = [sys.executable, "-S", "-m", "service"]  # without site-packages
+    env = environment(PUBLISHED, BACKEND=variant) | {"PYTHONPATH": str(packages)}
+    server = Process(env, command, packages.parent)
+    try:
+        file, text = SAMPLES[0]
+        assert hasattr(server, "url"), server.said
+        answer = httpx.post(f"{server.url}/recognize", files={"image": (file, (FOLDER / file).read_bytes())}).json()
+        assert answer["results"][0]["plates"][0]["text"] == text
+        assert answer["model"]["engine"].split()[0] == engine
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def make(**settings: str) -> list[str]:
+    """The extras that `make serve` would install into a new environment."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LPR_", "MAKE", "MFLAGS"))}
+    command = ["make", "--dry-run", "serve", "VENV=none"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=inherited | settings, capture_output=True, text=True, check=True)
+    (extras,) = re.findall(r"--editable '?\.(.*?)'?\n", done.stdout)
+    return extras
+
+
+@pytest.mark.parametrize("variant", variants(PUBLISHED))
+def test_make_serve_installs_the_engine_of_the_variant(variant):
+    assert make(LPR_BACKEND=variant) == f"[client,{read(PUBLISHED / variant).manifest.backend}]"
+
+
+def test_make_serve_knows_the_default_and_the_folder_of_artifacts(artifacts):
+    default = Settings.model_fields["backend"].default
+    assert make() == make(LPR_BACKEND=default) != ""
+    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,torch]"
+
+
+def test_make_serve_leaves_it_to_the_service_to_name_the_variants_there_are():
+    assert make(LPR_BACKEND="nonsense") == "[client]"
+
+
+def test_the_command_of_the_documents_reads_on_the_server_that_make_serve_starts(packages, artifacts):
+    page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    (printed,) = re.findall(r"^\.venv/bin/lpr (read .*--url http://127\.0\.0\.1:8000) ", page, re.MULTILINE)
+    link(installed(*make().strip("[]").split(",")), packages)
+    (packages.parent / "plates").mkdir()
+    for name in ("a.jpg", "plates/b.jpg"):
+        (packages.parent / name).write_bytes(encode())
+    with started(artifacts) as server:
+        words = printed.replace("http://127.0.0.1:8000", server.url).split()
+        command = "import sys; from service.client.cli import main; sys.exit(main(sys.argv[1:]))"
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", command, *words],
+            cwd=packages.parent,
+            env={"PYTHONPATH": str(packages)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert [line.split("\t")[:2] for line in done.stdout.splitlines()] == [
+        ["plates/b.jpg", TINY_TEXT],
+        ["a.jpg", TINY_TEXT],
+    ]

@@ -1,0 +1,241 @@
+"""The Open Inference Protocol as Triton's own client speaks it, and what that client would never send."""
+
+import base64
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.artifact import Artifact, read_probe
+from service.reading import decode, geometry
+from service.settings import Settings
+from tests.conftest import PUBLISHED, TINY_TEXT, Serving, encode, picture, running
+from tests.test_samples import FOLDER, SAMPLES
+
+triton = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]: make test")
+from tritonclient.utils import InferenceServerException  # noqa: E402
+
+Client = triton.InferenceServerClient
+VERSION = "1"  # of the tiny artifact
+
+
+def connect(url: str) -> Client:
+    return Client(url.removeprefix("http://").rstrip("/"))
+
+
+@pytest.fixture(scope="module")
+def protocol(client: httpx.Client) -> Iterator[Client]:
+    """Triton's client of the tiny artifact's server."""
+    found = connect(str(client.base_url))
+    yield found
+    found.close()
+
+
+def image(*files: bytes, binary: bool = True) -> triton.InferInput:
+    tensor = triton.InferInput("image", [len(files)], "BYTES")
+    tensor.set_data_from_numpy(np.array(files, np.object_), binary_data=binary)
+    return tensor
+
+
+def crops(batch: NDArray[np.uint8], binary: bool = True) -> triton.InferInput:
+    tensor = triton.InferInput("input", list(batch.shape), "UINT8")
+    tensor.set_data_from_numpy(batch, binary_data=binary)
+    return tensor
+
+
+def texts(result: triton.InferResult, name: str = "text") -> list[str]:
+    return [text.decode() if isinstance(text, bytes) else text for text in result.as_numpy(name)]
+
+
+def test_health_and_metadata(protocol):
+    assert protocol.is_server_live()
+    assert protocol.is_server_ready()
+    assert protocol.is_model_ready("tiny")
+    assert protocol.is_model_ready("tiny", VERSION)
+    assert not protocol.is_model_ready("none")
+    assert not protocol.is_model_ready("tiny", "2")
+    server = protocol.get_server_metadata()
+    assert (server["name"], server["extensions"]) == ("lpr", ["binary_tensor_data"])
+    model = protocol.get_model_metadata("tiny")
+    assert (model["name"], model["versions"], model["platform"]) == ("tiny", [VERSION], "torch")
+    tensors = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in model["inputs"] + model["outputs"]}
+    assert tensors == {
+        "image": ("BYTES", [-1]),
+        "input": ("UINT8", [-1, 24, 94, 3]),
+        "text": ("BYTES", [-1]),
+        "confidence": ("FP32", [-1]),
+        "format": ("BYTES", [-1]),
+        "logits": ("FP32", [-1, 20, 18]),
+    }
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_probe_comes_out_as_published(protocol, tiny: Artifact, binary):
+    images, logits = read_probe(tiny)
+    wishes = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("logits", "text")]
+    result = protocol.infer("tiny", [crops(images, binary)], VERSION, wishes, request_id="x")
+    np.testing.assert_allclose(result.as_numpy("logits"), logits, atol=tiny.manifest.probe.tolerance)
+    assert texts(result) == [TINY_TEXT] * len(images)
+    response = result.get_response()
+    assert (response["model_name"], response["model_version"], response["id"]) == ("tiny", VERSION, "x")
+    assert [output["name"] for output in response["outputs"]] == ["logits", "text"]
+
+
+def test_encoded_images_are_read_as_by_recognize(client, protocol):
+    files = [encode(), encode(".png", picture(200, 60))]
+    answers = client.post("/recognize", files=[("image", file) for file in files]).json()["results"]
+    result = protocol.infer("tiny", [image(*files)])  # all outputs, in bytes
+    assert texts(result) == [answer["plates"][0]["text"] for answer in answers]
+    assert texts(result, "format") == ["cn-standard"] * 2
+    confidences = [answer["plates"][0]["confidence"] for answer in answers]
+    np.testing.assert_allclose(result.as_numpy("confidence"), confidences, rtol=1e-6)
+    assert result.as_numpy("logits").shape == (2, 20, 18)
+    coded = [base64.b64encode(file) for file in files]
+    again = protocol.infer("tiny", [image(*coded, binary=False)], parameters={"format": "cn-standard"})
+    assert texts(again) == texts(result)
+    unsure = protocol.infer("tiny", [image(*files)], parameters={"min_confidence": 1})
+    assert (texts(unsure), texts(unsure, "format")) == ([""] * 2, [""] * 2)
+    np.testing.assert_array_equal(unsure.as_numpy("confidence"), result.as_numpy("confidence"))
+
+
+def test_any_installed_variant_is_a_model():
+    with running(Settings(backend="tvm", artifacts=PUBLISHED, threads=1)) as url:
+        protocol = connect(url)
+        files = [(FOLDER / file).read_bytes() for file, _ in SAMPLES]
+        for name in ("tvm", "quantized"):
+            assert protocol.is_model_ready(name)
+            assert texts(protocol.infer(name, [image(*files)])) == [text for _, text in SAMPLES]
+        pixels = np.stack([geometry.prepare(decode.decode_image(file, 1_000_000)) for file in files])
+        assert texts(protocol.infer("quantized", [crops(pixels)])) == [text for _, text in SAMPLES]
+        protocol.close()
+
+
+def test_what_cannot_be_read_is_told_in_the_words_of_the_protocol(protocol, serving: Serving):
+    for model, inputs, version, sentence in (
+        ("tiny", [image(b"x")], "", "Image 1 of 1: The image is not a readable JPEG"),
+        ("tiny", [image(encode(), b"")], "", "Image 2 of 2: The image has no bytes"),
+        ("tiny", [image(b"*", binary=False)], "", "not base64"),
+        ("tiny", [crops(np.zeros((1, 24, 93, 3), np.uint8))], "", "of the shape [1, 24, 94, 3]"),
+        ("tiny", [crops(np.zeros((0, 24, 94, 3), np.uint8))], "", "no rows"),
+        ("tiny", [image(encode()), crops(np.zeros((1, 24, 94, 3), np.uint8))], "", "at most 1 item"),
+        ("tiny", [image(encode())], "2", "no version '2' of tiny"),
+        ("none", [image(encode())], "", "no variant 'none'"),
+    ):
+        with pytest.raises(InferenceServerException) as refusal:
+            protocol.infer(model, inputs, version)
+        assert sentence in refusal.value.message()
+    with pytest.raises(InferenceServerException, match="no output 'x'"):
+        protocol.infer("tiny", [image(encode())], outputs=[triton.InferRequestedOutput("x")])
+    with pytest.raises(InferenceServerException, match="'gzip' is not accepted"):
+        protocol.infer("tiny", [image(encode())], request_compression_algorithm="gzip")
+    strict = serving(max_images=1, choice=False, api_keys="a key of 20 letters.")
+    keyed = connect(str(strict.base_url))
+    with pytest.raises(InferenceServerException, match="API key"):
+        keyed.infer("tiny", [image(encode())])
+    key = {"Authorization": "Bearer a key of 20 letters."}
+    assert texts(keyed.infer("tiny", [image(encode())], headers=key)) == [TINY_TEXT]
+    with pytest.raises(InferenceServerException, match="more than 1 images"):
+        keyed.infer("tiny", [image(encode(), encode())], headers=key)
+    with pytest.raises(InferenceServerException, match="reads with tiny only"):
+        keyed.infer("other", [image(encode())], headers=key)
+    keyed.close()
+
+
+PIXELS = [0] * (24 * 94 * 3)
+INPUT = {"name": "input", "shape": [1, 24, 94, 3], "datatype": "UINT8"}
+IMAGE = {"name": "image", "shape": [1], "datatype": "BYTES"}
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        INPUT,
+        INPUT | {"data": PIXELS[1:]},
+        INPUT | {"data": [256, *PIXELS[1:]]},
+        INPUT | {"data": [-1, *PIXELS[1:]]},
+        INPUT | {"data": [0.5, *PIXELS[1:]]},
+        INPUT | {"data": ["0", *PIXELS[1:]]},
+        INPUT | {"data": [True] * len(PIXELS)},
+        INPUT | {"data": [[0], [0, 0]]},
+        INPUT | {"data": []},
+        INPUT | {"data": PIXELS, "datatype": "FP32"},
+        INPUT | {"data": PIXELS, "shape": [24, 94, 3]},
+        INPUT | {"data": PIXELS, "parameters": {"binary_data_size": 0}},
+        INPUT | {"parameters": {"binary_data_size": 6768}},
+        INPUT | {"parameters": {"binary_data_size": "x"}},
+        IMAGE | {"data": [1]},
+        IMAGE | {"data": [["a", "b"]]},
+        IMAGE | {"data": ["/9j/", "/9j/"]},
+        IMAGE | {"data": "x"},
+        IMAGE | {"name": "x", "data": ["/9j/"]},
+        IMAGE | {"shape": [-1], "data": ["/9j/"]},
+    ],
+)
+def test_a_malformed_tensor_is_refused_with_a_sentence(client, tensor):
+    answer = client.post("/v2/models/tiny/infer", json={"inputs": [tensor]})
+    assert answer.status_code == 400, answer.text
+    body = answer.json()
+    assert body["error"] == body["detail"]
+    assert body["error"].endswith(".")
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "9" * 30, "3", "²"])
+def test_a_wrong_length_of_the_header_is_refused(client, length):
+    headers = {"Inference-Header-Content-Length": length.encode()}
+    assert client.post("/v2/models/tiny/infer", content=b'{"inputs": []}', headers=headers).status_code == 400
+
+
+@pytest.mark.parametrize("raw", [b"\x05\x00\x00\x00abcd", b"\xff\xff\xff\xff", b"\x01", b""])
+def test_a_binary_tensor_that_ends_early_is_refused(client, raw):
+    head = b'{"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": %d}}]}'
+    head %= len(raw)
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    assert client.post("/v2/models/tiny/infer", content=head + raw, headers=headers).status_code == 400
+
+
+@pytest.mark.parametrize("count", [0, 3, 1_000_000])
+def test_a_binary_tensor_of_another_number_of_elements_is_refused(client, count):
+    raw = bytes(4 * count)
+    head = b'{"inputs": [{"name": "image", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": %d}}]}'
+    head %= len(raw)
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    answer = client.post("/v2/models/tiny/infer", content=head + raw, headers=headers)
+    assert answer.status_code == 400
+    assert "after its 2 elements" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"outputs": [{"name": "logits"}] * 2}, "more than once"),
+        ({"outputs": [{"name": "logits"}] * 9}, "at most 4 items"),
+        ({"outputs": [{"name": "x" * 200}]}, "no output 'xxx"),
+        ({"outputs": [{"name": "x" * 201}]}, "at most 200 characters"),
+        ({"id": "x" * 201}, "at most 200 characters"),
+        ({"parameters": {"format": "," * 201}}, "at most 200 characters"),
+        ({"inputs": [IMAGE | {"shape": [1] * 5, "data": [""]}]}, "at most 4 items"),
+        ({"inputs": [IMAGE | {"shape": [1, 10**30], "data": [""]}]}, "shape [1] or [1, 1]"),
+        ({"inputs": [IMAGE | {"shape": [2], "data": [""]}]}, "1 elements"),
+        ({"inputs": [INPUT | {"data": ["x" * 10_000, *[""] * 50]}]}, "whole numbers"),
+        ({"inputs": [INPUT | {"data": {}}]}, "valid list"),
+        ({"inputs": [INPUT | {"data": [PIXELS[1:], [0]]}]}, "whole numbers"),
+        ({"inputs": [INPUT | {"shape": [1, 24, 94, 4], "data": PIXELS}]}, "shape [1, 24, 94, 3]"),
+    ],
+)
+def test_a_request_is_refused_by_its_names_and_shapes_first(client, changes, sentence):
+    request = {"inputs": [IMAGE | {"data": [base64.b64encode(encode()).decode()]}]} | changes
+    answer = client.post("/v2/models/tiny/infer", json=request)
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]
+    assert len(answer.json()["error"]) < 400
+
+
+def test_nested_data_is_taken_as_flat(client):
+    images = np.zeros((1, 24, 94, 3), np.uint8).tolist()
+    answer = client.post("/v2/models/tiny/infer", json={"inputs": [INPUT | {"data": images}]}).json()
+    assert {output["name"]: output["shape"] for output in answer["outputs"]}["logits"] == [1, 20, 18]
+    nested = IMAGE | {"shape": [1, 1], "data": [[base64.b64encode(encode()).decode()]]}
+    answer = client.post("/v2/models/tiny/infer", json={"inputs": [nested]}).json()
+    assert answer["outputs"][0]["data"] == [TINY_TEXT]

@@ -1,0 +1,52 @@
+"""The server does what its OpenAPI document says, asked by schemathesis: right and wrong values, with real images."""
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from model_builder.measure.load import images
+from service.http.uploads import IMAGE_TYPES, OCTETS
+
+# Not among them: that whatever fits the document is accepted. No document can say which bytes are an image.
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+]
+EXAMPLES = 40  # of each operation and mode
+
+for media_type in (*IMAGE_TYPES, OCTETS):
+    schemathesis.openapi.media_type(
+        media_type, st.sampled_from([*images.seeds().values(), *images.polyglots().values()]) | st.binary(max_size=99)
+    )
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
+def test_it_does_what_its_document_says(client: httpx.Client, mode: schemathesis.GenerationMode) -> None:
+    document = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
+    asked = []
+    for operation in (found.ok() for found in document.get_all_operations()):
+        if mode.is_negative and not (operation.body or operation.query):
+            continue  # there is nothing that could be wrong about it: what stands in a path is a text, whatever it is
+        asked.append(operation.label)
+
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(operation.as_strategy(generation_mode=mode))
+        def ask(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=CHECKS, timeout=30)
+
+        ask()
+    assert {"POST /recognize", "POST /v2/models/{name}/infer"} <= set(asked)
+
+
+def test_the_document_names_the_query_of_recognize(client):
+    document = client.get("/openapi.json").json()
+    found = {each["name"]: each["schema"] for each in document["paths"]["/recognize"]["post"]["parameters"]}
+    assert set(found) == {"top_k", "format", "min_confidence", "variant"}
+    assert (found["top_k"]["minimum"], found["top_k"]["maximum"], found["top_k"]["default"]) == (1, 10, 3)

@@ -1,0 +1,287 @@
+"""The report: what is measured is kept, and stands in the tables, the figures and README."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_builder import evaluate
+from model_builder.__main__ import main
+from model_builder.compile import compiler
+from model_builder.measure import (
+    contest,
+    figures,
+    peers,
+    report,
+    serving,
+    tables,
+)
+from model_builder.measure.peers import BASELINE, DYNAMIC, MASKED, QUANTIZED, Contestant
+from model_builder.train.data import Crops, validation_set
+from model_builder.train.labels import write_folder
+from service import artifact as contract
+from service.artifact import Artifact
+from service.backends import load
+from service.errors import ArtifactError
+from service.host import flags
+
+STAGES = dict.fromkeys((*figures._STAGES, "total_ms"), 0.5)
+SCORE = {"exact": 190, "total": 200, "low": 0.91, "high": 0.97}
+ACCURACY = {"ccpd-crops": SCORE, tables.RENDERED: SCORE, tables.POOLED: SCORE}
+
+
+def variant(size: int) -> dict[str, object]:
+    return {
+        "version": "1",
+        "accuracy": ACCURACY,
+        "serving": {"start_s": 1.25, "resident_bytes": 100_000_000, **STAGES},
+        "bytes": size,
+        "folder_bytes": size + 1,
+        "parameters": 1000,
+        "nonzero": 900,
+        "multiply_adds": 2_000_000,
+    }
+
+
+def times(milliseconds: float) -> list[dict[str, object]]:
+    spread = {"p95": 1.5 * milliseconds, "p99": 2 * milliseconds, "calls": 300}
+    return [
+        {"median": milliseconds, **spread, "batch": batch, "threads": threads}
+        for threads in report.THREADS
+        for batch in report.BATCHES
+    ]
+
+
+@pytest.fixture
+def measured() -> dict[str, Any]:
+    """A report with every part."""
+    speeds = {BASELINE: 4.0, "small": 1.0, "OpenVINO": 2.0, "ONNX Runtime": 3.0, MASKED: 4.1, DYNAMIC: 4.2}
+    row = {"ratio": 0.35, "accuracy": 0.5, "parameters": 1000, "nonzero": 650, "bytes": 4000, "compressed_bytes": 2500}
+    return {
+        "machine": "a CPU",
+        "cores": 2,
+        "engines": {"torch": "2.13.0"},
+        "sets": {"ccpd-crops": 200, tables.RENDERED: 200},
+        "times": {name: times(median) for name, median in speeds.items()},
+        "engine": dict.fromkeys(speeds, "an engine 1"),
+        "left_out": {"torch.compile fp32": "no compiler"},
+        "variants": {
+            BASELINE: variant(3_000_000),
+            "small": {
+                **variant(500_000),
+                "parity": {"source": BASELINE, "texts": {tables.RENDERED: 1}, "logits": 1.2e-4},
+            },
+        },
+        "peers": {name: {"accuracy": ACCURACY, "bytes": 2_000_000} for name in ("OpenVINO", "ONNX Runtime")},
+        "attempts": {name: {"accuracy": ACCURACY, "bytes": None} for name in (MASKED, DYNAMIC)},
+        "recipe": {
+            "machine": "another CPU",
+            "plates": 2000,
+            "unpruned": 0.86,
+            "ratios": [0.1, 0.2],
+            "sensitivity": {"stem": [0.8, 0.7]},
+            "recipe": [{**row, "scope": "layer", "fine_tuning_steps": 600}],
+            "stored": {"bytes": 4000, "compressed_bytes": 3700},
+        },
+        "dynamic": {"changed": 0},
+        "ablation": {
+            "level": "x86-64-v3",
+            "rows": {
+                "untuned": {"median": 600.0, "calls": 5, "untuned": []},
+                "tuned": {"median": 3.0, "calls": 75, "untuned": ["conv2d9"]},
+            },
+        },
+        "kernels": {
+            "small": {
+                "level": "x86-64-v4-vnni",
+                "limit": 200e9,
+                "kernels": [
+                    {"kernel": "stem", "us": 100.0, "multiply_adds": 10_000_000},
+                    {"kernel": "contexts", "us": 20.0, "multiply_adds": 0},
+                ],
+            }
+        },
+        "notes": ["torch.compile fp32 was left out: no compiler"],
+        "measured": {"ablation": "2026-01-02 03:04", "contest, threads 1": "2026-01-03 03:04"},
+    }
+
+
+def test_the_comparison_has_a_row_for_each_variant_and_peer_the_fastest_first(measured):
+    head, _, *rows = tables.comparison(measured).splitlines()
+    assert head.startswith("|  | photographs | plates-500 | ms | of baseline | of OpenVINO | ms at 32, 1 thread |")
+    assert [row.split(" | ")[0] for row in rows] == ["| `small`", "| `baseline`", "| OpenVINO", "| ONNX Runtime"]
+    assert rows[0].startswith(
+        "| `small` | 95.0 % (91.0 to 97.0) | 95.0 % (91.0 to 97.0) | 1.00 | 0.250 | 0.50 | 1.00 |"
+    )
+    assert rows[0].endswith("| 0.50 | 2.0 | 1.2 | 100 |")
+    assert "| 2.00 | 0.500 | 1.00 |" in rows[2]
+    assert len({row.count("|") for row in (head, *rows)}) == 1
+
+
+def test_the_document_holds_all_that_was_measured(measured):
+    text = tables.document(measured)
+    for part in (
+        "a CPU (2 CPUs), 2026-01-02 to 2026-01-03, with torch 2.13.0",
+        "torch.compile fp32 was left out: no compiler",
+        "| `small` | `baseline` | 1 of 200 | 1.2e-04 |",
+        "| `baseline` | 4.00 / 6.00 / 8.00 |",
+        "| `small` | 0.50 | 0.167 | 0.50 | 1,000 | 900 | 2,000,000 |",
+        "In the contest it took 4.10 ms, `baseline` 4.00 ms",
+        "| 35% of each layer, 600 steps of training | 50.00 % | 35.0% | 0.00 | 0.00 |",
+        "Modules that it changed: 0.",
+        "| + tuned | 3.000 | 200.00 | 75 | conv2d9 |",
+        "its 10.0 million take 50 us at least",
+        "| stem | 100.0 | 10.00 | 100 | 50% |",
+        "| contexts | 20.0 |  |  |  |",
+        "| all | 120.0 | 10.00 | 83 | 42% |",
+    ):
+        assert part in text
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_what_was_not_measured_is_left_away_and_told(measured):
+    photographs = "Photographs were not measured in this run."
+    for facts in (*measured["variants"].values(), *measured["peers"].values(), *measured["attempts"].values()):
+        facts["accuracy"] = {tables.RENDERED: SCORE}
+    lacking = {**measured, "recipe": None, "ablation": None, "kernels": {}, "notes": [photographs]}
+    text = tables.document(lacking)
+    assert photographs in text
+    assert photographs in tables.readme(lacking, Path("report"), Path())
+    assert "recipe" not in text
+    assert "compiler" not in text
+    assert tables.comparison(lacking).startswith("|  | plates-500 | ms |")
+
+
+def test_figures_that_lack_their_data_are_removed(measured, tmp_path):
+    report.write(tmp_path, measured)
+    everything = {"report.json", "report.md", "pareto.svg", "stages.svg", "sensitivity.svg", "ablation.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == everything
+    first = (tmp_path / "pareto.svg").read_bytes()
+    report.write(tmp_path, {**measured, "recipe": None, "ablation": None})
+    assert {path.name for path in tmp_path.iterdir()} == everything - {"sensitivity.svg", "ablation.svg"}
+    assert (tmp_path / "pareto.svg").read_bytes() == first
+    for path in tmp_path.glob("*.svg"):
+        ElementTree.fromstring(path.read_bytes())
+
+
+def test_readme_is_changed_between_its_markers_only(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
+    for text in ("a table", "another"):
+        report.into_readme(readme, text)
+    assert readme.read_text(encoding="utf-8") == f"before\n{report.BEGIN}\nanother\n{report.END}\nafter\n"
+
+
+def test_a_readme_without_markers_is_refused_before_anything_is_measured(tmp_path, capsys):
+    (tmp_path / "README.md").write_text("no markers", encoding="utf-8")
+    assert main(["report", "--readme", str(tmp_path / "README.md"), "--work", str(tmp_path / "work")]) == 1
+    assert "must hold the lines" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_front_holds_what_nothing_beats_in_both():
+    assert figures._front([(3.0, 95), (1.0, 90), (2.0, 89), (2.0, 93), (4.0, 95)]) == [(1.0, 90), (2.0, 93), (3.0, 95)]
+
+
+def test_a_part_is_measured_again_only_for_another_subject(tmp_path):
+    measurements = iter(range(3))
+
+    def get(subject: object) -> object:
+        return report.Parts(tmp_path).get("Some part", {"version": subject}, lambda: next(measurements))
+
+    assert [get("a"), get("a"), get("b"), get("b"), get("a")] == [0, 0, 1, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["some-part.json"]
+
+
+def test_a_part_that_is_stopped_leaves_no_file(tmp_path):
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report.Parts(tmp_path).get("part", {}, stopped)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_accuracies_pool_the_photographs(tiny: Artifact):
+    crops = validation_set(4)
+    wrong = Crops(crops.images, ["京A99999"] * 4)
+    right = Crops(crops.images[:2], ["京A12345"] * 2)  # what the tiny network reads on everything
+    sets = {tables.RENDERED: wrong, "x": right, "y": wrong}
+    scores = report.accuracies(tiny, Contestant("tiny", "artifact", tiny.folder), sets)
+    assert (scores["x"]["exact"], scores["y"]["exact"]) == (2, 0)
+    assert (scores[tables.POOLED]["exact"], scores[tables.POOLED]["total"]) == (2, 6)
+
+
+def test_a_server_that_does_not_start_is_told(tmp_path):
+    with pytest.raises(ArtifactError, match="server of missing stopped"), serving.served("missing", tmp_path, 1):
+        pass
+
+
+def test_parameters_that_are_not_0_are_counted(small_variants):
+    baseline, onnx = (contract.find(small_variants, name) for name in (BASELINE, QUANTIZED))
+    zeros = -(-baseline.manifest.output.shape[-1] * (8 + 10 + 4 + 6 + 8 + 10) // 10)
+    found = report.nonzero(baseline)
+    assert baseline.manifest.measured.parameters - found >= zeros  # batch normalization's biases begin at 0, too
+    assert onnx.manifest.measured.parameters - report.nonzero(onnx) >= zeros
+
+
+def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeypatch, capsys):
+    """All of it on a small network, with one peer and four plates."""
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / BASELINE).symlink_to(small_variants / BASELINE)
+    write_folder(tmp_path / "real" / "own", validation_set(2))
+    write_folder(tmp_path / "four", validation_set(4))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
+    monkeypatch.setattr(evaluate, "SHIPPED", tmp_path / "four")
+    monkeypatch.setattr(serving, "_STARTS", 1)
+    monkeypatch.setattr(report, "THREADS", (1,))
+    monkeypatch.setattr(report, "BATCHES", (1, 2))
+    monkeypatch.setattr(compiler, "RECORDS", tmp_path)  # without records there is no ablation, which takes minutes
+    all_peers = peers.peers
+    monkeypatch.setattr(peers, "peers", lambda *folders: all_peers(*folders)[:1])
+    monkeypatch.setattr(peers, "attempts", lambda _: [Contestant(DYNAMIC, "artifact", tmp_path / "missing")])
+    options = ["--artifacts", tmp_path / "artifacts", "--real", tmp_path / "real", "--out", tmp_path / "out"]
+    options += ["--work", tmp_path / "work", "--readme", readme, "--rounds", 1]
+    assert main(["report", *map(str, options)]) == 0
+    found = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert found["variants"].keys() == {BASELINE}
+    assert found["peers"].keys() == {"ONNX Runtime fp32"}
+    baseline = found["variants"][BASELINE]
+    assert baseline["accuracy"]["own"]["total"] == baseline["accuracy"][tables.POOLED]["total"] == 2
+    assert baseline["serving"]["start_s"] > 0
+    assert baseline["serving"]["inference_ms"] > 0
+    assert baseline["serving"]["resident_bytes"] > 10e6
+    assert baseline["bytes"] < baseline["folder_bytes"]
+    assert DYNAMIC in found["left_out"]
+    assert any(note.startswith("The published pruning recipe") for note in found["notes"])
+    assert any(note.startswith("The compiler's ablation was not measured") for note in found["notes"])
+    assert "| `baseline` | 0.0 % (" in readme.read_text(encoding="utf-8")
+    assert "](out/pareto.svg)" in readme.read_text(encoding="utf-8")
+
+    def again(*_: object, **__: object) -> contest.Outcome:
+        raise ValueError("measured again")
+
+    monkeypatch.setattr(report, "contest", again)
+    assert main(["report", *map(str, options)]) == 0  # every part was kept
+    capsys.readouterr()
+    assert main(["report", "--fresh", *map(str, options)]) == 1
+    assert "measured again" in capsys.readouterr().err
+
+
+@pytest.mark.skipif("avx2" not in flags(), reason="the library needs AVX2")
+def test_a_stage_of_the_compiler_is_an_artifact_that_computes_what_its_source_does(small_variants, tmp_path):
+    baseline = contract.find(small_variants, BASELINE)
+    assert report.compile_stages(baseline, "x86-64-v3", tmp_path, ["untuned"]) == {"untuned": {"untuned": ()}}
+    stage = contract.read(tmp_path / "untuned")
+    assert stage.manifest.backend == "tvm"
+    contract.check_probe(load(stage), stage)
+    found = report.parity(stage, baseline, {"own": validation_set(4)})
+    assert found["source"] == BASELINE
+    assert found["texts"] == {"own": 0}
+    assert 0 < found["logits"] < 1e-3
+    assert report.compiled_from(baseline) is None

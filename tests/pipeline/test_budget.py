@@ -1,0 +1,86 @@
+"""One budget for all variants of a process."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from service.errors import Busy
+from service.pipeline.budget import AT_ONCE, Budget
+from service.pipeline.recognizer import Recognizer
+from service.reading import decode
+from service.reading.containers import Contained
+from tests.conftest import encode, picture
+
+LIMIT = 1_000_000
+
+
+def test_two_variants_have_no_more_places_than_one(tiny, gate):
+    async def task() -> None:
+        budget = Budget(4, 1, LIMIT)
+        first, second = (Recognizer(tiny, 1, budget, LIMIT, deadline_s=60) for _ in range(2))
+        try:
+            reading = [asyncio.create_task(one.recognize([encode()] * 2, 1)) for one in (first, second)]
+            await asyncio.to_thread(gate.wait_for, 1)
+            for one in (first, second):
+                with pytest.raises(Busy, match="4 images are already waiting"):
+                    one.check_room()
+                with pytest.raises(Busy):
+                    await one.recognize([encode()], 1)
+            gate.open()
+            await asyncio.gather(*reading)
+            second.check_room(4)
+        finally:
+            gate.open()
+            await first.close()
+            await second.close()
+
+    asyncio.run(task())
+
+
+def test_two_variants_decode_no_more_large_images_at_a_time_than_one(tiny, monkeypatch):
+    original, lock = decode.decode_plate, threading.Lock()
+    now, most = 0, 0
+
+    def counted(image: Contained, *rest: Any) -> decode.Decoded:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        try:
+            return original(image, *rest)
+        finally:
+            with lock:
+                now -= 1
+
+    monkeypatch.setattr(decode, "decode_plate", counted)
+
+    async def task() -> None:
+        budget = Budget(40, 2, LIMIT)
+        both = [Recognizer(tiny, 2, budget, LIMIT, deadline_s=60) for _ in range(2)]
+        await asyncio.gather(*[one.recognize([encode(".png", picture(900, 900))] * 8, 1) for one in both])
+        for one in both:
+            await one.close()
+
+    asyncio.run(task())
+    assert most == 2
+
+
+def test_pixels_that_are_decoded_at_a_time_are_bounded():
+    budget = Budget(40, 2 * AT_ONCE, LIMIT)
+    inside, enough, go_on = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+
+    def work() -> None:
+        inside.release()
+        go_on.wait(timeout=60)
+        enough.release()
+
+    for pixels in [LIMIT, 0] * AT_ONCE:  # 0: nobody knows how many, so it may be the largest
+        budget.decode(pixels, work)
+    for _ in range(AT_ONCE):
+        assert inside.acquire(timeout=20)
+    assert not inside.acquire(timeout=0.2)
+    go_on.set()
+    for _ in range(2 * AT_ONCE):
+        assert enough.acquire(timeout=20)

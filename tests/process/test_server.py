@@ -1,0 +1,233 @@
+"""`python -m service` as a process: starting, refusing to start, serving, stopping."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.settings import REPOSITORY, Settings
+from tests.conftest import PUBLISHED, TINY_TEXT, encode, picture
+
+HEAD = b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+COMMAND = [sys.executable, "-m", "service"]
+
+
+def environment(artifacts: Path, **settings: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LPR_")}
+    chosen = {"BACKEND": "tiny", "ARTIFACTS": str(artifacts), "PORT": "0", "THREADS": "1", **settings}
+    return inherited | {f"LPR_{name}": value for name, value in chosen.items()}
+
+
+class Process:
+    """A server process and what it says on stderr."""
+
+    def __init__(self, env: dict[str, str], command: list[str] = COMMAND, folder: Path = REPOSITORY) -> None:
+        self.process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+        self.said: list[str] = []
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line)
+            if found := re.search(r"running on (http://\S+)", line):
+                self.url = found[1]
+                break
+        threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", int(self.url.rsplit(":", 1)[1])))
+
+    def refuses_connections(self) -> bool:
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=20)
+
+
+@contextmanager
+def started(artifacts: Path, **settings: str) -> Iterator[Process]:
+    process = Process(environment(artifacts, **settings))
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.wait()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, but not for ever."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def server(artifacts: Path) -> Iterator[Process]:
+    """One for all tests that do not end it; stopped by Ctrl-C, which needs no notice."""
+    with started(artifacts, NOTICE_S="60", DRAIN_S="61") as process:
+        yield process
+        assert process.stop(signal.SIGINT) == 0
+        assert not any("Traceback" in line for line in process.said)
+
+
+def refuse(env: dict[str, str]) -> str:
+    """Start a server that must not start; returns what it says."""
+    done = subprocess.run(COMMAND, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_it_serves(server):
+    with httpx.Client(base_url=server.url) as client:
+        answer = client.post("/recognize", files=[("image", ("p.jpg", encode(), "image/jpeg"))]).json()
+        assert answer["results"][0]["plates"][0]["text"] == TINY_TEXT
+        assert client.get("/readyz").status_code == 200
+
+
+def test_an_answer_arrives_in_one_piece(server):
+    with server.connect() as connection:
+        for _ in range(20):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: lpr\r\n\r\n")
+            assert connection.recv(65_536).endswith(b'{"status":"ok"}')
+
+
+def test_a_compiled_network_is_served_without_torch_and_the_compiler():
+    with started(PUBLISHED, BACKEND="tvm", THREADS="2") as server, httpx.Client(base_url=server.url) as client:
+        answer = client.post("/recognize", files=[("image", ("p.jpg", encode(), "image/jpeg"))] * 5)
+        assert len(answer.json()["results"]) == 5
+        folder = Path("/proc", str(server.process.pid))
+        mapped = {Path(line.split()[-1]).name for line in (folder / "maps").read_text().splitlines()}
+    assert "libtvm_runtime.so" in mapped
+    assert not [name for name in mapped if name.startswith(("libtorch", "libtvm.so", "libtvm_compiler", "libLLVM"))]
+
+
+def test_sigterm_turns_readiness_off_then_closes_the_port_then_drains_then_exits_with_0(artifacts):
+    with (
+        started(artifacts, NOTICE_S="0.5") as server,
+        server.connect() as connection,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        image = encode()
+        connection.sendall(HEAD % len(image) + image[:100])
+        eventually(lambda: 'lpr_requests_in_flight{backend="tiny"} 1.0' in client.get("/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: client.get("/readyz").status_code == 503)
+        assert client.get("/healthz").status_code == 200
+        eventually(server.refuses_connections)
+        connection.sendall(image[100:])
+        connection.settimeout(20)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert server.process.wait(timeout=20) == 0
+    assert not any("Traceback" in line for line in server.said)
+
+
+def test_asked_to_stop_it_ends_connections_with_an_answer_and_loses_no_request(artifacts):
+    with started(artifacts, NOTICE_S="2") as server, ThreadPoolExecutor(4) as pool:
+        busy = threading.Semaphore(0)
+
+        def post_until_told_to_go(_: int) -> set[int]:
+            statuses = set()
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                while True:
+                    response = client.post("/recognize", content=encode(), headers={"Content-Type": "image/jpeg"})
+                    statuses.add(response.status_code)
+                    busy.release()
+                    if response.headers.get("connection") == "close":
+                        return statuses
+
+        clients = [pool.submit(post_until_told_to_go, number) for number in range(4)]
+        for _ in range(20):
+            assert busy.acquire(timeout=60)
+        server.process.send_signal(signal.SIGTERM)
+        assert [client.result() for client in clients] == [{200}] * 4
+        assert server.process.wait(timeout=20) == 0
+
+
+def test_what_never_arrives_holds_it_up_no_longer_than_it_may(artifacts):
+    with started(artifacts, NOTICE_S="0", DRAIN_S="2") as server, server.connect() as connection:
+        connection.sendall(HEAD % 999 + b"abc")
+        eventually(lambda: 'lpr_requests_in_flight{backend="tiny"} 1.0' in httpx.get(f"{server.url}/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        connection.settimeout(20)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert server.process.wait(timeout=20) == 0
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"urn:lpr:stopping" in answer
+    assert not any("Traceback" in line for line in server.said)
+
+
+def test_a_client_that_goes_away_half_way_does_no_harm(server):
+    for _ in range(3):
+        with server.connect() as connection:
+            connection.sendall(HEAD % 999 + b"abc")
+    metrics = f"{server.url}/metrics"
+    eventually(lambda: 'cause="client_gone"} 3.0' in httpx.get(metrics).text)
+    assert 'cause="internal"} 0.0' in httpx.get(metrics).text
+
+
+def test_an_oversized_body_is_refused_by_its_announced_length(server):
+    with server.connect() as connection:
+        connection.sendall(HEAD % 999_999_999)
+        connection.settimeout(5)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_unknown_variant_is_refused_with_those_that_exist(artifacts):
+    assert "Available: tiny." in refuse(environment(artifacts, BACKEND="nonsense"))
+
+
+def test_a_damaged_artifact_is_refused_with_its_file(artifacts, tmp_path):
+    copy = Path(shutil.copytree(artifacts, tmp_path / "artifacts"))
+    with (copy / "tiny" / "model.pt2").open("ab") as model:
+        model.write(b"x")
+    assert "model.pt2 differs from its sha256" in refuse(environment(copy))
+
+
+def test_its_help_lists_every_setting():
+    done = subprocess.run([*COMMAND, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert re.findall(r"^  LPR_(\w+)$", done.stdout, re.MULTILINE) == [name.upper() for name in Settings.model_fields]
+    assert "Default: 8000." in done.stdout
+    assert subprocess.run([*COMMAND, "x"], cwd=REPOSITORY, capture_output=True, check=False).returncode == 2
+
+
+def test_a_senseless_setting_is_refused_by_name(artifacts):
+    assert refuse(environment(artifacts, PORT="many")).startswith("LPR_PORT: ")
+
+
+@pytest.mark.parametrize("side", [20, 900])
+def test_the_end_does_not_wait_for_a_decoder(artifacts, side):
+    """Small images are decoded on the threads of the engine, large ones on others."""
+    stuck = "import time; from service.reading import decode; decode.decode_plate = lambda *image: time.sleep(60)"
+    command = [sys.executable, "-c", f"import sys; {stuck}; from service.__main__ import main; sys.exit(main())"]
+    process = Process(environment(artifacts, NOTICE_S="0", DRAIN_S="2"), command)
+    try:
+        with process.connect() as connection:
+            data = encode(".jpg", picture(side, side))
+            connection.sendall(HEAD % len(data) + data)
+            time.sleep(0.5)
+            start = time.monotonic()
+            assert process.stop() == 0
+            assert time.monotonic() - start < 4  # the time to drain, and what a busy machine needs besides
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 503 ")
+    finally:
+        process.process.kill()
+        process.process.wait()
+    assert not any("Traceback" in line for line in process.said)

@@ -1,0 +1,289 @@
+"""Logits to texts: CTC decoding against an oracle that enumerates every path."""
+
+import itertools
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from service.artifact import Format, Grammar
+from service.reading import ctc, text
+from service.reading.prior import OTHER, Prior
+from service.reading.text import Reader
+
+NO_GRAMMAR = Grammar(formats=())
+
+small_logits = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 5), st.integers(2, 4)),
+    elements=st.floats(-8, 8, width=32),
+)
+
+
+def collapse(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
+    return tuple(label for label, _ in itertools.groupby(path) if label != blank)
+
+
+def oracle(logits: NDArray[np.floating], blank: int) -> dict[tuple[int, ...], float]:
+    """Probability of every labelling, by enumerating all C ** T paths."""
+    odds = np.exp(np.asarray(logits, np.float64))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    totals: dict[tuple[int, ...], float] = defaultdict(float)
+    for path in itertools.product(range(logits.shape[1]), repeat=len(logits)):
+        totals[collapse(path, blank)] += float(np.prod([probabilities[t, c] for t, c in enumerate(path)]))
+    return totals
+
+
+def uniform(logits: NDArray[np.floating]) -> Prior:
+    """A prior under which all texts are equal, so that a posterior is the network's probability."""
+    return Prior((), [""] * logits.shape[1])
+
+
+@given(small_logits, st.data())
+def test_the_search_finds_every_labelling_in_order_with_the_sum_over_all_its_paths(logits, data):
+    blank = data.draw(st.integers(0, logits.shape[1] - 1))
+    expected = oracle(logits, blank)
+    found = list(ctc.Search(ctc.softmax(logits), blank, uniform(logits), patience=100_000))
+    assert sorted(labels for labels, _ in found) == sorted(expected)
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b * (1 - 1e-9) for (_, a), (_, b) in itertools.pairwise(found))
+
+
+@given(small_logits, st.integers(0, 10))
+def test_out_of_patience_it_gives_what_it_found_and_exactly(logits, patience):
+    expected = oracle(logits, blank=0)
+    found = list(ctc.Search(ctc.softmax(logits), 0, uniform(logits), patience))
+    assert 1 <= len(set(found)) == len(found) <= patience + 1
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b * (1 - 1e-9) for (_, a), (_, b) in itertools.pairwise(found))
+
+
+def test_what_no_path_reads_is_not_found():
+    logits = np.array([[9, 0, -1e30], [8, 0, -1e30]])
+    (first, p), *others = ctc.Search(ctc.softmax(logits), 2, uniform(logits))
+    assert (first, p) == ((0,), pytest.approx(1, abs=1e-3))  # for two of it there would have to be a blank
+    assert {labels for labels, _ in others} == {(1,), (0, 1), (1, 0)}
+
+
+@given(small_logits)
+def test_read_finds_the_best_text_and_its_exact_probability(logits):
+    alphabet = "abc"[: logits.shape[1] - 1]
+    blank = len(alphabet)
+    expected = {"".join(alphabet[i] for i in k): p for k, p in oracle(logits, blank).items()}
+    reading = Reader(alphabet, blank, NO_GRAMMAR).read(logits, top_k=3)
+    for candidate in reading.candidates:
+        assert candidate.confidence == pytest.approx(expected[candidate.text], rel=1e-9)
+    assert reading.confidence == pytest.approx(max(expected.values()), rel=1e-9)
+    assert (reading.text, reading.confidence) == (reading.candidates[0].text, reading.candidates[0].confidence)
+    assert [c.char for c in reading.characters] == list(reading.text)
+
+
+@given(small_logits)
+def test_character_confidences_come_from_the_best_path(logits):
+    blank = logits.shape[1] - 1
+    probabilities = ctc.softmax(logits)
+    paths = itertools.product(range(logits.shape[1]), repeat=len(logits))
+    frames = np.arange(len(logits))
+    by_labels: dict[tuple[int, ...], list[tuple[float, tuple[int, ...]]]] = defaultdict(list)
+    for path in paths:
+        by_labels[collapse(path, blank)].append((float(probabilities[frames, list(path)].prod()), path))
+    for labels, options in by_labels.items():
+        top = max(p for p, _ in options)
+        allowed = []
+        for _, path in (option for option in options if option[0] >= top * (1 - 1e-9)):
+            runs = [list(run) for label, run in itertools.groupby(frames, key=lambda t: path[t]) if label != blank]
+            allowed.append([max(probabilities[t, path[t]] for t in run) for run in runs])
+        seen = ctc.Search(probabilities, blank, uniform(logits)).align(labels)
+        assert any(np.allclose(seen, option, rtol=1e-6) for option in allowed)
+
+
+@given(hnp.arrays(np.float32, (3, 6, 4), elements=st.floats(-8, 8, width=32)))
+def test_greedy_is_the_collapsed_best_path(logits):
+    expected = ["".join("abc"[i] for i in collapse(tuple(row.argmax(axis=1)), 3)) for row in logits]
+    assert text.greedy(logits, "abc", 3) == expected
+
+
+@given(small_logits, st.data())
+def test_a_template_finds_the_labellings_that_fit_it_with_their_exact_probability(logits, data):
+    blank = data.draw(st.integers(0, logits.shape[1] - 1))
+    labels = st.sampled_from([label for label in range(logits.shape[1]) if label != blank])
+    template = data.draw(st.lists(st.lists(labels, min_size=1, unique=True), max_size=4))
+    expected = {
+        found: p
+        for found, p in oracle(logits, blank).items()
+        if len(found) == len(template) and all(label in at for label, at in zip(found, template, strict=True))
+    }
+    found = ctc.fitting(ctc.softmax(logits), blank, template, beam=1000)
+    assert sorted(labels for labels, _ in found) == sorted(expected)
+    np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
+    assert all(a >= b for (_, a), (_, b) in itertools.pairwise(found))
+
+
+def spelled(text: str, alphabet: str, doubts: dict[int, str]) -> NDArray[np.float64]:
+    """Logits of a model that sees `text`, and in some places hardly less of another character."""
+    logits = np.zeros((2 * len(text) + 1, len(alphabet) + 1))
+    logits[::2, -1] = 12
+    for position, char in enumerate(text):
+        logits[2 * position + 1, alphabet.index(char)] = 12
+        if other := doubts.get(position):
+            logits[2 * position + 1, alphabet.index(other)] = 4
+    return logits
+
+
+def test_held_to_formats_only_texts_of_them_are_read_however_improbable():
+    alphabet = "京ABO0"
+    grammar = Grammar(formats=(Format(name="x", templates=(("京", "AB", "0", "0"),)),))
+    reader, logits = Reader(alphabet, 5, grammar), spelled("京AO0", alphabet, {1: "B"})
+    assert reader.read(logits).text == "京AO0"  # a text that fits is too improbable
+    reading = reader.read(logits, 5, grammar)
+    assert (reading.text, reading.formats) == ("京A00", ("x",))
+    assert reading.confidence < 0.01
+    assert [candidate.text for candidate in reading.candidates] == ["京A00", "京B00"]
+    assert [character.char for character in reading.characters] == list("京A00")
+    nothing = reader.read(logits[:3], 1, grammar)  # too few frames for four characters
+    assert (nothing.text, nothing.confidence, nothing.candidates) == ("", 0, ())
+
+
+def test_held_to_formats_a_text_is_as_sure_as_without():
+    alphabet = "京AB01"
+    one, other = (
+        Format(name="x", templates=(("京", "AB", "01", "01"),)),
+        Format(name="y", templates=(("京", "AB", "1"),)),
+    )
+    reader, logits = Reader(alphabet, 5, Grammar(formats=(one, other))), spelled("京A10", alphabet, {1: "B", 3: "1"})
+    logits[3] *= 0.3  # the network is not sure of the second character
+    free, held = reader.read(logits, 10), reader.read(logits, 10, Grammar(formats=(one,)))
+    assert (held.text, held.formats, held.characters) == (free.text, free.formats, free.characters)
+    sure = dict(free.candidates)
+    shared = [candidate for candidate in held.candidates if candidate.text in sure]
+    assert len(shared) >= 3
+    for candidate in shared:
+        assert candidate.confidence == pytest.approx(sure[candidate.text], rel=1e-9)
+
+
+SMALL = Grammar(
+    formats=(
+        Format(name="twice", templates=(("ab", "b"), ("b",))),
+        Format(name="other", templates=(("ab", "ab"),)),
+    )
+)
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(4)), elements=st.floats(-8, 8, width=32)))
+def test_confidence_is_the_posterior_by_bayes_rule_from_below_and_orders_the_candidates(logits):
+    products = {"".join("abc"[label] for label in labels): p for labels, p in oracle(logits, blank=3).items()}
+    for name in products:
+        products[name] *= 1 if not name or SMALL.formats_of(name) else OTHER
+    evidence = sum(products.values())
+    candidates = Reader("abc", 3, SMALL).read(logits, top_k=10).candidates
+    best = sorted(products.values(), reverse=True)[: len(candidates)]
+    np.testing.assert_allclose(
+        [products[text] for text, _ in candidates], best, rtol=1e-9
+    )  # exactly the best, in order
+    shares = [confidence / products[text] for text, confidence in candidates]
+    assert shares == pytest.approx([shares[0]] * len(shares), rel=1e-9)  # one evidence for all
+    assert shares[0] <= 1 / evidence * (1 + 1e-9)
+    assert sum(confidence for _, confidence in candidates) <= 1 + 1e-9
+
+
+@settings(max_examples=20)
+@given(hnp.arrays(np.float32, (12, 4), elements=st.floats(-8, 8, width=32)))
+def test_a_reading_does_not_depend_on_how_many_candidates_are_asked_for(logits):
+    reader = Reader("abc", 3, SMALL)
+    whole = reader.read(logits, top_k=10)
+    assert whole.candidates[0] == (whole.text, whole.confidence)
+    for top_k in (1, 3, 9):
+        assert reader.read(logits, top_k).candidates == whole.candidates[:top_k]
+        assert reader.read(logits, top_k).confidence == whole.confidence
+
+
+def test_an_improbable_text_does_not_become_certain_because_it_is_the_only_one_that_fits():
+    """A network that is sure of nothing: each of the labellings has a tiny share."""
+    alphabet = "".join(chr(0x4E00 + number) for number in range(30))
+    grammar = Grammar(formats=(Format(name="x", templates=((alphabet[0],) * 3,)),))
+    logits = np.random.default_rng(0).normal(0, 0.1, (12, 31))
+    assert Reader(alphabet, 30, grammar).read(logits).confidence < 0.02
+
+
+def test_a_sure_text_that_fits_no_format_is_returned_as_read_and_stays_sure():
+    reading = Reader("ab12", 4, AB12).read(spell("22", "ab12"))
+    assert (reading.text, reading.formats) == ("22", ())
+    assert reading.confidence > 0.9
+
+
+def test_a_text_has_the_formats_of_all_templates_that_it_fits():
+    reader = Reader("abc", 3, SMALL)
+    for name in ("b", "ab", "aa", "bb", "ba", "c", "abb"):
+        assert reader.read(spell(name, "abc")).text == name
+        assert reader.read(spell(name, "abc")).formats == SMALL.formats_of(name)
+    assert SMALL.formats_of("ab") == ("twice", "other")
+    assert SMALL.formats_of("aa") == ("other",)
+
+
+def test_greedy_with_the_blank_first():
+    assert text.greedy(np.eye(3)[None, [1, 1, 0, 1, 2, 0]], "ab", 0) == ["aab"]
+
+
+def spell(text: str, alphabet: str, strength: float = 12.0) -> NDArray[np.float64]:
+    """Logits (T, C), blank last, that read `text`."""
+    logits = np.zeros((2 * len(text) + 1, len(alphabet) + 1))
+    logits[::2, -1] = strength
+    for i, char in enumerate(text):
+        logits[2 * i + 1, alphabet.index(char)] = strength
+    return logits
+
+
+AB12 = Grammar(
+    formats=(Format(name="short", templates=(("ab", "12"),)), Format(name="long", templates=(("a", "12", "12"),)))
+)
+
+
+def test_extreme_logits_stay_finite():
+    reading = Reader("ab12", 4, AB12).read(spell("a1", "ab12", 1e30).astype(np.float32), top_k=10)
+    assert reading.text == "a1"
+    assert reading.confidence == pytest.approx(1)
+    assert all(0 <= c.confidence <= 1 for c in reading.candidates)
+
+
+def test_a_text_that_fits_beats_a_slightly_better_one_that_does_not():
+    logits = spell("aa", "ab12")
+    logits[3, 2] = 11.5  # "a1" is a little less probable than "aa"
+    reading = Reader("ab12", 4, AB12).read(logits, top_k=2)
+    assert [c.text for c in reading.candidates] == ["a1", "aa"]
+    assert (reading.text, reading.formats, reading.valid_format) == ("a1", ("short",), True)
+    assert reading.confidence > 0.5 > reading.candidates[1].confidence > 0
+
+
+def test_a_plate_that_fits_no_format_is_returned_as_read():
+    logits = spell("aa", "ab12")
+    logits[3, 2] = 2.0  # "a1" would fit, but is far too improbable
+    reading = Reader("ab12", 4, AB12).read(logits)
+    assert (reading.text, reading.formats, reading.valid_format) == ("aa", (), False)
+
+
+def test_a_template_may_allow_any_character():
+    template = Format(name="odd", templates=(("^-]", "a-c"), ("|",)))
+    assert [text for text in ("^a", "--", "]c", "|", "^b", "_a", "\\a", "^", "", "^a|") if template.fits(text)] == [
+        "^a",
+        "--",
+        "]c",
+        "|",
+    ]
+
+
+def test_nothing_but_blanks_reads_as_nothing():
+    reading = Reader("ab12", 4, AB12).read(spell("", "ab12"))
+    assert (reading.text, reading.characters, reading.valid_format) == ("", (), False)
+
+
+@settings(max_examples=20)
+@given(hnp.arrays(np.float32, (24, 74), elements=st.floats(-20, 20, width=32)), st.integers(1, 10))
+def test_top_k_candidates_differ_and_are_sorted(logits, top_k):
+    alphabet = "".join(chr(0x4E00 + i) for i in range(73))
+    candidates = Reader(alphabet, 73, NO_GRAMMAR).read(logits, top_k).candidates
+    assert len({c.text for c in candidates}) == len(candidates) == top_k
+    assert [c.confidence for c in candidates] == sorted((c.confidence for c in candidates), reverse=True)

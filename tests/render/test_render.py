@@ -1,0 +1,122 @@
+"""The renderer: a seed decides every pixel, and what it draws can be read."""
+
+import collections
+import hashlib
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from model_builder.plates.kinds import GRAMMAR, PLATES, Plate
+from model_builder.render import plate
+from model_builder.render.plate import Renderer
+from service.settings import REPOSITORY
+
+SEEDS = range(1000, 1400)
+
+
+def digest(images: np.ndarray, texts: list[str]) -> str:
+    return hashlib.sha256(images.tobytes() + "".join(texts).encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[plate.Sample]:
+    """Some hundreds of plates in strokes alone."""
+    renderer = Renderer(fonts=False)
+    return [renderer.sample(seed) for seed in SEEDS]
+
+
+@pytest.mark.parametrize("fonts", [True, False])
+def test_a_seed_decides_every_pixel_whatever_was_drawn_before(fonts):
+    first, second = Renderer(fonts=fonts), Renderer(fonts=fonts)
+    forward = [first.sample(seed) for seed in range(30)]
+    backward = [second.sample(seed) for seed in reversed(range(30))]
+    for a, b in zip(forward, reversed(backward), strict=True):
+        assert a[1:] == b[1:]
+        np.testing.assert_array_equal(a.image, b.image)
+
+
+def test_another_process_draws_the_same():
+    program = (
+        "import hashlib; from model_builder.render import plate;"
+        "images, texts = plate.batch(plate.Renderer(), 7, 20);"
+        "print(hashlib.sha256(images.tobytes() + ''.join(texts).encode()).hexdigest())"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == digest(*plate.batch(Renderer(), 7, 20))
+
+
+def test_other_seeds_draw_other_plates(samples):
+    assert len({sample.image.tobytes() for sample in samples}) == len(samples)
+    assert len({sample.text for sample in samples}) == len(samples)
+
+
+def test_an_image_is_what_the_network_takes(samples):
+    for sample in samples:
+        assert sample.image.shape == (24, 94, 3)
+        assert sample.image.dtype == np.uint8
+
+
+def test_every_kind_is_drawn_with_texts_of_its_format(samples):
+    formats = {entry.name: entry for entry in GRAMMAR.formats}
+    families = {plate.name: plate.family or plate.name for plate in PLATES}
+    assert {sample.kind for sample in samples} == set(families)
+    assert all(formats[families[sample.kind]].fits(sample.text) for sample in samples)
+
+
+def test_common_kinds_are_drawn_more_often(samples):
+    counts = collections.Counter(sample.kind for sample in samples)
+    common = max(PLATES, key=lambda plate: plate.share)
+    assert counts.most_common(1)[0][0] == common.name
+    assert counts[common.name] / len(samples) == pytest.approx(common.share, abs=0.12)
+
+
+@pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
+def test_a_kind_can_be_asked_for(plate):
+    renderer = Renderer(fonts=False)
+    drawn = [renderer.sample(seed, plate) for seed in range(5)]
+    assert {sample.kind for sample in drawn} == {plate.name}
+    assert len({sample.text for sample in drawn}) == 5
+
+
+def test_no_plate_vanishes_in_darkness_glare_or_haze(samples):
+    assert min(sample.image.std() for sample in samples) > 3
+    assert np.median([sample.image.std() for sample in samples]) > 25
+
+
+def test_exposure_keeps_a_floor_of_contrast():
+    pale = np.full((36, 141, 3), 120, np.float32)
+    pale[::2] += 6
+    assert min(plate._exposure(random.Random(seed), pale).std() for seed in range(100)) > 4 > pale.std()
+
+
+def fixed(text: str) -> Plate:
+    """A blue plate with no other text than this one; the same seed paints two of them under the same conditions."""
+    return PLATES[0]._replace(templates=(tuple(text),))
+
+
+@pytest.mark.parametrize("position", range(7))
+def test_each_character_is_painted_in_its_place(position):
+    renderer, text, other = Renderer(fonts=False), "京A12345", "皖K76980"
+    changed = text[:position] + other[position] + text[position + 1 :]
+    difference = np.zeros(94)
+    for seed in range(20):
+        a, b = renderer.sample(seed, fixed(text)), renderer.sample(seed, fixed(changed))
+        assert (a.text, b.text) == (text, changed)
+        difference += np.abs(a.image.astype(float) - b.image).mean(axis=(0, 2))
+    slot = PLATES[0].slots[position]
+    assert np.argmax(difference) / 94 == pytest.approx((slot.x + slot.width / 2) / PLATES[0].width, abs=0.08)
+    assert difference.max() > 5 * np.median(difference)
+
+
+def test_a_batch_is_its_samples_with_consecutive_seeds():
+    renderer = Renderer(fonts=False)
+    images, texts = plate.batch(renderer, 50, 4)
+    assert images.shape == (4, 24, 94, 3)
+    samples = [renderer.sample(seed) for seed in range(50, 54)]
+    assert texts == [sample.text for sample in samples]
+    np.testing.assert_array_equal(images, np.stack([sample.image for sample in samples]))
