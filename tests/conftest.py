@@ -157,7 +157,8 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from model_builder.graph.trace import trace
     from model_builder.networks.reader import SIZE, LPRNet, Widths
     from model_builder.plates.kinds import ALPHABET as CHARACTERS
-    from model_builder.publish import publish, torch_candidate
+    from model_builder.candidates import torch_candidate
+    from model_builder.publish import publish
 
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("small")
@@ -246,7 +247,7 @@ class Gate:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """A gate before every engine that is loaded from now on."""
     gate, load = Gate(), backends.load
-    monkeypatch.setattr(backends, "load", lambda artifact, threads: gate.guard(load(artifact, threads)))
+    monkeypatch.setattr(backends, "load", lambda artifact: gate.guard(load(artifact)))
     yield gate
     gate.open()
 
