@@ -1,6 +1,6 @@
-"""What goes over the wire, for the server and its clients alike: requests and answers as pydantic models."""
+"""Answers of the server as pydantic models, for the server and its clients alike."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -13,60 +13,11 @@ class FromAttributes(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-class Strict(BaseModel):
-    """A request: an unknown key is an error rather than ignored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 # Keeps over 99 % of the rendered plates that are read exactly, and drops over 99 % of photographs that are no crop of a
 # plate: README has the table, which `model_builder evaluate --thresholds` prints.
 MIN_CONFIDENCE: Final = 0.1
 
 Confidence = Annotated[float, Field(ge=0, le=1)]
-
-
-class JsonImage(Strict):
-    """One image in a JSON body."""
-
-    data: str = Field(
-        description="The image's file in base64, also in its URL-safe alphabet; a data: URL is taken too.",
-        examples=["/9j/4AAQSkZJRg=="],
-    )
-    filename: str | None = Field(
-        default=None, description="Comes back with the result, its first 200 characters.", examples=["plate.jpg"]
-    )
-
-
-class JsonImages(Strict):
-    """A JSON body of POST /recognize."""
-
-    images: list[JsonImage]
-
-
-class Options(BaseModel):
-    """The query of POST /recognize."""
-
-    top_k: Annotated[int, Field(ge=1, le=10)] = Field(
-        default=3, description="How many candidates to return for each plate."
-    )
-    formats: str | None = Field(
-        default=None,
-        max_length=200,
-        alias="format",
-        description="Read every plate as a text of one of these formats, by their names with commas between, and as "
-        "nothing else.",
-        examples=["cn-standard,cn-new-energy"],
-    )
-    min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
-        default=MIN_CONFIDENCE,
-        description="Leave out plates read with less confidence: what is no crop of a plate stays below the default.",
-    )
-    variant: str | None = Field(
-        default=None,
-        max_length=200,
-        description="Read with this installed variant, as GET /variants names it, instead of the active one.",
-    )
 
 
 class Character(FromAttributes):
@@ -204,22 +155,3 @@ class Status(BaseModel):
     """A health probe's answer."""
 
     status: str = Field(examples=["ok"])
-
-
-def inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a model with nothing to look up elsewhere, for a part of a document that has none of its own.
-
-    Of models that don't contain themselves.
-    """
-    schema = model.model_json_schema()
-    named = schema.pop("$defs", {})
-
-    def resolved(node: Any) -> Any:
-        if isinstance(node, list):
-            return [resolved(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        found = {key: resolved(value) for key, value in node.items() if key != "$ref"}
-        return resolved(named[node["$ref"].rsplit("/", 1)[1]]) | found if "$ref" in node else found
-
-    return dict(resolved(schema))

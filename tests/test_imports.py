@@ -28,7 +28,7 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "app": {"http", "pipeline", "artifact", "metrics", "settings"},
         "process": {"app", "http", "pipeline", "artifact", "errors", "metrics", "settings", "logs", "allocator"},
         "__main__": {"process", "settings", "errors", "logs"},
-        "client": {"wire", "pipeline", "artifact", "settings", "errors"},
+        "client": {"wire", "http", "pipeline", "reading", "artifact", "settings", "errors"},
     },
     "model_builder": {
         "plates": set(),

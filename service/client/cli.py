@@ -169,9 +169,10 @@ def _read_there(files: list[Path], url: str, settings: ClientSettings, options: 
 def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
     """Rows in the order of the files, read in this process."""
     from service import artifact
-    from service.http.routes import compose, restrict
+    from service.http.routes import compose
     from service.pipeline.budget import Budget
     from service.pipeline.recognizer import Recognizer
+    from service.reading.plates import restrict
 
     settings = Settings(**({"backend": options.variant} if options.variant else {}))
     found = artifact.find(settings.artifacts, settings.backend)

@@ -41,10 +41,9 @@ from service.http.routes import (
     Anybody,
     Name,
     Reader,
-    doubt,
     record,
-    restrict,
 )
+from service.http.schema import inlined
 from service.http.state import Parts
 from service.http.uploads import (
     Limits,
@@ -57,7 +56,8 @@ from service.http.uploads import (
 from service.pipeline.recognizer import Outcome, Seen
 from service.reading.containers import Encoded
 from service.reading.geometry import Pixels
-from service.wire import MIN_CONFIDENCE, inlined
+from service.reading.plates import doubt, restrict
+from service.wire import MIN_CONFIDENCE
 
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 EXTENSIONS = ["binary_tensor_data"]

@@ -10,16 +10,15 @@ from pydantic_core import to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
-from service.artifact import Grammar
 from service.errors import (
     BadParameter,
     InputError,
     LprError,
     check_names,
     first_fault,
-    quoted,
 )
 from service.http import access_log, error_responses
+from service.http.schema import JsonImages, Options, inlined
 from service.http.state import Parts, parts_of
 from service.http.uploads import (
     FIELD,
@@ -33,17 +32,8 @@ from service.http.uploads import (
 )
 from service.metrics import CONTENT_TYPE, Metrics
 from service.pipeline.recognizer import Outcome, Seen, Timing
-from service.reading.text import Reading
-from service.wire import (
-    JsonImages,
-    Listing,
-    Options,
-    Problem,
-    Recognition,
-    Served,
-    Status,
-    inlined,
-)
+from service.reading.plates import doubt, plate, restrict
+from service.wire import Listing, Problem, Recognition, Served, Status
 
 
 def _problem(description: str, example: LprError) -> dict[str, Any]:
@@ -324,19 +314,6 @@ def query(request: Request) -> Options:
         raise BadParameter(f"Parameter {first_fault(error)}.") from error
 
 
-def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
-    """What the parameter `format` leaves of a grammar, or None where it is not given."""
-    if formats is None:
-        return None
-    names = {name.strip() for name in formats.split(",")}
-    known = [format.name for format in grammar.formats]
-    if unknown := sorted(names.difference(known)):
-        raise BadParameter(
-            f"Parameter format: there is no {quoted(unknown[0])}; choose among {', '.join(known) or 'none'}."
-        )
-    return grammar.only(names)
-
-
 def _interleave(uploads: Sequence[Upload], read: Sequence[Outcome]) -> list[Outcome]:
     """One outcome per upload: its refusal, or the next of what was read."""
     outcomes = iter(read)
@@ -362,7 +339,7 @@ def _note(request: Request, variant: str, results: Sequence[dict[str, Any]], log
 
 
 def compose(filename: str | None, outcome: Outcome, min_confidence: float) -> dict[str, Any]:
-    """What an answer says of one image: the fields of `schema.Result`, which would take longer to check than to write.
+    """What an answer says of one image: the fields of `wire.Result`, which would take longer to check than to write.
 
     Tests check them against it.
     """
@@ -375,28 +352,5 @@ def compose(filename: str | None, outcome: Outcome, min_confidence: float) -> di
             "error": error_responses.fault(outcome),
         }
     note = doubt(outcome.reading, min_confidence)
-    plates = [] if note else [_plate(outcome)]
+    plates = [] if note else [plate(outcome.reading, outcome.width, outcome.height)]
     return {"filename": filename, "plates": plates, "truncated": outcome.truncated, "note": note, "error": None}
-
-
-def doubt(reading: Reading, min_confidence: float) -> str | None:
-    """Why a reading is not given as a plate: no character was seen, or not surely enough. None where it is given."""
-    if not reading.text:
-        return "No text was found: is this a crop of one plate?"
-    if reading.confidence < min_confidence:
-        return f"No reading was as sure as {min_confidence:g}: is this a crop of one plate?"
-    return None
-
-
-def _plate(seen: Seen) -> dict[str, Any]:
-    """The image is one plate."""
-    reading, width, height = seen.reading, seen.width, seen.height
-    return {
-        "text": reading.text,
-        "confidence": reading.confidence,
-        "valid_format": reading.valid_format,
-        "formats": reading.formats,
-        "characters": [{"char": char, "confidence": confidence} for char, confidence in reading.characters],
-        "candidates": [{"text": text, "confidence": confidence} for text, confidence in reading.candidates],
-        "box": [(0, 0), (width, 0), (width, height), (0, height)],
-    }

@@ -28,8 +28,8 @@ from service.errors import (
     quoted,
 )
 from service.http import bounded_json
+from service.http.schema import JsonImage, JsonImages
 from service.reading.containers import sniff
-from service.wire import JsonImage, JsonImages
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp")
 OCTETS = "application/octet-stream"

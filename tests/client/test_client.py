@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from service import settings
-from service.client import cli
-from service.client.client import AsyncClient, Client
+from service.client import AsyncClient, Client, cli
 from service.errors import Refused, Unreachable
 from service.settings import REPOSITORY
 from service.wire import Recognition
