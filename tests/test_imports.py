@@ -23,6 +23,7 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "wire": {"artifact"},
         "backends": {"artifact", "errors", "host"},
         "reading": {"artifact", "errors"},
+        "finding": set(),
         "pipeline": {"backends", "reading", "artifact", "errors", "allocator", "wire"},
         "http": {"pipeline", "reading", "artifact", "errors", "metrics", "logs", "wire"},
         "app": {"http", "pipeline", "artifact", "metrics", "settings"},
@@ -102,7 +103,7 @@ def test_only_its_own_file_imports_an_engine():
 
 
 def test_the_builder_imports_only_the_contract_of_the_service():
-    contract = {"artifact", "backends", "reading", "errors"}
+    contract = {"artifact", "backends", "reading", "finding", "errors"}
     for path in files("model_builder"):
         starts_servers = path.parent.is_relative_to(REPOSITORY / "model_builder" / "measure" / "load")
         allowed = contract | {"settings", "host"} if starts_servers else contract

@@ -1,0 +1,1 @@
+"""Finding plates in photographs: pure functions before the finder network and after its maps."""
