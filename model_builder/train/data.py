@@ -5,7 +5,7 @@ import random
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -44,6 +44,7 @@ def collate(crops: NDArray[np.uint8], texts: list[str]) -> Batch:
     return Batch(torch.from_numpy(crops), targets, torch.tensor([len(text) for text in texts], dtype=torch.long))
 
 
+Item = TypeVar("Item")
 Drawn = tuple[NDArray[np.uint8], list[str]]  # crops (n, 24, 94, 3) and their texts
 
 
@@ -69,13 +70,17 @@ class RenderedPlates(IterableDataset[Drawn]):
 def rendered_batches(seed: int, batch_size: int, first_batch: int, workers: int, drill: float = 0.0) -> Iterator[Batch]:
     """Batches `first_batch`, `first_batch` + 1, ... of the rendered plates of `seed`, drawn by `workers` processes."""
     dataset = RenderedPlates(seed, batch_size, first_batch, drill)
-    drawn = iter(dataset) if workers == 0 else iter(_loader(dataset, workers))
-    return (collate(crops, texts) for crops, texts in drawn)
+    return (collate(crops, texts) for crops, texts in drawn(dataset, workers))
 
 
-def _loader(dataset: RenderedPlates, workers: int) -> DataLoader[Drawn]:
-    """Workers send arrays: one that stops while its thread is sending a tensor may abort, and its parent with it."""
-    return DataLoader(
+def drawn(dataset: IterableDataset[Item], workers: int) -> Iterator[Item]:
+    """What the dataset draws, in order, drawn by `workers` processes; by this one where there are none.
+
+    Workers send arrays: one that stops while its thread is sending a tensor may abort, and its parent with it.
+    """
+    if workers == 0:
+        return iter(dataset)
+    loader = DataLoader(
         dataset,
         batch_size=None,
         collate_fn=_as_drawn,
@@ -87,6 +92,7 @@ def _loader(dataset: RenderedPlates, workers: int) -> DataLoader[Drawn]:
         # its own: drawn from the global generator, the workers' seed would shift dropout in a resumed training
         generator=torch.Generator(),
     )
+    return iter(loader)
 
 
 def _undisturbed(number: int) -> None:

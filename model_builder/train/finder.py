@@ -1,0 +1,195 @@
+"""Training the finder on rendered scenes, read top to bottom: scenes, network, optimizer, loop, checkpoints."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from model_builder.networks.finder import Finder
+from model_builder.render.scene import Scene, SceneRenderer
+from model_builder.train.data import drawn
+from model_builder.train.finder_targets import Targets, losses, targets
+from model_builder.train.loop import Checkpoint, CtrlC, Log, flush_denormals, moving_average, muon_and_adamw
+from service.finding.maps import decode
+
+DEVELOPMENT_SEED = 1 << 34  # training draws from seed << 36 upwards, and never that many
+# Canvases (width, height), batch after batch: mostly those on which a plate may fill the picture
+CANVASES = ((320, 320), (384, 256), (320, 320), (256, 384), (320, 320), (640, 384), (320, 320), (384, 640))
+
+
+@dataclass(frozen=True)
+class FinderConfig:
+    """Everything that decides a training of the finder, with the reason for each default."""
+
+    steps: int = 6000  # 96,000 scenes
+    batch_size: int = 16  # scenes of 320x320; of larger canvases as many as have the same area
+    learning_rate: float = 5e-3  # Muon's, for convolutions; a third of it is AdamW's, for the rest
+    warmup: int = 200  # steps; the heat's first gradients are large
+    decay: float = 0.3  # last share of steps in which the rate falls to 0
+    weight_decay: float = 0.02
+    clip: float = 10.0  # gradient norm
+    average: float = 0.999  # exponential moving average of the weights
+    corners: float = 1.0  # share of the corners' loss
+    seed: int = 1
+    development: int = 160  # rendered scenes that the log's figures are measured on
+    log_every: int = 250  # steps between figures and checkpoints
+    workers: int = 1  # rendering processes
+
+
+class FinderLog(Log):
+    """Losses and what `score` tells, as CSV."""
+
+    columns = ("step", "heat", "corners", "found", "corner_error", "false", "seconds")
+
+    def write(self, step: int, *figures: float) -> None:
+        self._append((step, *(f"{value:.4f}" for value in figures)))
+
+
+Drawn = tuple[NDArray[np.uint8], Targets]  # scenes (n, H, W, 3) and their targets
+
+
+class RenderedScenes(IterableDataset[Drawn]):
+    """Endless batches of scenes. Batch number i is the same whatever worker draws it, so that a training that resumes
+    at step i sees what it would have seen."""
+
+    def __init__(
+        self, config: FinderConfig, photographs: Sequence[Path], fonts: Sequence[Path], first_batch: int = 0
+    ) -> None:
+        self.config, self.photographs, self.fonts, self.first_batch = config, photographs, fonts, first_batch
+
+    def __iter__(self) -> Iterator[Drawn]:
+        cv2.setNumThreads(1)
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        renderer = SceneRenderer(self.photographs, self.fonts)
+        number = self.first_batch + offset
+        while True:
+            yield self._batch(renderer, number)
+            number += stride
+
+    def _batch(self, renderer: SceneRenderer, number: int) -> Drawn:
+        canvas = CANVASES[number % len(CANVASES)]
+        count = round(self.config.batch_size * 320 * 320 / (canvas[0] * canvas[1]))
+        first = (self.config.seed << 36) + number * self.config.batch_size
+        return collate([renderer.scene(first + i, canvas) for i in range(count)])
+
+
+def collate(scenes: Sequence[Scene]) -> Drawn:
+    """Scenes of one size and their targets, stacked."""
+    wanted = [targets(scene) for scene in scenes]
+    images = np.stack([scene.image for scene in scenes])
+    return images, Targets(*(np.stack(values) for values in zip(*wanted, strict=True)))
+
+
+def train(folder: Path, config: FinderConfig, photographs: Sequence[Path] = (), fonts: Sequence[Path] = ()) -> Finder:
+    """Train, or go on with the training whose checkpoint lies in `folder`, and return the averaged network.
+
+    Scenes are drawn on `photographs` where there are any. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError
+    when the checkpoint in `folder` was made with another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    torch.set_flush_denormal(True)
+    model = Finder().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in loop.py
+    averaged = AveragedModel(model, multi_avg_fn=moving_average(config.average), use_buffers=True)
+    optimizers = muon_and_adamw(model, model.head, config.learning_rate, config.weight_decay)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
+    state = Checkpoint(folder / "checkpoint.pt", asdict(config), model, averaged, *optimizers, *schedules)
+    first = state.restore(device)
+    log = FinderLog(folder / "log.csv", first)
+    batches = drawn(RenderedScenes(config, photographs, fonts, first), config.workers)
+    renderer = SceneRenderer(photographs, fonts)
+    development = [renderer.scene(DEVELOPMENT_SEED + i, (320, 320)) for i in range(config.development)]
+    progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
+    totals, started = torch.zeros(2, device=device), time.monotonic()
+    with CtrlC(state) as ctrl_c:
+        for step in progress:
+            images, wanted = next(batches)
+            ctrl_c.check(step)
+            totals += _step(model, images, wanted, optimizers, config, device)
+            for schedule in schedules:
+                schedule.step()
+            averaged.update_parameters(model)
+            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+                state.save(step + 1)
+                since = step + 1 - max(first, (step // config.log_every) * config.log_every)
+                heat, corner = (totals / since).tolist()
+                figures = score(averaged.module, development)
+                log.write(step + 1, heat, corner, *figures, time.monotonic() - started)
+                progress.set_postfix(heat=f"{heat:.3f}", corners=f"{corner:.3f}", found=f"{100 * figures[0]:.1f} %")
+                totals.zero_()
+        ctrl_c.check(config.steps)
+    network = averaged.module
+    assert isinstance(network, Finder)
+    flush_denormals(network)
+    return network.cpu().eval()
+
+
+def _rate(step: int, config: FinderConfig) -> float:
+    """Share of the learning rate at `step`: linear warm-up, level, linear decay to 0."""
+    falling = max(1, round(config.steps * config.decay))
+    return min(1.0, (step + 1) / max(1, config.warmup), max(0.0, (config.steps - step) / falling))
+
+
+def _step(
+    model: Finder,
+    images: NDArray[np.uint8],
+    wanted: Targets,
+    optimizers: list[torch.optim.Optimizer],
+    config: FinderConfig,
+    device: torch.device,
+) -> Tensor:
+    """One update; the losses of heat and corners (2,)."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # slower on CPUs without AMX
+        maps = model.train()(torch.from_numpy(images).to(device))
+    heat, corners = losses(maps, wanted)
+    model.zero_grad()
+    (heat + config.corners * corners).backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    for optimizer in optimizers:
+        optimizer.step()
+    return torch.stack((heat, corners)).detach()
+
+
+@torch.inference_mode()
+def score(model: nn.Module, scenes: Sequence[Scene]) -> tuple[float, float, float]:
+    """On scenes of one size: the share of plates found, the median of the largest error of a corner in widths of the
+    plate, and false alarms a scene."""
+    device = next(model.parameters()).device
+    found, plates, false, errors = 0, 0, 0, []
+    model.eval()
+    for scene in scenes:
+        maps = model(torch.from_numpy(scene.image[None]).to(device))[0].cpu().numpy()
+        seen = decode(maps)
+        free = np.ones(len(seen.probabilities), bool)
+        for plate in scene.plates:
+            plates += 1
+            overlaps = [overlap(corners, plate.corners) for corners in seen.corners]
+            free &= np.array(overlaps) < 0.1 if overlaps else True
+            if overlaps and max(overlaps) >= 0.5:
+                found += 1
+                best = seen.corners[int(np.argmax(overlaps))]
+                width = np.hypot(*(plate.corners[1] - plate.corners[0]))
+                errors.append(np.hypot(*(best - plate.corners).T).max() / width)
+        for outline in scene.unsure:
+            free &= np.array([overlap(corners, outline) < 0.1 for corners in seen.corners], bool)
+        false += int(free.sum())
+    return found / max(plates, 1), float(np.median(errors)) if errors else 1.0, false / max(len(scenes), 1)
+
+
+def overlap(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Intersection over union of the upright boxes of two quads."""
+    low, high = np.maximum(one.min(0), other.min(0)), np.minimum(one.max(0), other.max(0))
+    common = float(np.clip(high - low, 0, None).prod())
+    return common / max(float(np.ptp(one, 0).prod() + np.ptp(other, 0).prod()) - common, 1e-9)
