@@ -25,7 +25,7 @@ from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.artifact import Artifact
 from service.backends import load
-from tests.conftest import PUBLISHED
+from tests.support.artifacts import PUBLISHED
 
 WIDTHS = Widths(16, (16,), (32,), (16,), 16, 16)
 PRUNE = PruneConfig(multiply_adds=0.9, parameters=0.95, rounds=1, last_steps=1, plates=4)

@@ -14,7 +14,8 @@ from model_builder.train.data import VALIDATION_SEED, Crops, validation_set
 from service.backends import load
 from service.reading.geometry import prepare
 from service.reading.text import Reading
-from tests.conftest import TINY_TEXT, encode, picture
+from tests.support.artifacts import TINY_TEXT
+from tests.support.images import encode, picture
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 from model_builder.measure.load.servers import free_port
 from service import logs
 from service.settings import REPOSITORY
-from tests.conftest import PUBLISHED
-from tests.process.test_faults import TEXT, VARIANT, answers, read
-from tests.process.test_server import COMMAND, environment
+from tests.support.artifacts import PUBLISHED
+from tests.support.processes import COMMAND, VARIANT, answers, environment
+from tests.support.samples import TEXT, read
 
 
 def wait_for(url: str) -> None:

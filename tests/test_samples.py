@@ -1,8 +1,6 @@
 """Every published variant, over HTTP, on the rendered plates in samples/."""
 
-import csv
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import httpx
@@ -11,10 +9,10 @@ import pytest
 
 from service.artifact import variants
 from service.settings import Settings
-from tests.conftest import PUBLISHED, encode, running
-
-FOLDER = Path(__file__).parent / "samples"
-SAMPLES = [(row["file"], row["text"]) for row in csv.DictReader((FOLDER / "labels.csv").open(encoding="utf-8"))]
+from tests.support.artifacts import PUBLISHED
+from tests.support.images import encode
+from tests.support.samples import FOLDER, SAMPLES
+from tests.support.servers import running
 
 
 @pytest.fixture(scope="module", params=variants(PUBLISHED))

@@ -14,7 +14,7 @@ from service import artifact as contract
 from service import host
 from service.artifact import Artifact, Library, Measured, Probe
 from service.errors import ArtifactError, UnknownVariant
-from tests.conftest import describe
+from tests.support.artifacts import describe
 
 Edit = Callable[[dict[str, Any]], object]
 

@@ -21,7 +21,7 @@ from service.artifact import Artifact, store
 from service.backends import tvm
 from service.errors import ArtifactError
 from service.settings import REPOSITORY
-from tests.conftest import PUBLISHED
+from tests.support.artifacts import PUBLISHED
 
 IMAGES, LOGITS = np.zeros((2, 24, 94, 3), np.uint8), np.zeros((2, 20, 18), np.float32)
 

@@ -11,7 +11,7 @@ import pytest
 
 from service import artifact, backends
 from service.errors import ArtifactError
-from tests.conftest import describe
+from tests.support.artifacts import describe
 
 MODEL = "model.pt2"
 

@@ -18,8 +18,10 @@ from service.client import AsyncClient, Client, cli
 from service.errors import Refused, Unreachable
 from service.settings import REPOSITORY
 from service.wire import Recognition
-from tests.conftest import TINY_TEXT, Serving, encode, picture
-from tests.test_samples import SAMPLES
+from tests.support.artifacts import TINY_TEXT
+from tests.support.images import encode, picture
+from tests.support.samples import SAMPLES
+from tests.support.servers import Serving
 
 NOTE = "No reading was as sure as 1: is this a crop of one plate?"
 KEY = "a key of 20 letters."

@@ -1,6 +1,5 @@
 """`python -m model_builder`: what a user types, with a small network in place of the shipped one."""
 
-import csv
 import itertools
 import shutil
 import signal
@@ -18,7 +17,7 @@ from model_builder import build, evaluate
 from model_builder.__main__ import main
 from model_builder.candidates import load_network, torch_candidate
 from model_builder.commands import own_crops
-from model_builder.networks.reader import LPRNet, Widths
+from model_builder.networks.reader import LPRNet
 from model_builder.plates.kinds import ALPHABET
 from model_builder.publish import publish
 from model_builder.render.plate import Renderer, batch
@@ -27,8 +26,8 @@ from model_builder.train.data import Batch, Crops
 from service import artifact as contract
 from service.backends import load
 from service.settings import REPOSITORY
+from tests.support.crops import WIDTHS, write_crops
 
-WIDTHS = Widths(4, (6,), (8, 8), (10,), 10, 8)
 COMMANDS = (
     *("train", "prune", "publish", "quantize", "compile", "build"),
     *("evaluate", "preview", "render", "bench", "report"),
@@ -50,19 +49,6 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def artifacts(baseline: Path, tmp_path: Path) -> Path:
     """A copy of the folder of artifacts."""
     return Path(shutil.copytree(baseline, tmp_path / "artifacts"))
-
-
-def write_crops(folder: Path) -> Path:
-    """Twelve labelled crops."""
-    folder.mkdir()
-    images, texts = batch(Renderer(fonts=False), 0, 12)
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
-        lines.writerow(("file", "text"))
-        for number, (image, text) in enumerate(zip(images, texts, strict=True)):
-            cv2.imwrite(str(folder / f"{number}.png"), image)
-            lines.writerow((f"{number}.png", text))
-    return folder
 
 
 @pytest.fixture

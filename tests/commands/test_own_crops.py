@@ -17,9 +17,9 @@ from model_builder.plates.kinds import ALPHABET
 from model_builder.publish import publish
 from service import artifact as contract
 from service.settings import REPOSITORY
-from tests.commands.test_builder_cli import WIDTHS, write_crops
-from tests.conftest import encode
-from tests.process.test_server import started
+from tests.support.crops import WIDTHS, write_crops
+from tests.support.images import encode
+from tests.support.processes import started
 
 FEW = ("--rendered", "4")
 SMALL = {

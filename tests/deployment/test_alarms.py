@@ -23,9 +23,10 @@ from service.artifact import Artifact
 from service.backends import Backend
 from service.pipeline.registry import Variants
 from service.settings import Settings
-from tests.conftest import encode, running
-from tests.deployment.test_observability import RULES, promtool
-from tests.http.test_routes import JPEG
+from tests.support.answers import JPEG
+from tests.support.images import encode
+from tests.support.prometheus import RULES, promtool
+from tests.support.servers import running
 
 HOUR = 60  # minutes
 DAY = 24 * HOUR

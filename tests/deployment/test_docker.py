@@ -18,9 +18,9 @@ import pytest
 from model_builder.measure.load.servers import free_port
 from service.artifact import read
 from service.settings import REPOSITORY, Settings
-from tests.conftest import PUBLISHED, program
-from tests.process.test_server import Process
-from tests.test_samples import FOLDER, SAMPLES
+from tests.support.artifacts import PUBLISHED
+from tests.support.processes import Process, program
+from tests.support.samples import FOLDER, SAMPLES
 
 DOCKER = REPOSITORY / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))

@@ -11,25 +11,16 @@ import httpx
 import pytest
 import yaml
 
-from service.settings import REPOSITORY
-from tests.conftest import program
-from tests.process.test_server import eventually, started
-from tests.test_samples import FOLDER, SAMPLES
+from tests.support.processes import program, started
+from tests.support.prometheus import DOCKER, RULES, promtool
+from tests.support.samples import FOLDER, SAMPLES
+from tests.support.servers import eventually
 
-DOCKER = REPOSITORY / "docker"
-RULES = DOCKER / "prometheus" / "rules.yml"
 DASHBOARD = DOCKER / "grafana" / "dashboards" / "lpr.json"
 STAGES = {"decode", "preprocess", "queue", "inference", "postprocess", "total"}
 VARIABLES = {"$__rate_interval": "5m", "$backend": ".*", "$instance": ".*"}
 
 Ask = httpx.Client
-
-
-def promtool(*arguments: str | Path) -> str:
-    """What promtool says to a check that it must pass."""
-    done = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_rules_raise_the_alarms_that_they_should(tmp_path):

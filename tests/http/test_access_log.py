@@ -10,12 +10,13 @@ import httpx
 import pytest
 
 from service.http import access_log
-from tests.conftest import PUBLISHED, encode
-from tests.process.test_server import started
-from tests.test_samples import FOLDER, SAMPLES
+from tests.support.answers import AUTHORIZED, JPEG, KEY
+from tests.support.artifacts import PUBLISHED
+from tests.support.images import encode
+from tests.support.processes import started
+from tests.support.samples import FOLDER, SAMPLES
 
-KEY = "a key of 20 letters."
-JPEG, PNG = ({"Content-Type": f"image/{kind}"} for kind in ("jpeg", "png"))
+PNG = {"Content-Type": "image/png"}
 
 
 @pytest.mark.parametrize("given", ["abc-123", "A.b_c:d", "x" * 128])
@@ -40,7 +41,7 @@ def test_each_request_is_a_line_of_json_without_image_plate_and_key(capfd):
     with started(PUBLISHED, BACKEND="tvm", API_KEYS=KEY) as server, httpx.Client(base_url=server.url) as client:
         for path in ("/healthz", "/readyz", "/metrics"):
             client.get(path)
-        key = {"Authorization": f"Bearer {KEY}", "X-Request-Id": "mine"}
+        key = {**AUTHORIZED, "X-Request-Id": "mine"}
         client.post("/recognize?top_k=1", files=[("image", image), ("image", b"x")], headers=key)
         client.post("/recognize", json={"images": [{"data": b64encode(image).decode()}]}, headers=key)
         client.post("/recognize", content=image, headers=PNG | {"X-API-Key": "a wrong key"})

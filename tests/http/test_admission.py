@@ -14,9 +14,10 @@ import httpx
 from service import errors
 from service.http.admission import Door
 from service.settings import Settings
-from tests.conftest import Gate, encode, running
-from tests.http.test_routes import JPEG, problem
-from tests.process.test_server import HEAD, eventually
+from tests.support.answers import JPEG, problem
+from tests.support.images import encode
+from tests.support.processes import HEAD
+from tests.support.servers import Gate, eventually, running
 
 
 @contextmanager

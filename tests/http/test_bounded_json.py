@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import MalformedBody
 from service.http import bounded_json
-from tests.conftest import encode
+from tests.support.images import encode
 
 IMAGES, NUMBERS = 2, 3000
 SIZE = 300_000  # bytes

@@ -15,9 +15,10 @@ from packaging.utils import canonicalize_name
 
 from service.artifact import read, variants
 from service.settings import REPOSITORY, Settings
-from tests.conftest import PUBLISHED, TINY_TEXT, encode
-from tests.process.test_server import Process, environment, started
-from tests.test_samples import FOLDER, SAMPLES
+from tests.support.artifacts import PUBLISHED, TINY_TEXT
+from tests.support.images import encode
+from tests.support.processes import Process, environment, started
+from tests.support.samples import FOLDER, SAMPLES
 
 
 def installed(*extras: str) -> list[Distribution]:

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from service.artifact import Artifact, read_probe
 from service.reading import decode, geometry
 from service.settings import Settings
-from tests.conftest import PUBLISHED, TINY_TEXT, Serving, encode, picture, running
-from tests.test_samples import FOLDER, SAMPLES
 
 triton = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]: make test")
 from tritonclient.utils import InferenceServerException  # noqa: E402
+
+from tests.support.artifacts import PUBLISHED, TINY_TEXT  # noqa: E402
+from tests.support.images import encode, picture  # noqa: E402
+from tests.support.samples import FOLDER, SAMPLES  # noqa: E402
+from tests.support.servers import Serving, running  # noqa: E402
 
 Client = triton.InferenceServerClient
 VERSION = "1"  # of the tiny artifact

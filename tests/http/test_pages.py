@@ -13,12 +13,15 @@ import pytest
 from service.artifact import read, variants
 from service.http import pages as served
 from service.settings import REPOSITORY, Settings
-from tests.conftest import PUBLISHED, program, running
-from tests.test_samples import FOLDER, SAMPLES
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright: make test")
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Dialog, FileChooser, Locator, Page, expect  # noqa: E402
+
+from tests.support.artifacts import PUBLISHED  # noqa: E402
+from tests.support.processes import program  # noqa: E402
+from tests.support.samples import FOLDER, SAMPLES  # noqa: E402
+from tests.support.servers import running  # noqa: E402
 
 expect.set_options(timeout=60_000)  # a variant that is compared has to be loaded first
 

@@ -19,10 +19,12 @@ from service.pipeline.recognizer import Seen
 from service.reading.text import Candidate, Reading
 from service.settings import Settings
 from service.wire import MIN_CONFIDENCE, Problem, Recognition
-from tests.conftest import PUBLISHED, TINY_TEXT, Serving, encode, picture, png_bomb, running
-from tests.test_samples import FOLDER
+from tests.support.answers import JPEG, problem
+from tests.support.artifacts import PUBLISHED, TINY_TEXT
+from tests.support.images import encode, picture, png_bomb
+from tests.support.samples import FOLDER
+from tests.support.servers import Serving, running
 
-JPEG = {"Content-Type": "image/jpeg"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
@@ -34,18 +36,6 @@ def strict(serving: Serving) -> httpx.Client:
 
 def part(data: bytes, name: str = "image", filename: str | None = "p.jpg", kind: str | None = "image/jpeg") -> tuple:
     return (name, (filename, data, kind) if kind else (filename, data))
-
-
-def problem(response: httpx.Response, status: int, error: type[errors.LprError]) -> str:
-    """Check that a response is the refusal of `error`; returns its sentence."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body = response.json()
-    assert (body["status"], body["type"]) == (status, f"urn:lpr:{error.slug}")
-    assert set(body) == {"type", "title", "status", "detail", "request_id"}
-    assert body["request_id"] == response.headers["x-request-id"]
-    assert body["detail"].endswith(".")
-    return body["detail"]
 
 
 def test_the_answer_is_what_its_schema_says(client):

@@ -26,8 +26,8 @@ from model_builder.measure.load import (
 from model_builder.measure.load.generator import Load, Outcome, Quantiles
 from model_builder.measure.load.scrape import Told
 from model_builder.measure.load.trial import Limits, Step, Trial
-from tests.conftest import encode
-from tests.process.test_server import started
+from tests.support.images import encode
+from tests.support.processes import started
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 HEALTH = generator.message("/healthz", method="GET")

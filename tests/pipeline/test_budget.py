@@ -11,7 +11,7 @@ from service.pipeline.budget import AT_ONCE, Budget
 from service.pipeline.recognizer import Recognizer
 from service.reading import decode
 from service.reading.containers import Contained
-from tests.conftest import encode, picture
+from tests.support.images import encode, picture
 
 LIMIT = 1_000_000
 

@@ -27,7 +27,8 @@ from service.pipeline.recognizer import Recognizer, Seen, taking_turns
 from service.reading import decode
 from service.reading.containers import Contained
 from service.reading.text import Reader
-from tests.conftest import TINY_TEXT, encode, picture
+from tests.support.artifacts import TINY_TEXT
+from tests.support.images import encode, picture
 
 T = TypeVar("T")
 

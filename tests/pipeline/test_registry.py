@@ -12,12 +12,10 @@ from pydantic import ValidationError
 from service import errors
 from service.artifact import Measured, write
 from service.settings import Settings
-from tests.conftest import MEASURED, OTHER_TEXT, TINY_TEXT, Serving, describe, encode, picture, save_tiny_model
-from tests.http.test_routes import JPEG, problem
-from tests.process.test_server import eventually
-
-KEY = "a key of 20 letters."
-AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+from tests.support.answers import AUTHORIZED, JPEG, KEY, activate, problem
+from tests.support.artifacts import MEASURED, OTHER_TEXT, TINY_TEXT, describe, save_tiny_model
+from tests.support.images import encode, picture
+from tests.support.servers import Serving, eventually
 
 
 @pytest.fixture
@@ -32,10 +30,6 @@ def text(client: httpx.Client, **parameters: str) -> str:
     answer = response.json()
     assert answer["model"]["variant"] == answer["backend"]
     return str(answer["results"][0]["plates"][0]["text"])
-
-
-def activate(client: httpx.Client, name: str) -> httpx.Response:
-    return client.post(f"/variants/{name}/activate", headers=AUTHORIZED)
 
 
 @pytest.fixture

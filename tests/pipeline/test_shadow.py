@@ -18,10 +18,10 @@ from service.pipeline.recognizer import Recognizer
 from service.pipeline.registry import Variants
 from service.pipeline.shadow import WAITING, Shadow
 from service.settings import Settings
-from tests.conftest import Serving, describe, encode, picture
-from tests.http.test_routes import JPEG
-from tests.pipeline.test_registry import AUTHORIZED, KEY, activate
-from tests.process.test_server import eventually
+from tests.support.answers import AUTHORIZED, JPEG, KEY, activate
+from tests.support.artifacts import describe
+from tests.support.images import encode, picture
+from tests.support.servers import Serving, eventually
 
 
 def counts(client: httpx.Client) -> dict[str, float]:

@@ -11,8 +11,9 @@ from model_builder.train.data import Crops
 from service import backends
 from service.artifact import find, write
 from service.reading import decode, geometry
-from tests.conftest import TINY_TEXT, describe, encode, picture, save_tiny_model
-from tests.http.test_routes import JPEG
+from tests.support.answers import JPEG
+from tests.support.artifacts import TINY_TEXT, describe, save_tiny_model
+from tests.support.images import encode, picture
 
 SIZE = (20, 48)
 

@@ -27,8 +27,10 @@ from service.client.client import AsyncClient
 from service.errors import Refused
 from service.process.connections import BEYOND
 from service.settings import Settings
-from tests.conftest import PUBLISHED, TINY_TEXT, Gate, encode, running
-from tests.process.test_server import HEAD, eventually, started
+from tests.support.artifacts import PUBLISHED, TINY_TEXT
+from tests.support.images import encode
+from tests.support.processes import HEAD, started
+from tests.support.servers import Gate, eventually, running
 
 KEY = "0123456789abcdef"
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

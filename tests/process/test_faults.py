@@ -19,20 +19,12 @@ import pytest
 
 from model_builder.measure.load.servers import free_port
 from service.settings import REPOSITORY
-from tests.conftest import PUBLISHED
-from tests.process.test_server import COMMAND, HEAD, Process, environment, eventually, refuse, started
-from tests.test_samples import FOLDER, SAMPLES
+from tests.support.artifacts import PUBLISHED
+from tests.support.processes import COMMAND, HEAD, VARIANT, Process, answers, environment, refuse, started
+from tests.support.samples import TEXT, read
+from tests.support.servers import eventually
 
-VARIANT = "quantized"  # its engine starts the fastest
-FILE, TEXT = SAMPLES[0][:2]
 SILENT = 1000
-
-
-def read(url: str) -> str:
-    """The text on a sample, on a connection of its own."""
-    answer = httpx.post(f"{url}/recognize", files={"image": (FILE, (FOLDER / FILE).read_bytes())}, timeout=60)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["results"][0]["plates"][0]["text"]
 
 
 @contextmanager
@@ -101,13 +93,6 @@ def test_an_artifact_changed_on_disk_is_not_served_but_the_one_that_was_proven_i
         assert "is not JSON" in refuse(environment(tmp_path, BACKEND=variant))
         shutil.rmtree(copy)
         assert read(server.url) == TEXT
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=60).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

@@ -12,12 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.process import server
-from tests.conftest import PUBLISHED
-from tests.process.test_server import HEAD, Process, environment, eventually, refuse, started
-from tests.test_samples import FOLDER, SAMPLES
-
-VARIANT = "quantized"  # its engine starts the fastest
-FILE, TEXT = SAMPLES[0][:2]
+from tests.support.artifacts import PUBLISHED
+from tests.support.processes import HEAD, VARIANT, Process, environment, refuse, started
+from tests.support.samples import FILE, FOLDER, TEXT
+from tests.support.servers import eventually
 
 
 def serving(**settings: str) -> AbstractContextManager[Process]:

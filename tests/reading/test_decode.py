@@ -9,7 +9,7 @@ from PIL import Image
 
 from service.errors import EmptyImage, TooManyPixels, UndecodableImage
 from service.reading import decode, geometry
-from tests.conftest import encode, picture, png_bomb
+from tests.support.images import encode, picture, png_bomb
 
 LIMIT = 1_000_000
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from service.errors import EmptyImage, TooManyPixels, UndecodableImage
 from service.reading import decode, geometry
-from tests.conftest import encode, picture
+from tests.support.images import encode, picture
 
 SEEDS = [encode(extension, picture(60, 30)) for extension in (".jpg", ".png", ".bmp", ".webp")]
 LIMIT = 200_000

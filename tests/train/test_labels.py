@@ -10,7 +10,7 @@ from model_builder import evaluate
 from model_builder.train import labels
 from model_builder.train.labels import DataError
 from service.reading.geometry import prepare
-from tests.conftest import encode
+from tests.support.images import encode
 
 
 def write_list(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
