@@ -12,7 +12,7 @@ help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 # The engine is that of the variant's manifest, and no other is installed; `client` is what `lpr read --url` needs.
-VARIANT := $(or $(LPR_BACKEND),tvm-pruned-int8)
+VARIANT := $(or $(LPR_BACKEND),tvm-fast)
 MANIFEST := $(or $(LPR_ARTIFACTS),artifacts)/$(VARIANT)/manifest.json
 ENGINE := $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' '$(MANIFEST)' 2>/dev/null)
 

@@ -22,7 +22,7 @@ COPY service service
 RUN /opt/lpr/bin/python -m pip install --no-deps --force-reinstall .
 
 FROM python:${PYTHON}
-ARG VARIANT=tvm-pruned-int8
+ARG VARIANT=tvm-fast
 COPY --from=build /opt/lpr /opt/lpr
 COPY artifacts /artifacts
 ENV LPR_BACKEND=${VARIANT} LPR_ARTIFACTS=/artifacts LPR_HOST=0.0.0.0 LPR_PORT=8000 PYTHONDONTWRITEBYTECODE=1

@@ -6,7 +6,6 @@ settings; it is then exported, checked and measured anew, but not trained again.
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -46,7 +45,6 @@ class Stage:
     variant: str
     source: str
     make: Callable[[Artifact, str, Path, Artifact | None], candidates.Candidate]
-    max_loss: float = -math.inf  # points that it may lose, where a build allows less
 
 
 def pruned(
@@ -114,23 +112,13 @@ def compiled(
     return compiler.candidate(source, variant, tuple(map(compiler.level, levels)), compiler.stage(passes))
 
 
-# Pruned once more. The search would take what costs nothing before training (128 of the column's 160 channels, for
-# another quarter of the multiply-adds): `prune.py`. So these are given, whole vectors of what the kernels compute.
-SLIM: Final = PruneConfig(channels="16,32,32,48,64,64,64,128,64", last_steps=14000)
-SLIM_LOSS: Final = 1.5  # points of rendered plates, which are harder than photographs: what that speed costs
-
 STAGES: Final = (
     Stage("pruned", BASELINE, partial(pruned, config=PruneConfig())),
     Stage("quantized", BASELINE, partial(quantized, config=QuantizeConfig())),
     # Trained as the pruned network was, without plates of Chinese characters only.
     Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig(drill=0.0))),
-    Stage("slim", "pruned", partial(pruned, config=SLIM), SLIM_LOSS),
-    Stage("slim-quantized", "slim", partial(quantized, config=QuantizeConfig(drill=0.0)), SLIM_LOSS),
     Stage("tvm", BASELINE, compiled),
-    Stage("tvm-pruned", "pruned", compiled),
-    Stage("tvm-int8", "quantized", compiled),
-    Stage("tvm-pruned-int8", "pruned-quantized", compiled),
-    Stage("tvm-fast", "slim-quantized", compiled, SLIM_LOSS),
+    Stage("tvm-fast", "pruned-quantized", compiled),
 )
 
 
@@ -142,7 +130,7 @@ def name_of(make: Maker, source: str) -> str:
             return next(known, f"tvm-{source}")
         case _ if make is quantized:
             return next(known, f"{source}-quantized")
-        case _:  # `slim`, pruned of `pruned`, has settings of its own
+        case _:
             return "pruned" if source == BASELINE else f"{source}-pruned"
 
 
@@ -189,7 +177,7 @@ def build(
             # Weights in the name: a training of another source is not gone on with.
             place = folder / f"{stage.variant}-{_weights(source.manifest.version)}"
             candidate = stage.make(source, stage.variant, place, known)
-            published = publish.publish(root, candidate, sets, gate.allowing(stage.max_loss), known)
+            published = publish.publish(root, candidate, sets, gate, known)
             print_figures(published)
             done.add(root, stage)
             what = "unchanged" if published is known else "published"

@@ -49,14 +49,6 @@ class Gate:
         backend.close()
         return score
 
-    def allowing(self, max_loss: float) -> "Gate":
-        """The same where at least so many points may be lost; what the baseline reads is measured once for both."""
-        if max_loss <= self.max_loss:
-            return self
-        wider = replace(self, max_loss=max_loss)
-        vars(wider)["reference"] = self.reference
-        return wider
-
     def check(self, score: Score, library: str = "") -> None:
         """Raise Refused where `score`, reached on the same crops, is too far below the baseline's.
 

@@ -142,9 +142,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
-    backend: Name = Field(
-        default="tvm-pruned-int8", description="Name of the variant to serve: a folder below LPR_ARTIFACTS."
-    )
+    backend: Name = Field(default="tvm-fast", description="Name of the variant to serve: a folder below LPR_ARTIFACTS.")
     artifacts: Path = Field(default=REPOSITORY / "artifacts", description="Folder that holds the variants.")
     host: Annotated[str, AfterValidator(_host)] = Field(
         default="127.0.0.1", description="Address or name to listen on; 0.0.0.0 for every interface, :: for IPv6."

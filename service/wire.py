@@ -146,7 +146,7 @@ class Installed(BaseModel):
 class Listing(BaseModel):
     """The answer to GET /variants."""
 
-    active: str = Field(examples=["tvm-pruned-int8"])
+    active: str = Field(examples=["tvm-fast"])
     shadow: str | None = Field(description="The variant that is compared with it, if any.", examples=["tvm"])
     variants: list[Installed]
 

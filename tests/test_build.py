@@ -173,16 +173,6 @@ def test_a_variant_that_loses_too_much_is_refused_and_those_that_need_it_are_lef
     assert contract.variants(alone) == ["baseline", "good"]
 
 
-def test_a_stage_may_be_allowed_to_lose_more_than_the_others(alone, sets, tmp_path):
-    stages = (
-        Stage("fast", "baseline", partial(again, bias=1e3), max_loss=100),
-        Stage("other", "baseline", partial(again, bias=1e3), max_loss=99),
-    )
-    (refusal,) = build.build(stages, alone, tmp_path / "work", sets, 0.3)
-    assert refusal.startswith("other: ")
-    assert refusal.endswith("100.00 points lost, 99.00 allowed (--max-loss)")
-
-
 def test_a_refused_variant_leaves_the_older_one_and_what_is_made_of_it(alone, sets, tmp_path):
     good = (Stage("a", "baseline", again), Stage("b", "a", again))
     assert build.build(good, alone, tmp_path / "work", sets, 0.3) == []

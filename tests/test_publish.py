@@ -186,7 +186,7 @@ def test_a_program_that_computes_something_else_is_not_published(root, monkeypat
         return export(network)
 
     export = candidates.exported
-    monkeypatch.setattr(publish, "exported", damaged)
+    monkeypatch.setattr(candidates, "exported", damaged)
     refused(root, small(3), r"probe\.npz: torch .* is off by 0\.01, more than")
 
 

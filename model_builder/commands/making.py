@@ -301,7 +301,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "compile",
         help="compile an artifact with TVM and publish it",
         description="Compile the network of a torch artifact, or the integers of a quantized one, into one library per "
-        "CPU level, with the tuning records in model_builder/tuning, and publish it where its logits equal the "
+        "CPU level, with the tuning records in model_builder/compile/tuning, and publish it where its logits equal the "
         "source's. The server takes the best library that its CPU can run. With --tune, make the records first: let "
         "nothing else run meanwhile. Interrupt it with Ctrl-C; the same command goes on.",
     )
@@ -360,11 +360,12 @@ def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "build",
         help="make all variants of the baseline, and publish those that read as well",
-        description=f"Make {names}, in this order. Each takes the weights of the variant that is published, where that "
-        "was made of the same source with the same settings, and tuning records from model_builder/tuning; it is "
-        "exported, checked against its source, measured and published anew, or left as it is where nothing changed. "
-        "Otherwise it is trained: that takes hours. A variant that loses too much is not published; the others are, "
-        "and the exit status is 1. Interrupt it with Ctrl-C; the same command goes on.",
+        description=f"Make the variants of {build.BASELINE} in this order: {names}. Each takes the weights of the "
+        "variant that is published, where that was made of the same source with the same settings, and the tuning "
+        "records in model_builder/compile/tuning. It is exported, checked against its source, measured and published "
+        "anew, or left as it is where nothing changed. Otherwise it is trained: that takes hours. A variant that loses "
+        "too much is not published; the others are, and the exit status is 1. Interrupt it with Ctrl-C; the same "
+        "command goes on.",
     )
     parser.add_argument(
         "--retrain",

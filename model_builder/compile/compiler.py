@@ -91,7 +91,7 @@ class Level:
     def integers(self) -> bool:
         """Whether an integer network is computed in integers: with AVX-512 VNNI, and not without.
 
-        Without it, the fastest exact instruction is vpmaddwd, on operands widened to 16 bits: the network of `tvm-int8`
+        Without it, the fastest exact instruction is vpmaddwd, on operands widened to 16 bits: `quantized`
         took 1.8 ms by AVX2's, tuned, and takes 1.2 ms in float32 with Winograd's convolutions (one thread, AMD EPYC).
         """
         return "avx512_vnni" in self.needs

@@ -52,7 +52,7 @@ def folder(tiny: Artifact, tmp_path: Path) -> Path:
 @pytest.fixture
 def compiled(tmp_path: Path) -> Path:
     """A copy of a published variant of compiled code."""
-    return Path(shutil.copytree(PUBLISHED / "tvm-pruned-int8", tmp_path / "tvm-pruned-int8"))
+    return Path(shutil.copytree(PUBLISHED / "tvm-fast", tmp_path / "tvm-fast"))
 
 
 def npz(compression: int = zipfile.ZIP_DEFLATED, **arrays: Any) -> bytes:
@@ -251,7 +251,7 @@ def test_a_server_of_a_broken_artifact_ends_with_a_sentence(compiled, damage, wo
 
 def test_code_is_loaded_by_its_content_and_unloaded(compiled):
     """As often as files are replaced: not what a path meant once, and nothing of it stays."""
-    others = [compiled, PUBLISHED / "tvm-fast", PUBLISHED / "tvm"]
+    others = [compiled, PUBLISHED / "tvm"]
     place = compiled.with_name("place")
 
     def turn() -> None:

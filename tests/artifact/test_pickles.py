@@ -48,7 +48,7 @@ def test_pickled_sample_inputs_are_refused(artifacts, tmp_path):
     torch.save(({"x": Trap(sprung)},), content)
     folder = trapped(artifacts / "tiny", tmp_path / "tiny", "data/sample_inputs/model.pt", content.read_bytes())
     with pytest.raises(ArtifactError, match=r"model\.pt2 cannot be loaded"):
-        backends.load(artifact.read(folder), 1)
+        backends.load(artifact.read(folder))
     assert not sprung.exists()
 
 
@@ -58,7 +58,7 @@ def test_pickled_constants_are_refused(kind, artifacts, tmp_path):
     name, content = f"data/constants/{kind}_obj_0", pickle.dumps(Trap(sprung))
     folder = trapped(artifacts / "tiny", tmp_path / "tiny", name, content)
     with pytest.raises(ArtifactError, match="pickled objects"):
-        backends.load(artifact.read(folder), 1)
+        backends.load(artifact.read(folder))
     assert not sprung.exists()
 
 

@@ -353,13 +353,12 @@ def test_a_variant_is_called_after_what_it_is_made_of():
         (build.quantized, "fine-tuned"): "fine-tuned-quantized",
         (build.pruned, "baseline"): "pruned",
         (build.pruned, "fine-tuned"): "fine-tuned-pruned",
-        (build.compiled, "quantized"): "tvm-int8",
+        (build.compiled, "pruned-quantized"): "tvm-fast",
         (build.compiled, "fine-tuned"): "tvm-fine-tuned",
     }
     assert {key: build.name_of(*key) for key in names} == names
     for stage in build.STAGES:
-        if stage.variant != "slim":  # it has settings of its own
-            assert build.name_of(getattr(stage.make, "func", stage.make), stage.source) == stage.variant
+        assert build.name_of(getattr(stage.make, "func", stage.make), stage.source) == stage.variant
 
 
 def test_a_variant_does_not_replace_what_it_is_made_of(baseline, capsys):

@@ -134,16 +134,16 @@ def root(network: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def made(root: Path, tmp_path: Path) -> Artifact:
     """A copy of the compiled artifact."""
-    return contract.read(Path(shutil.copytree(root / "tvm-int8", tmp_path / "tvm-int8")))
+    return contract.read(Path(shutil.copytree(root / "tvm-quantized", tmp_path / "tvm-quantized")))
 
 
 @needs(FLOATS)
 def test_an_integer_artifact_is_compiled_and_published(root, capsys):
-    manifest = contract.find(root, "tvm-int8").manifest
+    manifest = contract.find(root, "tvm-quantized").manifest
     own = Probe(file=f"{FLOATS.name}.npz", tolerance=1e-3)
     assert [(library.level, library.probe) for library in manifest.libraries] == [(VNNI.name, None), (FLOATS.name, own)]
     assert manifest.version == contract.find(root, "quantized").manifest.version
-    assert main(["compile", "tvm-int8", "--artifacts", str(root)]) == 1
+    assert main(["compile", "tvm-quantized", "--artifacts", str(root)]) == 1
     assert "name the variant that it was compiled from" in capsys.readouterr().err
 
 
@@ -190,7 +190,7 @@ def integer_multiply_adds(graph: Graph) -> int:
 
 @needs(VNNI)
 def test_kernels_are_timed_in_the_order_of_computation(root, network):
-    found = roofline.profile(contract.find(root, "tvm-int8"), contract.find(root, "quantized"))
+    found = roofline.profile(contract.find(root, "tvm-quantized"), contract.find(root, "quantized"))
     assert [kernel["kernel"] for kernel in found["kernels"][:2]] == ["stem", "block1.0"]
     assert sum(kernel["multiply_adds"] for kernel in found["kernels"]) == integer_multiply_adds(network)
     assert all(kernel["us"] > 0 for kernel in found["kernels"])

@@ -80,7 +80,7 @@ def replace(file: Path) -> None:
     other.rename(file)
 
 
-@pytest.mark.parametrize(("variant", "change"), [(VARIANT, overwrite), ("tvm-int8", replace)])
+@pytest.mark.parametrize(("variant", "change"), [(VARIANT, overwrite), ("tvm-fast", replace)])
 def test_an_artifact_changed_on_disk_is_not_served_but_the_one_that_was_proven_is(variant, change, tmp_path):
     copy = Path(shutil.copytree(PUBLISHED / variant, tmp_path / variant))
     with started(tmp_path, BACKEND=variant) as server:
