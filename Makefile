@@ -12,11 +12,12 @@ help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 # The engine is that of the variant's manifest, and no other is installed; `client` is what `lpr read --url` needs.
-VARIANT := $(or $(LPR_BACKEND),tvm-fast)
+# LPR_BACKEND is the old name of LPR_VARIANT.
+VARIANT := $(or $(LPR_VARIANT),$(LPR_BACKEND),tvm-fast)
 MANIFEST := $(or $(LPR_ARTIFACTS),artifacts)/$(VARIANT)/manifest.json
 ENGINE := $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' '$(MANIFEST)' 2>/dev/null)
 
-serve: $(VENV)/.serve$(ENGINE:%=-%) ## serve on 127.0.0.1:8000; LPR_BACKEND, LPR_PORT, ... choose otherwise
+serve: $(VENV)/.serve$(ENGINE:%=-%) ## serve on 127.0.0.1:8000; LPR_VARIANT, LPR_PORT, ... choose otherwise
 	exec $(BIN)/python -m service
 
 test: $(VENV)/.dev ## run the tests

@@ -9,7 +9,7 @@ from service import logs
 from service.errors import ArtifactError
 from service.process.server import REFUSED, NoPort, serve
 from service.process.workers import Workers
-from service.settings import Settings, faults, listing
+from service.settings import Settings, faults, listing, warnings
 
 
 def main() -> int:
@@ -21,6 +21,8 @@ def main() -> int:
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
+    for sentence in warnings():
+        print(f"WARNING:  {sentence}", file=sys.stderr)
     try:
         settings = Settings()
         return serve(settings) if settings.workers == 1 else Workers(settings).run()

@@ -51,7 +51,9 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         recognizer.on_batch = lambda images, cpu_s: app.state.parts.metrics.batch(found.manifest.variant, images, cpu_s)
         return recognizer
 
-    variants = Variants(settings.artifacts, settings.backend, load, settings.choice, settings.shadow, settings.memory)
+    variants = Variants(
+        settings.artifacts, settings.variant, load, settings.choice, settings.shadow, settings.switch_file
+    )
     manifest, engine = variants.active.manifest, variants.active.engine
     app = FastAPI(
         title="Licence-plate reader",

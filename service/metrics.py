@@ -1,4 +1,4 @@
-"""What /metrics says: one object with its own registry, every series labelled by the backend variant.
+"""What /metrics says: one object with its own registry, every series labelled by the variant.
 
 Several processes count in files of one folder (prometheus_client's multiprocess mode), and each of them can tell what
 all have counted. A file belongs to a place for a process and not to a process: the one that replaces another one counts
@@ -49,7 +49,7 @@ NONE: Final = "none"
 
 # What prometheus_client calls its files: kinds of metric, and for gauges how they add up.
 KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")
-MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 PREFIX, LOCK = "lpr-metrics-", "lock"  # of the folder in it, and a file that its owner holds locked
 NEW_S = 10  # seconds for which a lock may not be held yet
 
@@ -70,9 +70,9 @@ class Shared:
 def shared_folder(places: int) -> Iterator[Path]:
     """A folder for so many processes, in memory where the system offers that; its files are there from the beginning,
     so that none is read while it is made."""
-    memory = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    _sweep(memory)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=memory))
+    root = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    _sweep(root)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
     try:
         with (folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -84,9 +84,9 @@ def shared_folder(places: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep(memory: Path) -> None:
+def _sweep(root: Path) -> None:
     """Remove the folders of servers all of whose processes were killed at once: nobody holds their locks any more."""
-    for lock in memory.glob(f"{PREFIX}*/{LOCK}"):
+    for lock in root.glob(f"{PREFIX}*/{LOCK}"):
         with suppress(OSError), lock.open("r+") as file:
             if time.time() - os.fstat(file.fileno()).st_mtime > NEW_S:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,7 +114,7 @@ class Metrics:
     """Counts what a server does, by the variant that it did it with."""
 
     def __init__(
-        self, backend: str, version: str, engine: str, causes: Iterable[str], shared: Shared | None = None
+        self, variant: str, version: str, engine: str, causes: Iterable[str], shared: Shared | None = None
     ) -> None:
         """`causes` are the errors that exist: their counters start at 0 instead of appearing with the first one.
 
@@ -193,55 +193,55 @@ class Metrics:
         # `labels` looks a series up under a lock and checks its names: a tenth of a request's time on the event loop.
         self._series: Callable[..., Any] = cache(lambda metric, *labels: metric.labels(*labels))
         self._begin: Callable[[str], None] = cache(self._start_at_zero)
-        self._active = (backend, version, engine)
-        self.activate(backend, version, engine)
+        self._active = (variant, version, engine)
+        self.activate(variant, version, engine)
 
-    def activate(self, backend: str, version: str, engine: str) -> None:
+    def activate(self, variant: str, version: str, engine: str) -> None:
         """From now on this model is the active one: its series start at 0 instead of appearing when first counted."""
         self._model.labels(*self._active).set(0)
-        self._active = (backend, version, engine)
+        self._active = (variant, version, engine)
         self._model.labels(*self._active).set(1)
-        self._begin(backend)
+        self._begin(variant)
 
-    def _start_at_zero(self, backend: str) -> None:
+    def _start_at_zero(self, variant: str) -> None:
         """What a rate is computed of has to be there before it is counted."""
         for series in (self._requests, self._in_flight, self._plates, self._confidence, self._batches, self._inference):
-            series.labels(backend)
+            series.labels(variant)
         for cause in self._causes:
-            self._errors.labels(backend, cause)
+            self._errors.labels(variant, cause)
 
     @contextmanager
-    def request(self, backend: str | None = None) -> Iterator[None]:
+    def request(self, variant: str | None = None) -> Iterator[None]:
         """Around a request to a variant, by default the active one: counts it as in flight and times it, failed or
         not."""
-        backend = backend or self._active[0]
-        self._begin(backend)
-        in_flight, started = self._series(self._in_flight, backend), time.perf_counter()
+        variant = variant or self._active[0]
+        self._begin(variant)
+        in_flight, started = self._series(self._in_flight, variant), time.perf_counter()
         in_flight.inc()
         try:
             yield
         finally:
             in_flight.dec()
-            self._series(self._requests, backend).observe(time.perf_counter() - started)
+            self._series(self._requests, variant).observe(time.perf_counter() - started)
 
-    def read(self, confidences: Sequence[float], stages: dict[str, float], backend: str | None = None) -> None:
+    def read(self, confidences: Sequence[float], stages: dict[str, float], variant: str | None = None) -> None:
         """Record a successful request: the confidence of each image's reading, 0 where none was read, and the seconds
         of each stage."""
-        backend = backend or self._active[0]
-        self._series(self._plates, backend).inc(sum(confidence > 0 for confidence in confidences))
+        variant = variant or self._active[0]
+        self._series(self._plates, variant).inc(sum(confidence > 0 for confidence in confidences))
         for confidence in confidences:
-            self._series(self._confidence, backend).observe(confidence)
+            self._series(self._confidence, variant).observe(confidence)
         for stage, seconds in stages.items():
-            self._series(self._stages, backend, stage).observe(seconds)
+            self._series(self._stages, variant, stage).observe(seconds)
 
-    def batch(self, backend: str, images: int, cpu_seconds: float) -> None:
+    def batch(self, variant: str, images: int, cpu_seconds: float) -> None:
         """Record that a thread computed so many images of a variant together; any thread may call it."""
-        self._series(self._batches, backend).observe(images)
-        self._series(self._inference, backend).inc(cpu_seconds)
+        self._series(self._batches, variant).observe(images)
+        self._series(self._inference, variant).inc(cpu_seconds)
 
-    def failed(self, cause: str, backend: str | None = None) -> None:
+    def failed(self, cause: str, variant: str | None = None) -> None:
         """Count a request that failed because of `cause`, under the same variant as `request` counts it."""
-        self._errors.labels(backend or self._active[0], cause).inc()
+        self._errors.labels(variant or self._active[0], cause).inc()
 
     def shadowed(self, shadow: str, outcome: str, images: int) -> None:
         """Count images that the variant `shadow` read, or did not get to read, beside the active one."""

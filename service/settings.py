@@ -22,7 +22,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PREFIX: Final = "LPR_"
 INDENT = 6 * " "
 MOST_THREADS = max(64, 4 * host.available())  # of all processes together
-MEMORY_BYTES: Final = 1024  # most of a file LPR_MEMORY: a name and a word
+SWITCH_BYTES: Final = 1024  # most of a file LPR_SWITCH_FILE: a name and a word
+RENAMED: Final = {"LPR_BACKEND": "LPR_VARIANT", "LPR_MEMORY": "LPR_SWITCH_FILE"}  # old names, kept for one release
 
 _NAME = re.compile(r"[^./\\\x00-\x20\x7f][^/\\\x00-\x1f\x7f]{0,254}")  # of a folder, as `artifact.variants` finds them
 _KEY = re.compile(r"[\x20-\x7e]{1,1024}")
@@ -103,7 +104,7 @@ def local(host: str) -> bool:
     return all(ip_address(address.partition("%")[0]).is_loopback for address in addresses(host))
 
 
-def _memory(path: Path) -> Path:
+def _switch_file(path: Path) -> Path:
     """Whether the file can be written, and holds what the server writes to it, if it exists."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a file: name a file, which need not exist yet")
@@ -116,7 +117,7 @@ def _memory(path: Path) -> Path:
         raise ValueError(f"no file can be written in {path.parent} ({error.strerror}): name one elsewhere") from error
     try:
         with path.open("rb") as file:
-            content = file.read(MEMORY_BYTES + 1).decode()
+            content = file.read(SWITCH_BYTES + 1).decode()
     except FileNotFoundError:
         return path
     except OSError as error:
@@ -124,7 +125,7 @@ def _memory(path: Path) -> Path:
     except UnicodeError:
         content = "\0"
     name, *words = content.split(" ")
-    if content and (len(content) > MEMORY_BYTES or len(words) > 1 or not _NAME.fullmatch(name)):
+    if content and (len(content) > SWITCH_BYTES or len(words) > 1 or not _NAME.fullmatch(name)):
         raise ValueError(f"{path} does not hold the name of a variant, as the server writes it: remove it")
     return path
 
@@ -142,7 +143,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
-    backend: Name = Field(default="tvm-fast", description="Name of the variant to serve: a folder below LPR_ARTIFACTS.")
+    variant: Name = Field(default="tvm-fast", description="Name of the variant to serve: a folder below LPR_ARTIFACTS.")
     artifacts: Path = Field(default=REPOSITORY / "artifacts", description="Folder that holds the variants.")
     host: Annotated[str, AfterValidator(_host)] = Field(
         default="127.0.0.1", description="Address or name to listen on; 0.0.0.0 for every interface, :: for IPv6."
@@ -209,10 +210,10 @@ class Settings(BaseSettings):
         description="Whether a request may choose another installed variant; it is loaded beside the active one then. "
         "Default: whether LPR_API_KEYS holds keys or the server listens on the loopback alone.",
     )
-    memory: Annotated[Path, AfterValidator(_memory)] | None = Field(
+    switch_file: Annotated[Path, AfterValidator(_switch_file)] | None = Field(
         default=None,
         description="A file that keeps the variant that the server was switched to: after a restart it goes before "
-        "LPR_BACKEND, and all processes that share the file switch together.",
+        "LPR_VARIANT, and all processes that share the file switch together.",
     )
     shadow: Name | None = Field(
         default=None, description="A variant that reads part of the traffic too, to be compared; none by default."
@@ -241,6 +242,7 @@ class Settings(BaseSettings):
         """Raise ValueError for what no field would notice: unknown names, and values of blanks."""
         if unknown := [*_unknown(os.environ)]:
             raise ValueError("\n".join(unknown))
+        given = _with_old_names(given)
         if blank := [name for name, value in given.items() if isinstance(value, str) and value.isspace()]:
             raise ValueError(f"{PREFIX}{blank[0].upper()}: holds blanks alone: unset it, or give it a value")
         return given
@@ -293,11 +295,34 @@ def _bounds(check: object) -> bool:
     return isinstance(check, AfterValidator) and isinstance(check.func, Within)
 
 
+def warnings() -> Iterator[str]:
+    """A sentence for each setting that has its old name in the environment."""
+    return (f"{old} is now called {new}: the old name works in this release only" for old, new, _ in _renamed())
+
+
+def _with_old_names(given: dict[str, Any]) -> dict[str, Any]:
+    """`given`, and the values of settings that have their old names; raises ValueError where both names are set."""
+    both = [f"{old} is the old name of {new}, and both are set: unset {old}" for old, new, _ in _renamed() if _set(new)]
+    if both:
+        raise ValueError("\n".join(both))
+    return {new.removeprefix(PREFIX).lower(): value for _, new, value in _renamed()} | given
+
+
+def _renamed() -> Iterator[tuple[str, str, str]]:
+    """The old name, the new name and the value of each setting that has its old name in the environment."""
+    return ((old, new, value) for old, new in RENAMED.items() if (value := _set(old)))
+
+
+def _set(variable: str) -> str | None:
+    """What a variable of the environment holds, whatever the case of its name."""
+    return next((value for name, value in os.environ.items() if name.upper() == variable), None)
+
+
 def _unknown(names: Iterable[str]) -> Iterator[str]:
     """A sentence for each variable that looks like a setting and is none, with the nearest that is."""
     known = [f"{PREFIX}{field.upper()}" for field in (*Settings.model_fields, *ClientSettings.model_fields)]
     for name in sorted(name for name in names if name.upper().startswith(PREFIX)):
-        if name.upper() not in known:
+        if name.upper() not in (*known, *RENAMED):
             (nearest,) = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)
             yield (
                 f"{ascii(name[:100])[1:-1]}: there is no such setting; is {nearest} meant? "

@@ -97,7 +97,7 @@ def serving(artifacts: Path) -> Iterator[Serving]:
 
         def serve(**settings: object) -> httpx.Client:
             url = stack.enter_context(
-                running(Settings(**{"backend": "tiny", "artifacts": artifacts, "threads": 1, **settings}))
+                running(Settings(**{"variant": "tiny", "artifacts": artifacts, "threads": 1, **settings}))
             )
             return stack.enter_context(httpx.Client(base_url=url, timeout=30))
 

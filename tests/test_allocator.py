@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import sys
 import numpy as np
-from service.memory import LARGE, return_large_blocks
+from service.allocator import LARGE, return_large_blocks
 
 def resident():
     with open("/proc/self/statm") as pages:

@@ -142,7 +142,7 @@ def test_a_reader_that_is_stuck_stops_nothing(workers):
             break
     os.set_blocking(write_end, True)
     port = str(free_port())
-    env = environment(PUBLISHED, BACKEND=VARIANT, PORT=port, NOTICE_S="0", WORKERS=workers)
+    env = environment(PUBLISHED, VARIANT=VARIANT, PORT=port, NOTICE_S="0", WORKERS=workers)
     process = subprocess.Popen(COMMAND, cwd=REPOSITORY, env=env, stdout=write_end, stderr=write_end)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -164,7 +164,7 @@ def test_a_reader_that_is_stuck_stops_nothing(workers):
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-", ">/dev/full 2>/dev/full"])
 def test_closed_or_full_streams_do_no_harm(workers, closed):
     port = str(free_port())
-    env = environment(PUBLISHED, BACKEND=VARIANT, PORT=port, NOTICE_S="0", WORKERS=workers)
+    env = environment(PUBLISHED, VARIANT=VARIANT, PORT=port, NOTICE_S="0", WORKERS=workers)
     command = ["sh", "-c", f'exec "$0" "$@" {closed}', *COMMAND]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=env)
     url = f"http://127.0.0.1:{port}"
@@ -179,7 +179,7 @@ def test_closed_or_full_streams_do_no_harm(workers, closed):
 
 
 def test_a_refusal_is_still_told_where_standard_output_is_closed():
-    env = environment(PUBLISHED, BACKEND="nonsense")
+    env = environment(PUBLISHED, VARIANT="nonsense")
     command = ["sh", "-c", 'exec "$0" "$@" >&- <&-', *COMMAND]
     done = subprocess.run(command, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == 2

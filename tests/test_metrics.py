@@ -131,7 +131,7 @@ def test_a_place_keeps_its_counts_and_not_its_gauges_and_who_follows_counts_on(f
 
 
 def test_a_folder_that_killed_processes_left_is_removed_by_the_next_and_no_other_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.metrics.MEMORY", tmp_path)
+    monkeypatch.setattr("service.metrics.SHARED_MEMORY", tmp_path)
     monkeypatch.setattr("service.metrics.NEW_S", -1)
     with shared_folder(1) as first, shared_folder(1) as second:
         assert first.is_dir()

@@ -18,7 +18,7 @@ from tests.support.servers import running
 @pytest.fixture(scope="module", params=variants(PUBLISHED))
 def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     """A client of a server of this variant."""
-    with running(Settings(backend=request.param, threads=1)) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with running(Settings(variant=request.param, threads=1)) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from service import host
-from service.settings import REPOSITORY, ClientSettings, Settings, faults, listing
+from service.settings import REPOSITORY, ClientSettings, Settings, faults, listing, warnings
 
 KEY = "a key of 20 letters."
 
@@ -22,22 +22,22 @@ def _clean_environment(monkeypatch):
 
 def test_defaults_serve_the_fast_variant_of_the_repository():
     settings = Settings()
-    assert (settings.backend, settings.artifacts) == ("tvm-fast", REPOSITORY / "artifacts")
+    assert (settings.variant, settings.artifacts) == ("tvm-fast", REPOSITORY / "artifacts")
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.threads == host.available() >= 1
 
 
 def test_variables_override_the_defaults(monkeypatch, tmp_path):
-    for name, value in {"BACKEND": "tiny", "ARTIFACTS": str(tmp_path), "PORT": "81", "THREADS": "3"}.items():
+    for name, value in {"VARIANT": "tiny", "ARTIFACTS": str(tmp_path), "PORT": "81", "THREADS": "3"}.items():
         monkeypatch.setenv(f"LPR_{name}", value)
     settings = Settings()
-    assert (settings.backend, settings.artifacts, settings.port, settings.threads) == ("tiny", tmp_path, 81, 3)
+    assert (settings.variant, settings.artifacts, settings.port, settings.threads) == ("tiny", tmp_path, 81, 3)
 
 
 def test_an_empty_variable_is_none(monkeypatch):
-    for name in ("BACKEND", "PORT", "API_KEYS"):
+    for name in ("VARIANT", "PORT", "API_KEYS"):
         monkeypatch.setenv(f"LPR_{name}", "")
-    assert (Settings().backend, Settings().port, len(Settings().api_keys)) == ("tvm-fast", 8000, 0)
+    assert (Settings().variant, Settings().port, len(Settings().api_keys)) == ("tvm-fast", 8000, 0)
 
 
 @pytest.mark.parametrize(("workers", "threads"), [("1", 5), ("2", 2), ("9", 1)])
@@ -151,6 +151,29 @@ def test_an_unknown_name_is_not_echoed_without_end_or_raw(monkeypatch):
     assert "\n" not in sentence
 
 
+@pytest.mark.parametrize("old", ["LPR_BACKEND", "lpr_backend"])
+def test_an_old_name_works_with_a_warning(monkeypatch, tmp_path, old):
+    assert [*warnings()] == []
+    monkeypatch.setenv(old, "tiny")
+    monkeypatch.setenv("LPR_MEMORY", str(tmp_path / "file"))
+    assert (Settings().variant, Settings().switch_file) == ("tiny", tmp_path / "file")
+    assert Settings(variant="other").variant == "other"  # as `lpr read --variant` does
+    assert [sentence.split(":")[0] for sentence in warnings()] == [
+        "LPR_BACKEND is now called LPR_VARIANT",
+        "LPR_MEMORY is now called LPR_SWITCH_FILE",
+    ]
+    monkeypatch.setenv("LPR_MEMORY", "")
+    assert Settings().switch_file is None
+    assert "LPR_BACKEND is the old name of LPR_VARIANT, and both are set" in refused(monkeypatch, VARIANT="tiny")
+    monkeypatch.setenv("LPR_VARIANT", "")
+    assert Settings().variant == "tiny"
+
+
+def test_an_old_name_is_checked_as_the_new_one(monkeypatch):
+    assert refused(monkeypatch, BACKEND="../tiny").startswith("LPR_VARIANT: must be the name of a folder")
+    assert refused(monkeypatch, MEMORY=" ").startswith("LPR_SWITCH_FILE: holds blanks alone")
+
+
 def test_names_of_the_client_are_known(monkeypatch):
     monkeypatch.setenv("LPR_URL", "http://127.0.0.1:8000")
     monkeypatch.setenv("LPR_API_KEY", KEY)
@@ -163,7 +186,7 @@ def test_names_of_the_client_are_known(monkeypatch):
 
 @pytest.mark.parametrize("name", ["../artifacts/tvm", "tvm/", "/tvm", ".", "..", ".hidden", "a\\b", "a\nb", "x" * 256])
 def test_a_variant_is_named_and_not_by_a_path(monkeypatch, name):
-    for setting in ("BACKEND", "SHADOW"):
+    for setting in ("VARIANT", "SHADOW"):
         assert "must be the name of a folder below LPR_ARTIFACTS" in refused(monkeypatch, **{setting: name})
 
 
@@ -198,12 +221,12 @@ def test_administrators_alone_leave_reading_open(monkeypatch):
     assert not Settings().choice
 
 
-def test_a_memory_that_cannot_be_one_is_said(monkeypatch, tmp_path):
+def test_a_switch_file_that_cannot_be_one_is_said(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("tiny 0123")
-    monkeypatch.setenv("LPR_MEMORY", str(tmp_path / "file"))
-    assert Settings().memory == tmp_path / "file"
-    monkeypatch.setenv("LPR_MEMORY", str(tmp_path / "new"))
-    assert Settings().memory == tmp_path / "new"
+    monkeypatch.setenv("LPR_SWITCH_FILE", str(tmp_path / "file"))
+    assert Settings().switch_file == tmp_path / "file"
+    monkeypatch.setenv("LPR_SWITCH_FILE", str(tmp_path / "new"))
+    assert Settings().switch_file == tmp_path / "new"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing stays of the check
     os.mkfifo(tmp_path / "pipe")
     for path, reason in {
@@ -215,17 +238,17 @@ def test_a_memory_that_cannot_be_one_is_said(monkeypatch, tmp_path):
         Path("/proc/file"): "no file can be written",
         tmp_path / ("x" * 250): "no file can be written",
     }.items():
-        sentence = refused(monkeypatch, MEMORY=str(path))
-        assert sentence.startswith("LPR_MEMORY: ")
+        sentence = refused(monkeypatch, SWITCH_FILE=str(path))
+        assert sentence.startswith("LPR_SWITCH_FILE: ")
         assert reason in sentence
 
 
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe", b"\0", b"../tiny 1", b"a b c", b"tiny\n1", b" ", 2000 * b"x", b"{}\n"]
 )
-def test_a_memory_that_holds_something_else_is_said(monkeypatch, tmp_path, content):
+def test_a_switch_file_that_holds_something_else_is_said(monkeypatch, tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    assert "does not hold the name of a variant" in refused(monkeypatch, MEMORY=str(tmp_path / "file"))
+    assert "does not hold the name of a variant" in refused(monkeypatch, SWITCH_FILE=str(tmp_path / "file"))
 
 
 def test_what_is_wrong_is_said_by_variable_and_without_keys(monkeypatch):

@@ -48,7 +48,7 @@ def served(variant: str, artifacts: Path, threads: int) -> Iterator[tuple[str, s
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = {"LPR_BACKEND": variant, "LPR_ARTIFACTS": str(artifacts), "LPR_PORT": str(port)}
+    settings = {"LPR_VARIANT": variant, "LPR_ARTIFACTS": str(artifacts), "LPR_PORT": str(port)}
     settings |= {"LPR_THREADS": str(threads), "LPR_NOTICE_S": "0", "LPR_LOG": "0"}
     url, started = f"http://127.0.0.1:{port}", time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "service"], env=os.environ | settings, stderr=subprocess.DEVNULL)
@@ -56,7 +56,7 @@ def served(variant: str, artifacts: Path, threads: int) -> Iterator[tuple[str, s
         while not _ready(url):
             if process.poll() is not None:
                 raise ArtifactError(
-                    f"the server of {variant} stopped: LPR_BACKEND={variant} python -m service says why"
+                    f"the server of {variant} stopped: LPR_VARIANT={variant} python -m service says why"
                 )
             if time.perf_counter() - started > _READY_S:
                 raise ArtifactError(f"the server of {variant} was not ready after {_READY_S} s")

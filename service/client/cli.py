@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from service.client import files
 from service.errors import BadParameter, LprError, Refused
-from service.settings import ClientSettings, Settings, faults
+from service.settings import ClientSettings, Settings, faults, warnings
 from service.wire import MIN_CONFIDENCE, Plate, Result
 
 ALL_READ, SOME_NOT_READ, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders that hold images")
     read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
-    read.add_argument("--variant", help="read with this variant instead of the server's or LPR_BACKEND")
+    read.add_argument("--variant", help="read with this variant instead of the server's or LPR_VARIANT")
     read.add_argument("--format", default="", metavar="NAME,...", help="read every plate as a text of these formats")
     read.add_argument(
         "--min-confidence",
@@ -174,8 +174,10 @@ def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
     from service.pipeline.recognizer import Recognizer
     from service.reading.plates import restrict
 
-    settings = Settings(**({"backend": options.variant} if options.variant else {}))
-    found = artifact.find(settings.artifacts, settings.backend)
+    for sentence in warnings():
+        print(f"lpr: {sentence}", file=sys.stderr)
+    settings = Settings(**({"variant": options.variant} if options.variant else {}))
+    found = artifact.find(settings.artifacts, settings.variant)
     only = restrict(found.manifest.grammar, options.format or None)
     budget = Budget(settings.queue, settings.threads, settings.max_pixels)
     recognizer = Recognizer(found, settings.threads, budget, settings.max_pixels, deadline_s=math.inf)

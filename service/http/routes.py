@@ -320,13 +320,13 @@ def _interleave(uploads: Sequence[Upload], read: Sequence[Outcome]) -> list[Outc
     return [upload.refusal or next(outcomes) for upload in uploads]
 
 
-def record(metrics: Metrics, backend: str, outcomes: Sequence[Outcome], timing: Timing) -> None:
+def record(metrics: Metrics, variant: str, outcomes: Sequence[Outcome], timing: Timing) -> None:
     """Count what a variant read, and what it could not."""
     readings = [outcome.reading for outcome in outcomes if isinstance(outcome, Seen)]
-    metrics.read([reading.confidence if reading.text else 0 for reading in readings], vars(timing), backend)
+    metrics.read([reading.confidence if reading.text else 0 for reading in readings], vars(timing), variant)
     for outcome in outcomes:
         if isinstance(outcome, InputError):
-            metrics.failed(outcome.slug, backend)
+            metrics.failed(outcome.slug, variant)
 
 
 def _note(request: Request, variant: str, results: Sequence[dict[str, Any]], log_plates: bool) -> None:

@@ -31,16 +31,16 @@ from service.wire import Installed, Listing
 FOLLOW_S: Final = 0.2  # between looks at what other processes switched to
 LONGEST_PAUSE_S: Final = 30.0  # between attempts to follow them
 READINGS: Final = 3  # of an artifact that is replaced while it is read
-MEMORY_BYTES: Final = 1000  # of LPR_MEMORY, more than any name takes
+SWITCH_BYTES: Final = 1000  # of LPR_SWITCH_FILE, more than any name takes
 
 log = logging.getLogger(__name__)
 
 
-def beginning(active: str, memory: Path | None) -> tuple[str, str]:
-    """The name of the variant that a server begins with, and the setting that it is from: LPR_MEMORY, where the file
-    holds one, goes before LPR_BACKEND."""
-    remembered = _recall(memory).partition(" ")[0]
-    return (remembered, f"LPR_MEMORY ({memory})") if remembered else (active, "LPR_BACKEND")
+def beginning(active: str, switch_file: Path | None) -> tuple[str, str]:
+    """The variant that a server begins with, and the setting that names it: LPR_SWITCH_FILE, where the file holds a
+    name, goes before LPR_VARIANT."""
+    remembered = _recall(switch_file).partition(" ")[0]
+    return (remembered, f"LPR_SWITCH_FILE ({switch_file})") if remembered else (active, "LPR_VARIANT")
 
 
 @contextmanager
@@ -52,32 +52,32 @@ def naming(setting: str) -> Iterator[None]:
         raise type(error)(f"{setting}: {error}") from error
 
 
-def _recall(memory: Path | None) -> str:
-    """What the memory holds: the name of a variant, a blank, and a word that differs from switch to switch."""
+def _recall(switch_file: Path | None) -> str:
+    """What the switch file holds: the name of a variant, a blank, and a word that differs from switch to switch."""
     try:
-        if memory is None:
+        if switch_file is None:
             return ""
-        with memory.open("rb") as file:
-            return file.read(MEMORY_BYTES).decode()
+        with switch_file.open("rb") as file:
+            return file.read(SWITCH_BYTES).decode()
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"LPR_MEMORY {memory} cannot be read: {error}") from error
+        raise ArtifactError(f"LPR_SWITCH_FILE {switch_file} cannot be read: {error}") from error
 
 
-def _remember(memory: Path | None, name: str) -> str:
+def _remember(switch_file: Path | None, name: str) -> str:
     """Write what `_recall` reads, in one step: of several processes, the last one's stays. Raises VariantUnusable."""
     switch = f"{name} {uuid.uuid4().hex}"
-    if memory is None:
+    if switch_file is None:
         return switch
-    aside = memory.with_name(f".{memory.name}.{uuid.uuid4().hex}")
+    aside = switch_file.with_name(f".{switch_file.name}.{uuid.uuid4().hex}")
     try:
         aside.write_text(switch, encoding="utf-8")
-        aside.replace(memory)
+        aside.replace(switch_file)
     except OSError as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise VariantUnusable(f"The switch cannot be kept in LPR_MEMORY: {error.strerror}.") from error
+        raise VariantUnusable(f"The switch cannot be kept in LPR_SWITCH_FILE: {error.strerror}.") from error
     return switch
 
 
@@ -97,27 +97,26 @@ class Variants:
         load: Callable[[Artifact], Recognizer],
         choice: bool,
         also: str | None = None,
-        memory: Path | None = None,
+        switch_file: Path | None = None,
     ) -> None:
         """Load the `active` one of the artifacts below `root`, and perhaps another; raises ArtifactError.
 
-        `choice` lets requests choose. The file `memory` keeps what is switched to: it goes before `active`, and all
+        `choice` lets requests choose. `switch_file` keeps what is switched to: it goes before `active`, and all
         processes that share it switch together.
         """
         self.on_switch: Callable[[Recognizer], None] = lambda recognizer: None  # told of each new active one
-        self._memory = memory
-        self._next = memory and memory.with_name(
-            f"{memory.name}.next"
-        )  # as `memory`: what is being loaded to switch to
+        self._switch_file = switch_file
+        # The same for the variant that is being loaded in order to switch to it.
+        self._next = switch_file and switch_file.with_name(f"{switch_file.name}.next")
         self._announced = _recall(self._next)
-        self._remembered = _recall(memory)  # the switch that `name` came of; it changes together with that
+        self._remembered = _recall(switch_file)  # the switch that `name` came of; it changes together with that
         self._root = root
         self._load = load
         self._choice = choice
         self._also = also
         self._catalogue = Catalogue(root)
         self._listed: tuple[Entries, bytes] | None = None
-        first, setting = beginning(active, memory)
+        first, setting = beginning(active, switch_file)
         with naming(setting):
             self._loaded = {first: self._read(first, None)}
         if also and also != first:
@@ -217,7 +216,7 @@ class Variants:
                     self._announced = await asyncio.to_thread(_remember, self._next, name)
             recognizer = await self._made(name, before)
             try:
-                switch = await asyncio.to_thread(_remember, self._memory, name)
+                switch = await asyncio.to_thread(_remember, self._switch_file, name)
             except VariantUnusable:
                 if recognizer is not before:
                     await recognizer.close()
@@ -225,18 +224,18 @@ class Variants:
             self._switch(name, before, recognizer, switch)
 
     async def follow(self) -> None:
-        """Switch to what another process that shares the memory switched to, until cancelled.
+        """Switch to what another process that shares the switch file switched to, until cancelled.
 
-        What fails is tried again, after ever longer pauses, until it works or the memory changes. What another process
-        loads, this one loads at the same time, so that all switch within moments however long that takes.
+        What fails is tried again, after ever longer pauses, until it works or the switch file changes. What another
+        process loads, this one loads at the same time, so that all switch within moments however long that takes.
         """
         failed, pause, again = "", 0.0, 0.0
-        while self._memory:
+        while self._switch_file:
             await asyncio.sleep(FOLLOW_S)
             found = ""
             try:
                 await self._prepare()
-                found = await asyncio.to_thread(_recall, self._memory)
+                found = await asyncio.to_thread(_recall, self._switch_file)
                 if found in ("", self._remembered) or (found == failed and time.monotonic() < again):
                     continue
                 await self._follow()
@@ -265,12 +264,12 @@ class Variants:
             await asyncio.wait([self._ahead[1]])
 
     async def _follow(self) -> None:
-        """Switch to what the memory says, as soon as nothing else is being loaded.
+        """Switch to what the switch file says, as soon as nothing else is being loaded.
 
         It is read again then: a switch of this process may have been written in between, and the last one counts.
         """
         async with self._loading:
-            found = await asyncio.to_thread(_recall, self._memory)
+            found = await asyncio.to_thread(_recall, self._switch_file)
             if found in ("", self._remembered):
                 return
             name = found.partition(" ")[0]
@@ -281,7 +280,7 @@ class Variants:
     def _switch(self, name: str, before: Recognizer | None, recognizer: Recognizer, switch: str) -> None:
         """From here on new requests go to `recognizer`; `before` is what was loaded under its name.
 
-        `switch` is what the memory says of it.
+        `switch` is what the switch file says of it.
         """
         self._remembered = switch
         self._refused.pop(name, None)

@@ -53,7 +53,7 @@ class Workers:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ArtifactError where the artifact is damaged or missing."""
-        name, setting = beginning(settings.backend, settings.memory)
+        name, setting = beginning(settings.variant, settings.switch_file)
         with naming(setting):  # said once, instead of by each process
             artifact.find(settings.artifacts, name)
         self._settings = settings
@@ -72,8 +72,8 @@ class Workers:
         self._port = reserved[0].getsockname()[1]
         server.heed(self._stop)
         with logs.recorded(), metrics.shared_folder(len(self._slots)) as self._folder:
-            if self._settings.memory is None:  # through it they switch variants together
-                self._settings = self._settings.model_copy(update={"memory": self._folder / "variant"})
+            if self._settings.switch_file is None:  # through it they switch variants together
+                self._settings = self._settings.model_copy(update={"switch_file": self._folder / "variant"})
             self._look_after_all()
         for listener in reserved:
             listener.close()

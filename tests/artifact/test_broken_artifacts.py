@@ -236,7 +236,7 @@ def test_a_server_of_a_broken_artifact_ends_with_a_sentence(compiled, damage, wo
     environment = {
         **os.environ,
         "LPR_ARTIFACTS": str(hashed(compiled).parent),
-        "LPR_BACKEND": compiled.name,
+        "LPR_VARIANT": compiled.name,
         "LPR_WORKERS": str(workers),
         "LPR_PORT": "0",
     }

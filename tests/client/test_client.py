@@ -123,7 +123,7 @@ def test_the_awaited_client_does_the_same(url, folder):
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> None:
     """In the process itself, the tiny artifact reads."""
-    for name, value in {"BACKEND": "tiny", "ARTIFACTS": str(artifacts), "THREADS": "1"}.items():
+    for name, value in {"VARIANT": "tiny", "ARTIFACTS": str(artifacts), "THREADS": "1"}.items():
         monkeypatch.setenv(f"LPR_{name}", value)
     monkeypatch.delenv("LPR_URL", raising=False)
 
@@ -141,6 +141,13 @@ def test_a_folder_is_read_in_order_and_what_cannot_be_read_is_told(where, folder
     assert [line[1] for line in lines[:2]] == [TINY_TEXT] * 2
     assert lines[0][3] == "cn-standard"
     assert lines[2][1].startswith("The image is not a readable JPEG")
+
+
+def test_an_old_name_of_a_setting_is_warned_of(folder, monkeypatch, capsys):
+    monkeypatch.delenv("LPR_VARIANT")
+    monkeypatch.setenv("LPR_BACKEND", "tiny")
+    assert cli.main(["read", str(folder)]) == cli.SOME_NOT_READ
+    assert "lpr: LPR_BACKEND is now called LPR_VARIANT: " in capsys.readouterr().err
 
 
 def test_rows_for_programs(where, folder, capsys):

@@ -62,9 +62,9 @@ def test_own_crops_to_a_served_variant_with_the_commands_of_the_page(tmp_path, m
         name, *arguments = words[words.index("model_builder") + 1 :]
         assert main([name, *arguments, "--artifacts", str(artifacts), *SMALL[name]]) == 0, capsys.readouterr().err
         assert "held-out: 0 of 2 exact" in capsys.readouterr().out
-    assert "LPR_BACKEND=tvm-fine-tuned-quantized" in serve
+    assert "LPR_VARIANT=tvm-fine-tuned-quantized" in serve
     assert contract.variants(artifacts) == ["fine-tuned", "fine-tuned-quantized", "pruned", "tvm-fine-tuned-quantized"]
     assert made(serve.partition(" ")[2])[-2:] == ["-m", "service"]
-    with started(artifacts, BACKEND="tvm-fine-tuned-quantized") as server:
+    with started(artifacts, VARIANT="tvm-fine-tuned-quantized") as server:
         answer = httpx.post(f"{server.url}/recognize", files={"image": encode()}, timeout=30).json()
     assert answer["model"]["variant"] == "tvm-fine-tuned-quantized"

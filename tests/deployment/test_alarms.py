@@ -102,7 +102,7 @@ def trouble(originals: Path) -> Iterator[Trouble]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backends, "load", loaded)
-        settings = Settings(backend="tiny", artifacts=originals, threads=1, max_images=1, queue=QUEUE)
+        settings = Settings(variant="tiny", artifacts=originals, threads=1, max_images=1, queue=QUEUE)
         with running(settings) as url, httpx.Client(base_url=url, timeout=60, limits=ONCE) as trouble.client:
             assert trouble.post("other") == 200  # it is loaded from here on
             yield trouble
@@ -167,7 +167,7 @@ def test_a_server_that_is_gone(trouble, tmp_path, artifacts):
             return int(httpx.get(f"{url}/metrics").status_code == 200)
         return 0
 
-    with running(Settings(backend="tiny", artifacts=artifacts, threads=1)) as url:
+    with running(Settings(variant="tiny", artifacts=artifacts, threads=1)) as url:
         there = up(url)
     check(tmp_path, "LprDown", "", (well(trouble), 30), up=f"{there}x20 {up(url)}x10")
 

@@ -38,7 +38,7 @@ def test_any_other_request_gets_an_id_of_its_own(client, given):
 def test_each_request_is_a_line_of_json_without_image_plate_and_key(capfd):
     file, text = SAMPLES[0]
     image = (FOLDER / file).read_bytes()
-    with started(PUBLISHED, BACKEND="tvm", API_KEYS=KEY) as server, httpx.Client(base_url=server.url) as client:
+    with started(PUBLISHED, VARIANT="tvm", API_KEYS=KEY) as server, httpx.Client(base_url=server.url) as client:
         for path in ("/healthz", "/readyz", "/metrics"):
             client.get(path)
         key = {**AUTHORIZED, "X-Request-Id": "mine"}
@@ -66,7 +66,7 @@ def test_each_request_is_a_line_of_json_without_image_plate_and_key(capfd):
 @pytest.mark.parametrize("settings", [{"LOG_PLATES": "1"}, {"LOG": "0"}])
 def test_the_texts_are_logged_where_that_was_asked_for_and_nothing_where_that_was(settings, capfd):
     file, text = SAMPLES[0]
-    with started(PUBLISHED, BACKEND="tvm", **settings) as server:
+    with started(PUBLISHED, VARIANT="tvm", **settings) as server:
         httpx.post(f"{server.url}/recognize", content=(FOLDER / file).read_bytes(), headers=PNG)
         server.stop(signal.SIGINT)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
@@ -98,7 +98,7 @@ def test_an_address_in_the_log_is_the_one_that_connected_unless_a_proxy_is_trust
         ],
     }
     for proxies, given in cases.items():
-        with started(PUBLISHED, BACKEND="tvm", PROXIES=proxies) as server, server.connect() as connection:
+        with started(PUBLISHED, VARIANT="tvm", PROXIES=proxies) as server, server.connect() as connection:
             for header, _ in given:
                 connection.sendall(f"GET /nothing HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {header}\r\n\r\n".encode())
                 assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
@@ -108,7 +108,7 @@ def test_an_address_in_the_log_is_the_one_that_connected_unless_a_proxy_is_trust
 
 
 def test_a_path_is_escaped(capfd):
-    with started(PUBLISHED, BACKEND="tvm") as server:
+    with started(PUBLISHED, VARIANT="tvm") as server:
         httpx.get(f"{server.url}/%1B%5B31m%7F%C2%9B31m%E2%80%AE%0Aend%E7%9A%96")
         server.stop(signal.SIGINT)
     out = capfd.readouterr().out

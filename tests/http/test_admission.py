@@ -23,7 +23,7 @@ from tests.support.servers import Gate, eventually, running
 @contextmanager
 def connected(artifacts: Path, **settings: object) -> Iterator[tuple[httpx.Client, ExitStack]]:
     """A client of a server with one thread, and a stack for connections."""
-    chosen = Settings(**{"backend": "tiny", "artifacts": artifacts, "threads": 1, "max_images": 1, **settings})
+    chosen = Settings(**{"variant": "tiny", "artifacts": artifacts, "threads": 1, "max_images": 1, **settings})
     with running(chosen) as url, httpx.Client(base_url=url, timeout=60) as client, ExitStack() as stack:
         yield client, stack
 

@@ -62,7 +62,7 @@ def test_a_variant_is_served_with_its_extra_alone(variant, packages):
     for name in {"torch", "tvm", "onnxruntime", "openvino", "httpx"} - {engine}:
         assert not (packages / name).exists()
     command = [sys.executable, "-S", "-m", "service"]  # without site-packages
-    env = environment(PUBLISHED, BACKEND=variant) | {"PYTHONPATH": str(packages)}
+    env = environment(PUBLISHED, VARIANT=variant) | {"PYTHONPATH": str(packages)}
     server = Process(env, command, packages.parent)
     try:
         file, text = SAMPLES[0]
@@ -86,17 +86,18 @@ def make(**settings: str) -> list[str]:
 
 @pytest.mark.parametrize("variant", variants(PUBLISHED))
 def test_make_serve_installs_the_engine_of_the_variant(variant):
-    assert make(LPR_BACKEND=variant) == f"[client,{read(PUBLISHED / variant).manifest.backend}]"
+    assert make(LPR_VARIANT=variant) == f"[client,{read(PUBLISHED / variant).manifest.backend}]"
 
 
 def test_make_serve_knows_the_default_and_the_folder_of_artifacts(artifacts):
-    default = Settings.model_fields["backend"].default
-    assert make() == make(LPR_BACKEND=default) != ""
-    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,torch]"
+    default = Settings.model_fields["variant"].default
+    assert make() == make(LPR_VARIANT=default) != ""
+    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,torch]"  # the old name
+    assert make(LPR_VARIANT="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,torch]"
 
 
 def test_make_serve_leaves_it_to_the_service_to_name_the_variants_there_are():
-    assert make(LPR_BACKEND="nonsense") == "[client]"
+    assert make(LPR_VARIANT="nonsense") == "[client]"
 
 
 def test_the_command_of_the_documents_reads_on_the_server_that_make_serve_starts(packages, artifacts):

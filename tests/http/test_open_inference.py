@@ -104,7 +104,7 @@ def test_encoded_images_are_read_as_by_recognize(client, protocol):
 
 
 def test_any_installed_variant_is_a_model():
-    with running(Settings(backend="tvm", artifacts=PUBLISHED, threads=1)) as url:
+    with running(Settings(variant="tvm", artifacts=PUBLISHED, threads=1)) as url:
         protocol = connect(url)
         files = [(FOLDER / file).read_bytes() for file, _ in SAMPLES]
         for name in ("tvm", "quantized"):

@@ -127,7 +127,7 @@ def test_a_first_visitor_sees_what_to_do_and_what_reads(visit):
     expect(page.get_by_role("button", name="Use the camera")).to_be_visible()
     expect(page.get_by_role("button", name=re.compile("Try an example"))).to_have_count(4)
     facts = page.locator("#facts")
-    expect(facts).to_contain_text(Settings().backend)
+    expect(facts).to_contain_text(Settings().variant)
     expect(page.get_by_label("Compare all variants")).to_be_hidden()  # there is nothing to compare yet
 
 
@@ -340,7 +340,7 @@ def test_there_is_nothing_to_compare_where_no_request_may_choose(chromium):
     with running(Settings(threads=1, choice=False)) as url:
         page = chromium.new_page()
         page.goto(url)
-        expect(page.locator("#facts")).to_contain_text(Settings().backend)
+        expect(page.locator("#facts")).to_contain_text(Settings().variant)
         expect(page.get_by_label("Compare all variants")).to_be_hidden()
         example(page, "a blue plate")
         expect(page.get_by_text("started with LPR_CHOICE=1")).to_be_visible()

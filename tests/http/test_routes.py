@@ -259,7 +259,7 @@ def test_a_plate_is_read_as_one_of_the_formats_asked_for(client):
 def test_the_formats_hold_the_decoding_itself():
     """The blue sample has no green plate's eight characters, so that only decoding can make them."""
     with (
-        running(Settings(backend="quantized", artifacts=PUBLISHED, threads=1)) as url,
+        running(Settings(variant="quantized", artifacts=PUBLISHED, threads=1)) as url,
         httpx.Client(base_url=url) as client,
     ):
         image = (FOLDER / "blue.png").read_bytes()

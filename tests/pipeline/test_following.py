@@ -1,4 +1,4 @@
-"""Processes that share LPR_MEMORY agree on the variant, whoever switches when; here as several `Variants` in one."""
+"""Processes that share LPR_SWITCH_FILE agree on the variant. Here they are several `Variants` in one process."""
 
 import asyncio
 import shutil
@@ -32,9 +32,9 @@ class Loaded:
 class Process:
     """A `Variants` that loads `other` slowly, and nothing that is `broken`."""
 
-    def __init__(self, root: Path, memory: Path, slow_s: float = 0.0) -> None:
+    def __init__(self, root: Path, switch_file: Path, slow_s: float = 0.0) -> None:
         self.slow_s, self.broken, self.made = slow_s, set[str](), list[Loaded]()
-        self.variants = Variants(root, "tiny", self._load, True, memory=memory)  # type: ignore[arg-type]
+        self.variants = Variants(root, "tiny", self._load, True, switch_file=switch_file)  # type: ignore[arg-type]
 
     def _load(self, artifact: Artifact) -> Loaded:
         if artifact.manifest.variant == "other":
@@ -76,14 +76,14 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_one_that_switches_while_another_still_loads_comes_to_what_was_written_last(root, tmp_path):
     async def test() -> None:
-        slow, quick = (Process(root, tmp_path / "memory", slow_s) for slow_s in (1.0, 0.0))
+        slow, quick = (Process(root, tmp_path / "switch", slow_s) for slow_s in (1.0, 0.0))
         async with following(slow, quick):
             switching = asyncio.create_task(slow.variants.activate("other"))
             await asyncio.sleep(0.1)
             await quick.variants.activate("wrong")  # which nobody proves here
             await agreed("wrong", quick, within_s=0.1)
             await switching
-            assert (tmp_path / "memory").read_text().startswith("other ")
+            assert (tmp_path / "switch").read_text().startswith("other ")
             await agreed("other", slow, quick)
 
     run(test)
@@ -91,7 +91,7 @@ def test_one_that_switches_while_another_still_loads_comes_to_what_was_written_l
 
 def test_what_takes_long_to_load_is_loaded_by_all_at_the_same_time(root, tmp_path):
     async def test() -> None:
-        processes = [Process(root, tmp_path / "memory", 4.0) for _ in range(3)]
+        processes = [Process(root, tmp_path / "switch", 4.0) for _ in range(3)]
         async with following(*processes):
             await processes[0].variants.activate("other")
             await agreed("other", *processes)
@@ -103,7 +103,7 @@ def test_what_takes_long_to_load_is_loaded_by_all_at_the_same_time(root, tmp_pat
 @pytest.mark.parametrize("pause_s", [0.05, 3 * registry.FOLLOW_S])
 def test_what_is_loaded_ahead_keeps_no_other_switch_waiting(root, tmp_path, pause_s):
     async def test() -> None:
-        slow, quick = (Process(root, tmp_path / "memory", 4.0) for _ in range(2))
+        slow, quick = (Process(root, tmp_path / "switch", 4.0) for _ in range(2))
         async with following(slow, quick):
             switching = asyncio.create_task(slow.variants.activate("other"))
             await asyncio.sleep(pause_s)
@@ -120,7 +120,7 @@ def test_what_is_loaded_ahead_keeps_no_other_switch_waiting(root, tmp_path, paus
 
 def test_many_switches_at_once_end_on_the_last_written_one(root, tmp_path):
     async def test() -> None:
-        processes = [Process(root, tmp_path / "memory") for _ in range(4)]
+        processes = [Process(root, tmp_path / "switch") for _ in range(4)]
         async with following(*processes):
             names = ["other", "wrong", "tiny"]
             await asyncio.gather(
@@ -130,14 +130,14 @@ def test_many_switches_at_once_end_on_the_last_written_one(root, tmp_path):
                     for at, process in enumerate(processes)
                 )
             )
-            await agreed((tmp_path / "memory").read_text().split()[0], *processes)
+            await agreed((tmp_path / "switch").read_text().split()[0], *processes)
 
     run(test)
 
 
 def test_a_failure_to_follow_is_tried_again_until_it_works(root, tmp_path):
     async def test() -> None:
-        first, second = (Process(root, tmp_path / "memory") for _ in range(2))
+        first, second = (Process(root, tmp_path / "switch") for _ in range(2))
         second.broken.add("other")
         async with following(first, second):
             await first.variants.activate("other")
@@ -151,7 +151,7 @@ def test_a_failure_to_follow_is_tried_again_until_it_works(root, tmp_path):
 
 def test_a_failure_to_follow_ends_with_another_switch(root, tmp_path):
     async def test() -> None:
-        first, second = (Process(root, tmp_path / "memory") for _ in range(2))
+        first, second = (Process(root, tmp_path / "switch") for _ in range(2))
         second.broken.add("other")
         async with following(first, second):
             await first.variants.activate("other")
@@ -164,8 +164,8 @@ def test_a_failure_to_follow_ends_with_another_switch(root, tmp_path):
 
 def test_a_failure_of_any_kind_is_remembered_and_what_was_loaded_is_closed(root, tmp_path):
     async def test() -> None:
-        process = Process(root, tmp_path / "gone" / "memory")
-        with pytest.raises(VariantUnusable, match="LPR_MEMORY"):
+        process = Process(root, tmp_path / "gone" / "switch")
+        with pytest.raises(VariantUnusable, match="LPR_SWITCH_FILE"):
             await process.variants.activate("wrong")
         assert [loaded.closed for loaded in process.made] == [False, True]
         process.broken.add("other")
@@ -216,7 +216,7 @@ def test_however_many_ask_the_folder_is_looked_at_once_and_a_manifest_read_once(
     monkeypatch.setattr(catalogue, "LOOK_S", 0.1)
 
     async def test() -> None:
-        process = Process(root, tmp_path / "memory")
+        process = Process(root, tmp_path / "switch")
         del read[:]
         listings = await asyncio.gather(*(process.variants.listing() for _ in range(300)))
         assert len({id(listing) for listing in listings}) == 1

@@ -158,8 +158,8 @@ def test_the_active_variant_can_be_replaced_on_disk_and_activated_again(keyed, s
 
 
 def test_a_switch_is_kept_over_a_restart_and_followed_by_other_processes(serving, several, tmp_path):
-    memory = tmp_path / "memory"
-    clients = [serving(artifacts=several, api_keys=KEY, memory=memory) for _ in range(2)]
+    switch_file = tmp_path / "switch"
+    clients = [serving(artifacts=several, api_keys=KEY, switch_file=switch_file) for _ in range(2)]
     for client in clients:
         client.headers.update(AUTHORIZED)
     assert activate(clients[0], "other").status_code == 200
@@ -169,7 +169,7 @@ def test_a_switch_is_kept_over_a_restart_and_followed_by_other_processes(serving
     eventually(lambda: text(clients[0]) == TINY_TEXT)
     assert activate(clients[0], "wrong").status_code == 409
     assert activate(clients[0], "other").status_code == 200
-    restarted = serving(artifacts=several, api_keys=KEY, memory=memory)
+    restarted = serving(artifacts=several, api_keys=KEY, switch_file=switch_file)
     restarted.headers.update(AUTHORIZED)
     assert text(restarted) == OTHER_TEXT
     assert restarted.get("/model").json()["variant"] == "other"
@@ -178,10 +178,10 @@ def test_a_switch_is_kept_over_a_restart_and_followed_by_other_processes(serving
 
 def test_a_switch_that_cannot_be_kept_is_not_made(serving, several, tmp_path):
     (folder := tmp_path / "folder").mkdir()
-    client = serving(artifacts=several, api_keys=KEY, memory=folder / "memory")
+    client = serving(artifacts=several, api_keys=KEY, switch_file=folder / "switch")
     folder.rmdir()
     client.headers.update(AUTHORIZED)
-    assert "LPR_MEMORY" in problem(activate(client, "other"), 409, errors.VariantUnusable)
+    assert "LPR_SWITCH_FILE" in problem(activate(client, "other"), 409, errors.VariantUnusable)
     assert text(client) == TINY_TEXT
 
 

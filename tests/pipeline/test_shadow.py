@@ -48,7 +48,7 @@ def test_what_the_shadow_reads_otherwise_is_counted(serving: Serving, originals:
 
 
 def test_beside_itself_or_with_no_share_it_reads_nothing(serving: Serving, originals: Path):
-    client = serving(artifacts=originals, backend="other", shadow="other", shadow_share=1)
+    client = serving(artifacts=originals, variant="other", shadow="other", shadow_share=1)
     client.post("/recognize", content=encode(), headers=JPEG)
     none = serving(artifacts=originals, shadow="other", shadow_share=0)
     none.post("/recognize", content=encode(), headers=JPEG)
@@ -58,7 +58,7 @@ def test_beside_itself_or_with_no_share_it_reads_nothing(serving: Serving, origi
 @pytest.mark.parametrize(("name", "sentence"), [("none", "no variant 'none'"), ("wrong", r"wrong/probe\.npz")])
 def test_a_shadow_that_is_not_there_or_does_not_prove_itself_is_refused(originals: Path, name: str, sentence: str):
     with pytest.raises(ArtifactError, match=sentence):
-        create_app(Settings(backend="tiny", artifacts=originals, threads=1, shadow=name))
+        create_app(Settings(variant="tiny", artifacts=originals, threads=1, shadow=name))
 
 
 def use(root: Path, task: Callable[[Variants, Shadow, Counter[str]], Awaitable[None]]) -> None:

@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def odd(serving, root) -> httpx.Client:
-    return serving(artifacts=root, backend="odd", shadow="usual", shadow_share=1)
+    return serving(artifacts=root, variant="odd", shadow="usual", shadow_share=1)
 
 
 @pytest.mark.parametrize("size", [(94, 24), (48, 20), (30, 10), (1600, 800)])

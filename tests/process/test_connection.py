@@ -44,7 +44,7 @@ CLIENTS = 1000
 @contextmanager
 def serving(artifacts: Path, **settings: object) -> Iterator[int]:
     """The port of a server of the tiny artifact."""
-    chosen = {"backend": "tiny", "artifacts": artifacts, "threads": 1, "max_images": 1}
+    chosen = {"variant": "tiny", "artifacts": artifacts, "threads": 1, "max_images": 1}
     with running(Settings(**{**chosen, **settings})) as url:
         yield int(url.rsplit(":", 1)[1])
 
@@ -322,7 +322,7 @@ def test_what_follows_a_refusal_is_bounded_in_bytes_and_in_time(artifacts):
 def test_a_thousand_clients_at_once_wait_for_no_retransmission(workers):
     if int(Path("/proc/sys/net/core/somaxconn").read_text()) < CLIENTS:
         pytest.skip("the kernel lets fewer wait")
-    with started(PUBLISHED, BACKEND="quantized", WORKERS=workers, NOTICE_S="0") as server, ExitStack() as stack:
+    with started(PUBLISHED, VARIANT="quantized", WORKERS=workers, NOTICE_S="0") as server, ExitStack() as stack:
         port = int(server.url.rsplit(":", 1)[1])
         pid = server.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if workers != "1" else []

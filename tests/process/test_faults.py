@@ -40,7 +40,7 @@ def many_files() -> Iterator[None]:
 
 def test_a_thousand_connections_that_say_nothing_keep_nobody_out():
     few = ["sh", "-c", 'ulimit -Sn 256 && exec "$0" "$@"', *COMMAND]  # the server asks for more
-    server = Process(environment(PUBLISHED, BACKEND=VARIANT), few)
+    server = Process(environment(PUBLISHED, VARIANT=VARIANT), few)
     try:
         with many_files(), ExitStack() as stack:
             for _ in range(SILENT):
@@ -57,7 +57,7 @@ def test_a_thousand_connections_that_say_nothing_keep_nobody_out():
 
 
 def test_a_connection_that_says_nothing_or_only_the_beginning_of_a_head_is_closed():
-    with started(PUBLISHED, BACKEND=VARIANT, UPLOAD_S="0.5") as server:
+    with started(PUBLISHED, VARIANT=VARIANT, UPLOAD_S="0.5") as server:
         beginning, second = HEAD[:20], b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD[:20]
         for said, answers in ((b"", 0), (beginning, 0), (second, 1)):
             with server.connect() as connection:
@@ -83,14 +83,14 @@ def replace(file: Path) -> None:
 @pytest.mark.parametrize(("variant", "change"), [(VARIANT, overwrite), ("tvm-fast", replace)])
 def test_an_artifact_changed_on_disk_is_not_served_but_the_one_that_was_proven_is(variant, change, tmp_path):
     copy = Path(shutil.copytree(PUBLISHED / variant, tmp_path / variant))
-    with started(tmp_path, BACKEND=variant) as server:
+    with started(tmp_path, VARIANT=variant) as server:
         before = httpx.get(f"{server.url}/model", timeout=60).json()
         for file in copy.iterdir():
             change(file)
         assert read(server.url) == TEXT
         assert httpx.get(f"{server.url}/model", timeout=60).json() == before
         assert httpx.get(f"{server.url}/readyz", timeout=60).status_code == 200
-        assert "is not JSON" in refuse(environment(tmp_path, BACKEND=variant))
+        assert "is not JSON" in refuse(environment(tmp_path, VARIANT=variant))
         shutil.rmtree(copy)
         assert read(server.url) == TEXT
 
@@ -98,7 +98,7 @@ def test_an_artifact_changed_on_disk_is_not_served_but_the_one_that_was_proven_i
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_it_serves_though_its_log_cannot_be_written():
     port = str(free_port())
-    env = environment(PUBLISHED, BACKEND=VARIANT, PORT=port, NOTICE_S="0") | {"PYTHONUNBUFFERED": ""}
+    env = environment(PUBLISHED, VARIANT=VARIANT, PORT=port, NOTICE_S="0") | {"PYTHONUNBUFFERED": ""}
     with open("/dev/full", "w") as full:
         process = subprocess.Popen(COMMAND, cwd=REPOSITORY, env=env, stdout=full, stderr=full)
     url = f"http://127.0.0.1:{port}"

@@ -45,7 +45,7 @@ def test_an_answer_arrives_in_one_piece(server):
 
 
 def test_a_compiled_network_is_served_without_torch_and_the_compiler():
-    with started(PUBLISHED, BACKEND="tvm", THREADS="2") as server, httpx.Client(base_url=server.url) as client:
+    with started(PUBLISHED, VARIANT="tvm", THREADS="2") as server, httpx.Client(base_url=server.url) as client:
         answer = client.post("/recognize", files=[("image", ("p.jpg", encode(), "image/jpeg"))] * 5)
         assert len(answer.json()["results"]) == 5
         folder = Path("/proc", str(server.process.pid))
@@ -127,7 +127,7 @@ def test_an_oversized_body_is_refused_by_its_announced_length(server):
 
 
 def test_an_unknown_variant_is_refused_with_those_that_exist(artifacts):
-    assert "Available: tiny." in refuse(environment(artifacts, BACKEND="nonsense"))
+    assert "Available: tiny." in refuse(environment(artifacts, VARIANT="nonsense"))
 
 
 def test_a_damaged_artifact_is_refused_with_its_file(artifacts, tmp_path):
@@ -142,6 +142,14 @@ def test_its_help_lists_every_setting():
     assert re.findall(r"^  LPR_(\w+)$", done.stdout, re.MULTILINE) == [name.upper() for name in Settings.model_fields]
     assert "Default: 8000." in done.stdout
     assert subprocess.run([*COMMAND, "x"], cwd=REPOSITORY, capture_output=True, check=False).returncode == 2
+
+
+def test_an_old_name_of_a_setting_is_warned_of_in_one_line(artifacts):
+    with started(artifacts, BACKEND="tiny", VARIANT="", NOTICE_S="0") as server:
+        assert server.stop() == 0
+    warning = "WARNING:  LPR_BACKEND is now called LPR_VARIANT: the old name works in this release only\n"
+    assert [line for line in server.said if line.startswith("WARNING")] == [warning]
+    assert refuse(environment(artifacts, BACKEND="tiny")).endswith("both are set: unset LPR_BACKEND\n")
 
 
 def test_a_senseless_setting_is_refused_by_name(artifacts):

@@ -20,7 +20,7 @@ from tests.support.servers import eventually
 
 def serving(**settings: str) -> AbstractContextManager[Process]:
     """Two processes of a published variant, and the one that started them."""
-    return started(PUBLISHED, BACKEND=VARIANT, WORKERS="2", **settings)
+    return started(PUBLISHED, VARIANT=VARIANT, WORKERS="2", **settings)
 
 
 def samples(text: str) -> dict[str, float]:
@@ -116,28 +116,28 @@ def test_they_end_when_the_one_that_started_them_is_killed():
 
 def test_where_one_cannot_start_none_does(tmp_path):
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('it is not here')", encoding="utf-8")
-    env = environment(PUBLISHED, BACKEND=VARIANT, WORKERS="2") | {"PYTHONPATH": str(tmp_path)}
+    env = environment(PUBLISHED, VARIANT=VARIANT, WORKERS="2") | {"PYTHONPATH": str(tmp_path)}
     assert "needs the onnxruntime engine" in refuse(env)  # though the artifact itself is whole
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_cannot_start_says_one_sentence_with_the_setting(tmp_path, workers):
-    (tmp_path / "memory").write_text("nobody 0123")
+    (tmp_path / "switch").write_text("nobody 0123")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for name, value in {
             "PORT": str(taken.getsockname()[1]),
             "HOST": "192.0.2.1",  # of another machine
-            "MEMORY": str(tmp_path / "memory"),
-            "BACKEND": "nobody",
+            "SWITCH_FILE": str(tmp_path / "switch"),
+            "VARIANT": "nobody",
         }.items():
-            chosen = {"BACKEND": VARIANT, "WORKERS": workers, name: value}
+            chosen = {"VARIANT": VARIANT, "WORKERS": workers, name: value}
             (sentence,) = refuse(environment(PUBLISHED, **chosen)).splitlines()
             assert f"LPR_{name}" in sentence
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_they_listen_on_ipv6(workers):
-    with started(PUBLISHED, BACKEND=VARIANT, HOST="::1", WORKERS=workers) as process:
+    with started(PUBLISHED, VARIANT=VARIANT, HOST="::1", WORKERS=workers) as process:
         assert httpx.get(f"{process.url}/readyz").status_code == 200
         assert process.stop() == 0
 
@@ -170,7 +170,7 @@ def test_a_process_that_is_stopped_is_killed_and_replaced():
 def test_signals_that_come_again_and_to_every_process_drop_nothing(workers):
     image = (FOLDER / FILE).read_bytes()
     head = b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
-    with started(PUBLISHED, BACKEND=VARIANT, WORKERS=workers, NOTICE_S="0.2") as process:
+    with started(PUBLISHED, VARIANT=VARIANT, WORKERS=workers, NOTICE_S="0.2") as process:
         halves = [process.connect() for _ in range(8)]
         for half in halves:
             half.sendall(head % len(image) + image[:100])
@@ -188,7 +188,7 @@ def test_signals_that_come_again_and_to_every_process_drop_nothing(workers):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_second_interrupt_ends_it_at_once_and_without_a_traceback(workers):
-    with started(PUBLISHED, BACKEND=VARIANT, WORKERS=workers, DRAIN_S="60") as process, process.connect() as half:
+    with started(PUBLISHED, VARIANT=VARIANT, WORKERS=workers, DRAIN_S="60") as process, process.connect() as half:
         half.sendall(b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
         time.sleep(0.5)
         process.process.send_signal(signal.SIGINT)

@@ -31,7 +31,7 @@ def answers(url: str) -> bool:
 
 def environment(artifacts: Path, **settings: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LPR_")}
-    chosen = {"BACKEND": "tiny", "ARTIFACTS": str(artifacts), "PORT": "0", "THREADS": "1", **settings}
+    chosen = {"VARIANT": "tiny", "ARTIFACTS": str(artifacts), "PORT": "0", "THREADS": "1", **settings}
     return inherited | {f"LPR_{name}": value for name, value in chosen.items()}
 
 

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_builder.measure.load.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=20_000, help="images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: %(default)s)")
-    parser.add_argument("--variant", default=Settings.model_fields["backend"].default, help="(default: %(default)s)")
+    parser.add_argument("--variant", default=Settings.model_fields["variant"].default, help="(default: %(default)s)")
     parser.add_argument("--patience", type=float, default=10, help="seconds for each answer (default: %(default)s)")
     parser.add_argument("--keep", type=Path, default=REPOSITORY / "runs" / "fuzz", help="where bad ones are kept")
     return parser

@@ -184,7 +184,7 @@ def markdown(machine: str, variant: str, requests: int, lines: Sequence[Line]) -
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_builder.measure.load.profile", description=__doc__)
-    parser.add_argument("--variant", default=Settings.model_fields["backend"].default, help="(default: %(default)s)")
+    parser.add_argument("--variant", default=Settings.model_fields["variant"].default, help="(default: %(default)s)")
     parser.add_argument("--requests", type=int, default=3000, help="to measure, for each line (default: %(default)s)")
     parser.add_argument("--functions", action="store_true", help="list the functions of the event loop, by cProfile")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "report", help="folder (default: report)")

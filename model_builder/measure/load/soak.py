@@ -82,7 +82,7 @@ def _found(running: servers.Running, images: list[bytes]) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_builder.measure.load.soak", description=__doc__)
-    parser.add_argument("--variant", default=Settings.model_fields["backend"].default, help="(default: %(default)s)")
+    parser.add_argument("--variant", default=Settings.model_fields["variant"].default, help="(default: %(default)s)")
     parser.add_argument("--rate", type=float, help="requests a second (default: 70 %% of what is sustainable)")
     parser.add_argument("--minutes", type=int, default=10, help="loads, one after the other (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of each (default: %(default)s)")

@@ -23,11 +23,11 @@ def quiet() -> None:
 
 
 class Model:
-    """The artifact that LPR_BACKEND names, proven by its probe. `engine` is loaded by the caller, on its own thread."""
+    """The artifact that LPR_VARIANT names, proven by its probe. `engine` is loaded by the caller, on its own thread."""
 
     def __init__(self) -> None:
         self.settings = Settings()
-        self.artifact = artifact.find(self.settings.artifacts, self.settings.backend)
+        self.artifact = artifact.find(self.settings.artifacts, self.settings.variant)
         self._reader = Reader.of(self.artifact.manifest)
 
     def prove(self, engine: Backend) -> None:
