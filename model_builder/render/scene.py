@@ -177,9 +177,10 @@ class _Draft:
         mask = np.zeros((height, width), np.uint8)
         fill(mask, outline - low, (255, 255, 255))
         part = self.image[low[1] : high[1], low[0] : high[0]]
-        mirrored = self.tools.backgrounds.draw(rng, self.noise, (width, height))
-        blurred = np.asarray(cv2.GaussianBlur(mirrored, (0, 0), rng.uniform(0.5, 4)), np.float32)
-        blend(part, blurred, mask * np.float32(rng.uniform(0, 0.45) / 255), (0, 0))
+        coarse = rng.randint(2, 6)  # mirrored things look soft
+        small = max(2, width // coarse), max(2, height // coarse)
+        mirrored = cv2.resize(self.tools.backgrounds.draw(rng, self.noise, small), (width, height))
+        blend(part, mirrored.astype(np.float32), mask * np.float32(rng.uniform(0, 0.45) / 255), (0, 0))
         ramp = np.linspace(rng.uniform(0.65, 1.25), rng.uniform(0.65, 1.25), height, dtype=np.float32)
         gain = rng.uniform(0.12, 0.6) if self.night else 1.0
         lit: NDArray[np.float32] = part * (ramp[:, None, None] * np.float32(gain))

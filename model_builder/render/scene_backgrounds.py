@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
-SIDE = 900  # pixels of the longer side that photographs are kept with
+SIDE = 720  # pixels of the longer side that photographs are kept with
 
 
 class Backgrounds:

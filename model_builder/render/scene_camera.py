@@ -67,15 +67,13 @@ def _glow(image: Floats, x: float, y: float, size: float, colour: Floats) -> Non
 
 def _tones(rng: random.Random, image: Floats, harsh: bool) -> Floats:
     """Infrared, saturation and colour casts."""
-    kind = rng.random()
+    kind, saturation = rng.random(), 1.0
     if kind < 0.75:
-        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
-        if kind < 0.07:
-            image = np.repeat(grey, 3, axis=2)
-        else:
-            image = grey + (image - grey) * np.float32(rng.uniform(0.1, 1.9) if harsh else rng.uniform(0.3, 1.1))
+        saturation = 0.0 if kind < 0.07 else rng.uniform(0.1, 1.9) if harsh else rng.uniform(0.3, 1.1)
     spread = rng.choice((0.1, 0.25)) if harsh else 0.04
-    return image * np.array([math.exp(rng.gauss(0, spread)) for _ in range(3)], np.float32)
+    grey = (1 - saturation) * np.array([0.114, 0.587, 0.299])
+    casts = np.array([[math.exp(rng.gauss(0, spread))] for _ in range(3)])
+    return np.asarray(cv2.transform(image, casts * (grey + saturation * np.eye(3))))
 
 
 def _lens(rng: random.Random, image: Floats, finest: float) -> Floats:
