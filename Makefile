@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test tools check format train evaluate quantize compile extras preview bench profile report loadtest fuzz soak clean
+.PHONY: help serve test fast tools check format train evaluate quantize compile extras preview bench profile report loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -20,8 +20,13 @@ ENGINE := $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' '$(MANIFEST)' 2>/dev
 serve: $(VENV)/.serve$(ENGINE:%=-%) ## serve on 127.0.0.1:8000; LPR_VARIANT, LPR_PORT, ... choose otherwise
 	exec $(BIN)/python -m service
 
-test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest
+TWO := -n 2 --dist worksteal
+
+test: $(VENV)/.dev ## run all tests, on two processes; ARGS="tests/http" chooses some
+	$(BIN)/python -m pytest $(TWO) $(ARGS)
+
+fast: $(VENV)/.dev ## run the tests that take no seconds
+	$(BIN)/python -m pytest $(TWO) -m 'not slow' $(ARGS)
 
 # Prometheus is only unpacked: installed, Debian's would start a daemon.
 HERE = PATH="$(CURDIR)/$(BIN):$$PATH" command -v

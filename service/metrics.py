@@ -49,7 +49,7 @@ NONE: Final = "none"
 
 # What prometheus_client calls its files: kinds of metric, and for gauges how they add up.
 KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it are private, and are made with names of their own
 PREFIX, LOCK = "lpr-metrics-", "lock"  # of the folder in it, and a file that its owner holds locked
 NEW_S = 10  # seconds for which a lock may not be held yet
 

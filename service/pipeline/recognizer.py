@@ -118,7 +118,7 @@ class Recognizer:
         self._closed = True
         await self._idle.wait()
         self._crew.end()
-        while self._crew.working:
+        while self._crew.working:  # noqa: ASYNC110 - threads of an engine end without telling the loop
             await asyncio.sleep(ENDING_S)
 
     def check_room(self, count: int = 1) -> None:

@@ -34,7 +34,7 @@ class Shadow:
 
     def offer(self, images: Sequence[Encoded], outcomes: Sequence[Outcome]) -> None:
         """What the active variant has read on images; returns at once."""
-        if self._variants.name == self.name or random.random() >= self._share:
+        if self._variants.name == self.name or random.random() >= self._share:  # noqa: S311
             return
         read = [
             (data, seen.reading.text) for data, seen in zip(images, outcomes, strict=True) if isinstance(seen, Seen)

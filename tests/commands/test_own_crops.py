@@ -39,14 +39,8 @@ def printed() -> list[str]:
 
 def made(command: str) -> list[str]:
     """What make would run in a new environment, at last, as words."""
-    done = subprocess.run(
-        f"{command} --dry-run --no-print-directory VENV=none",
-        shell=True,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    words = [*shlex.split(command), "--dry-run", "--no-print-directory", "VENV=none"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return shlex.split(done.stdout.splitlines()[-1])
 
 

@@ -89,7 +89,7 @@ def twins(originals: Path, tmp_path: Path) -> Path:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - it may be of another thread
             await asyncio.sleep(0.005)
 
 
