@@ -13,14 +13,19 @@ from service.settings import Settings, faults, listing, warnings
 
 
 def main() -> int:
-    """Serve; the exit status is 0 after a graceful end, REFUSED with a sentence on stderr if it cannot start."""
-    logs.open_missing()
+    """The command `python -m service`; returns the exit status of `run`."""
     argparse.ArgumentParser(
         prog="python -m service",
         description="Reads licence plates over HTTP. All that can be chosen is in environment variables:",
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
+    return run()
+
+
+def run() -> int:
+    """Serve; the exit status is 0 after a graceful end, REFUSED with a sentence on stderr if it cannot start."""
+    logs.open_missing()
     for sentence in warnings():
         print(f"WARNING:  {sentence}", file=sys.stderr)
     try:

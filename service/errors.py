@@ -30,6 +30,7 @@
         └── VariantUnusable       a variant that is installed cannot be loaded, or does not prove itself
 """
 
+import json
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -44,6 +45,12 @@ def quoted(text: str) -> str:
     """What a client sent, in quotes and without control characters; its beginning, if it is long."""
     said = repr(text[:ECHOED])
     return said if len(said) <= ECHOED else f"{said[: ECHOED - 1]}…"
+
+
+def printable(text: str) -> str:
+    """The text with every character that is not printable as its JSON escape: no line ends in it, no terminal obeys
+    it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def first_fault(error: ValidationError) -> str:

@@ -6,7 +6,6 @@ the first column, further lines begin with a bar, and characters that a terminal
 writes to file descriptors 1 and 2 (a decoder's warning, a library's print, a traceback) becomes such a record too.
 """
 
-import json
 import logging
 import os
 import select
@@ -20,6 +19,8 @@ from typing import Final
 
 from uvicorn.logging import DefaultFormatter
 
+from service.errors import printable
+
 BACKLOG: Final = 4 * 1024**2  # bytes that wait for a slow reader; lines beyond it are lost
 LAST_S = 0.5  # in which a reader may take what is left in the end
 PAUSE_S: Final = 0.05  # between writes: to wake the thread that writes, for each line, would cost more than the line
@@ -29,12 +30,6 @@ LONGEST: Final = 20_000  # characters of a record, beyond which its middle is le
 INDENT: Final = "\n    | "
 
 log = logging.getLogger(__name__)
-
-
-def printable(text: str) -> str:
-    """The text with every character that is not printable as its JSON escape: no line ends in it, no terminal obeys
-    it."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class Writer:

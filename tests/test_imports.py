@@ -15,10 +15,11 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
     "service": {
         "errors": set(),
         "host": set(),
-        "logs": set(),
+        "logs": {"errors"},
         "allocator": set(),
         "metrics": set(),
-        "settings": {"host"},
+        "bundled": set(),
+        "settings": {"bundled", "host"},
         "artifact": {"errors", "host"},
         "wire": {"artifact"},
         "backends": {"artifact", "errors", "host"},
@@ -29,7 +30,8 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "app": {"http", "pipeline", "artifact", "metrics", "settings"},
         "process": {"app", "http", "pipeline", "artifact", "errors", "metrics", "settings", "logs", "allocator"},
         "__main__": {"process", "settings", "errors", "logs"},
-        "client": {"wire", "http", "pipeline", "reading", "artifact", "settings", "errors"},
+        "reader": {"pipeline", "backends", "reading", "artifact", "errors", "settings", "wire"},
+        "client": {"wire", "reader", "settings", "errors", "__main__"},
     },
     "model_builder": {
         "plates": set(),

@@ -1,26 +1,28 @@
-"""`lpr read IMAGES...`: plates on the command line, read by a server or in the process itself."""
+"""Command line: `lpr read` reads plates, on a server or in the process itself; `lpr serve` is the server.
+
+What stands in a file's name, or comes from a server, is printed with control characters escaped.
+"""
 
 import argparse
-import asyncio
 import csv
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 from tqdm import tqdm
 
 from service.client import files
-from service.errors import BadParameter, LprError, Refused
-from service.settings import ClientSettings, Settings, faults, warnings
+from service.errors import BadParameter, LprError, Refused, printable
+from service.settings import ClientSettings, Settings, faults, listing, warnings
 from service.wire import MIN_CONFIDENCE, Plate, Result
 
 ALL_READ, SOME_NOT_READ, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses
@@ -41,27 +43,58 @@ class Row:
     truncated: bool = False  # whether the file ends early
 
 
+class Unwritable(LprError):
+    """Standard output takes nothing more."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses arguments as argparse does, and prints none of their control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit."""
+        super().error(printable(message))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 all read, 1 some files not, 2 none at all."""
+    """Run the command line; returns the exit status: that of the server, or 0 all read, 1 some files not, 2 none."""
     options = _parser().parse_args(arguments)
     try:
-        return _read(options)
+        return int(options.run(options))
     except (LprError, ModuleNotFoundError) as error:
-        print(f"lpr: {error}", file=sys.stderr)
-        return REFUSED
+        return _refuse(str(error))
     except ValidationError as error:
-        print(f"lpr: {faults(error)[0]}", file=sys.stderr)
-        return REFUSED
+        return _refuse(faults(error)[0])
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough, and Python is not to complain while it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _drop_output()
         return ALL_READ
 
 
+def _refuse(message: str) -> int:
+    print("lpr:", "\n".join(map(printable, message.split("\n"))), file=sys.stderr)
+    return REFUSED
+
+
+def _drop_output() -> None:
+    """Let Python not complain, while it ends, of what it could not write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lpr", description="Reads licence plates.")
-    read = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+    parser = Parser(prog="lpr", description="Reads licence plates.")
+    parser.add_argument("--version", action="version", version=f"lpr {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve over HTTP",
+        description="Reads licence plates over HTTP, as python -m service does. All that can be chosen is in "
+        "environment variables:",
+        epilog=listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.set_defaults(run=_serve)
+    read = commands.add_parser(
         "read",
         help="read the plates on images",
         description="Read one plate per image, a crop as a detector cuts it. Exit status: 0 if all files were read, "
@@ -82,8 +115,22 @@ def _parser() -> argparse.ArgumentParser:
     output = read.add_mutually_exclusive_group()
     output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
     output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
-    read.set_defaults(show=_plain)
+    read.set_defaults(run=_read, show=_plain)
     return parser
+
+
+def _serve(_: argparse.Namespace) -> int:
+    from service.__main__ import run
+
+    return run()
+
+
+def _version() -> str:
+    """The version of pyproject.toml, as it was installed."""
+    try:
+        return version("lpr")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _share(text: str) -> float:
@@ -104,40 +151,53 @@ def _read(options: argparse.Namespace) -> int:
     rows = (Row(file.path, error=file.error) if file.error else next(read) for file in found.files)
     failed = _show(rows, len(found.files), options.show)
     if summary := found.summary():
-        print(f"lpr: {len(found.files) - failed} read, {failed} not. {summary}", file=sys.stderr)
+        print(f"lpr: {len(found.files) - failed} read, {failed} not. {printable(summary)}", file=sys.stderr)
     return SOME_NOT_READ if failed else ALL_READ
 
 
 def _reasons(found: files.Found) -> Iterator[str]:
     for file in found.files[:TOLD]:
-        yield f"{file.path}: {file.error}"
+        yield printable(f"{file.path}: {file.error}")
     if len(found.files) > TOLD:
         yield f"And {len(found.files) - TOLD} more."
 
 
 def _show(rows: Iterable[Row], total: int, show: Callable[[Row], str]) -> int:
     """Print each row as it comes; returns how many were not read."""
+    if sys.stdout is None:
+        raise Unwritable("Standard output is closed: redirect it to a file.")
     failed = 0
-    if show is _csv:
-        print(",".join(COLUMNS))
     with tqdm(total=total, unit=" plates", disable=None) as bar:  # on stderr, where that is a terminal
+        if show is _csv:
+            _write(bar, ",".join(COLUMNS))
         for row in rows:
-            bar.write(show(row))
+            _write(bar, show(row))
             if row.truncated:
-                bar.write(f"lpr: {row.file} ends early: what is missing was read as grey.", file=sys.stderr)
+                file = printable(str(row.file))
+                bar.write(f"lpr: {file} ends early: what is missing was read as grey.", file=sys.stderr)
             bar.update()
             failed += row.error is not None
     return failed
 
 
+def _write(bar: "tqdm[NoReturn]", line: str) -> None:
+    try:
+        bar.write(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise Unwritable(f"The output cannot be written: {error.strerror}.") from error
+
+
 def _read_there(files: list[Path], url: str, settings: ClientSettings, options: argparse.Namespace) -> Iterator[Row]:
     """Rows in the order of the files, read by a server."""
     try:
-        from service.client.client import Client
+        from service.client import Client
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"Reading on a server needs httpx: `make serve` installs it, or pip install '.[client]' in the repository "
-            f"({error})."
+            f"Reading on a server needs httpx, which the extra `client` installs: pip install httpx ({error})."
         ) from error
     key = settings.api_key.get_secret_value() if settings.api_key else None
     formats = options.format.split(",") if options.format else ()
@@ -168,44 +228,18 @@ def _read_there(files: list[Path], url: str, settings: ClientSettings, options: 
 
 def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
     """Rows in the order of the files, read in this process."""
-    from service import artifact
-    from service.http.routes import compose
-    from service.pipeline.budget import Budget
-    from service.pipeline.recognizer import Recognizer
-    from service.reading.plates import restrict
+    from service.reader import Reader
 
     for sentence in warnings():
         print(f"lpr: {sentence}", file=sys.stderr)
-    settings = Settings(**({"variant": options.variant} if options.variant else {}))
-    found = artifact.find(settings.artifacts, settings.variant)
-    only = restrict(found.manifest.grammar, options.format or None)
-    budget = Budget(settings.queue, settings.threads, settings.max_pixels)
-    recognizer = Recognizer(found, settings.threads, budget, settings.max_pixels, deadline_s=math.inf)
-    with asyncio.Runner() as runner:
-        try:
-            remaining = iter(files)
-            while batch := list(islice(remaining, settings.max_images)):
-                rows, images = _contents(batch, settings.max_bytes)
-                outcomes, _ = runner.run(recognizer.recognize(list(images.values()), options.top_k, only))
-                for file, outcome in zip(images, outcomes, strict=True):
-                    rows[file] = _row(file, Result.model_validate(compose(None, outcome, options.min_confidence)))
-                yield from (rows[file] for file in batch)
-        finally:
-            runner.run(recognizer.close())
-
-
-def _contents(files: list[Path], limit: int) -> tuple[dict[Path, Row], dict[Path, bytes]]:
-    """The rows of the files that cannot be opened or have over `limit` bytes, and the bytes of the others."""
-    rows, images = {}, {}
-    for file in files:
-        try:
-            if (size := file.stat().st_size) > limit:
-                rows[file] = Row(file, error=f"The file has {size:,} bytes; LPR_MAX_BYTES allows {limit:,}.")
-            else:
-                images[file] = file.read_bytes()
-        except OSError as error:
-            rows[file] = Row(file, error=_unreadable(error))
-    return rows, images
+    threads = min(Settings().threads, len(files))
+    formats = [options.format] if options.format else []
+    with Reader(options.variant, threads=threads) as reader:
+        results = reader.read_all(files, top_k=options.top_k, formats=formats, min_confidence=options.min_confidence)
+        for file, result in zip(files, results, strict=True):
+            error = _unreadable(result.error) if isinstance(result.error, OSError) else result.error
+            plate = next(iter(result.plates), None)
+            yield Row(file, plate, result.note, str(error) if error else None, result.truncated)
 
 
 def _unreadable(error: OSError) -> str:
@@ -218,20 +252,22 @@ def _row(file: Path, result: Result) -> Row:
 
 
 def _plain(row: Row) -> str:
-    if row.plate is None:
-        return f"{row.file}\t{row.error or row.note or 'no plate'}"
-    formats = ", ".join(row.plate.formats) or "no known format"
-    return f"{row.file}\t{row.plate.text}\t{100 * row.plate.confidence:.1f} %\t{formats}"
+    told = [row.error or row.note or "no plate"]
+    if row.plate:
+        formats = ", ".join(row.plate.formats) or "no known format"
+        told = [row.plate.text, f"{100 * row.plate.confidence:.1f} %", formats]
+    return "\t".join(map(printable, (str(row.file), *told)))
 
 
 def _csv(row: Row) -> str:
     plate, line = row.plate, io.StringIO()
     told = (plate.text, plate.confidence, ",".join(plate.formats), plate.valid_format) if plate else ("", "", "", "")
-    csv.writer(line, lineterminator="").writerow([row.file, *told, row.note, row.error])
+    fields = [printable(str(field)) for field in (row.file, *told, row.note or "", row.error or "")]
+    csv.writer(line, lineterminator="").writerow(fields)
     return line.getvalue()
 
 
 def _json(row: Row) -> str:
     plates = [row.plate.model_dump()] if row.plate else []
     told = {"plates": plates, "truncated": row.truncated, "note": row.note, "error": row.error}
-    return json.dumps({"file": str(row.file), **told}, ensure_ascii=False)
+    return printable(json.dumps({"file": str(row.file), **told}, ensure_ascii=False))

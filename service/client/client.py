@@ -168,8 +168,10 @@ def _parameters(
 
 def _part(image: Image) -> tuple[str, tuple[str | None, bytes, str]]:
     """A part of the form; the server sees for itself what kind of image it is."""
-    name, data = (None, image) if isinstance(image, bytes) else (Path(image).name, Path(image).read_bytes())
-    return "image", (name, data, "application/octet-stream")
+    if isinstance(image, bytes):
+        return "image", (None, image, "application/octet-stream")
+    name = os.fsencode(Path(image).name).decode("utf-8", "replace")  # which need not be UTF-8
+    return "image", (name, Path(image).read_bytes(), "application/octet-stream")
 
 
 def _checked(response: httpx.Response) -> bytes:

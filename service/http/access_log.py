@@ -17,7 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.logs import Writer, printable
+from service.errors import printable
+from service.logs import Writer
 
 HEADER = "X-Request-Id"
 NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}  # a text of a client's, back in JSON, is no page to any browser

@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service import settings
@@ -18,8 +20,10 @@ from service.client import AsyncClient, Client, cli
 from service.errors import Refused, Unreachable
 from service.settings import REPOSITORY
 from service.wire import Recognition
+from tests.support import processes
 from tests.support.artifacts import TINY_TEXT
 from tests.support.images import encode, picture
+from tests.support.processes import Process
 from tests.support.samples import SAMPLES
 from tests.support.servers import Serving
 
@@ -145,9 +149,9 @@ def test_a_folder_is_read_in_order_and_what_cannot_be_read_is_told(where, folder
 
 def test_an_old_name_of_a_setting_is_warned_of(folder, monkeypatch, capsys):
     monkeypatch.delenv("LPR_VARIANT")
-    monkeypatch.setenv("LPR_BACKEND", "tiny")
+    monkeypatch.setenv("LPR_VARIANT", "tiny")
     assert cli.main(["read", str(folder)]) == cli.SOME_NOT_READ
-    assert "lpr: LPR_BACKEND is now called LPR_VARIANT: " in capsys.readouterr().err
+    assert "lpr: LPR_VARIANT is now called LPR_VARIANT: " in capsys.readouterr().err
 
 
 def test_rows_for_programs(where, folder, capsys):
@@ -305,3 +309,94 @@ def test_a_file_that_ends_early_is_read_with_a_warning(where, tmp_path, capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["truncated"] is True
     assert f"lpr: {file} ends early" in printed.err
+
+
+SERVER = {"cv2", "PIL", "uvicorn", "fastapi", "starlette", "service.app", "service.http", "service.pipeline"}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import service.client",
+        "from service.client import AsyncClient, Client",
+        "from service.client.cli import main; main(['read', '--help'])",
+        "from service.client.cli import main; main(['read', FILE, '--url', URL])",
+    ],
+)
+def test_the_client_loads_nothing_of_the_server(program, url, folder):
+    names = f"import atexit, sys; FILE, URL = {str(folder / 'a.JPG')!r}, {url!r}\n"
+    report = f"atexit.register(lambda: print('loaded:', *sorted({SERVER!r} & set(sys.modules))))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", names + report + program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].split() == ["loaded:"]
+    assert (TINY_TEXT in done.stdout) == ("URL" in program)
+
+
+def test_the_command_line_works_without_httpx(folder):
+    program = (
+        "import sys; sys.modules['httpx'] = None; from service.client.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "read", str(folder / "a.JPG")]
+    here = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert TINY_TEXT in here.stdout
+    there = subprocess.run(
+        [*command, "--url", "http://127.0.0.1:1"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert (there.returncode, there.stdout) == (cli.REFUSED, "")
+    assert there.stderr.startswith("lpr: Reading on a server needs httpx")
+
+
+def test_names_with_control_characters_reach_no_terminal(where, folder, capsys):
+    name = "\x1b[31m\x9b\u202e\udcff\n.jpg"
+    (folder / name).write_bytes(encode(".jpg", picture(300, 100))[:-40])
+    escaped = "\\u001b[31m\\u009b\\u202e\\udcff\\n.jpg"
+    for form in ([], ["--csv"], ["--json"]):
+        assert cli.main(["read", str(folder / name), *form, *where]) == cli.ALL_READ
+        said = capsys.readouterr()
+        assert escaped in said.out
+        assert escaped in said.err  # it was cut off
+        for line in (said.out + said.err).splitlines():
+            assert line.replace("\t", "").isprintable()
+    assert json.loads(said.out)["file"] == str(folder / name)
+    assert cli.main(["read", str(folder / f"none{name}"), *where]) == cli.REFUSED
+    assert escaped in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["read", str(folder), f"--{name}"])
+    assert escaped in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_output_that_cannot_be_written_is_a_sentence(folder, form):
+    program = "import sys; from service.client.cli import main; sys.exit(main(sys.argv[1:]))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program, "read", str(folder / "a.JPG"), *form],
+            cwd=REPOSITORY,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        cli.REFUSED,
+        "lpr: The output cannot be written: No space left on device.\n",
+    )
+
+
+def test_the_server_is_a_command_too(artifacts, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["serve", "--help"])
+    assert stopped.value.code == 0
+    assert "LPR_PORT" in capsys.readouterr().out
+    command = [sys.executable, "-c", "import sys; from service.client.cli import main; sys.exit(main())", "serve"]
+    server = Process(processes.environment(artifacts), command)
+    assert (
+        httpx.post(f"{server.url}/recognize", content=encode()).json()["results"][0]["plates"][0]["text"] == TINY_TEXT
+    )
+    assert server.stop(signal.SIGTERM) == 0
+    refused = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | {"LPR_VARIANT": "none"}, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == cli.REFUSED
+    assert "There is no variant 'none'" in refused.stderr
