@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fast tools check format train evaluate quantize compile extras preview bench profile report loadtest fuzz soak clean
+.PHONY: help serve test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -45,6 +45,19 @@ check: $(VENV)/.dev ## ruff format and lint, mypy strict
 format: $(VENV)/.dev ## format, and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+wheel: | $(VENV)/.pip ## build the wheel and the source distribution, from which it is built, into dist/
+	rm -rf dist *.egg-info && $(PIP) 'build>=1.2,<2' # egg-info lists files of former builds
+	$(BIN)/python -m build --outdir dist . >/dev/null
+
+# In a fresh environment, so that nothing is pinned that was only tried out. A local version such as +cpu is left out,
+# because only one index knows it.
+LOCK := requirements-dev.lock
+lock: ## pin what `make check` and `make test` install, in requirements-dev.lock
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(PYTHON) -m venv $$fresh \
+		&& $$fresh/bin/python -m pip install --quiet --upgrade 'pip>=25.1,<27' \
+		&& $$fresh/bin/python -m pip install --quiet '.[build]' --group dev \
+		&& $$fresh/bin/python -m pip freeze --all --exclude lpr --exclude pip | sed 's/+.*//' > $(LOCK)
 
 # tcmalloc, where it is installed, doubles the speed of training on a CPU; a passive wait leaves a core that is done to
 # the process that renders.
@@ -90,7 +103,7 @@ soak: $(VENV)/.dev ## ten minutes of load to a real server; no growth, no drift;
 	$(BIN)/python -m model_builder.measure.load.soak $(ARGS)
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -119,6 +132,6 @@ $(VENV)/.scale: pyproject.toml | $(VENV)/.pip
 	$(PIP) --editable '.[scale]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/.pip
-	$(PIP) --editable '.[build]' --group dev
+$(VENV)/.dev: pyproject.toml $(LOCK) | $(VENV)/.pip
+	$(PIP) --editable '.[build]' --group dev --constraint $(LOCK)
 	@touch $@

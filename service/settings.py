@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service import host
+from service import bundled, host
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PREFIX: Final = "LPR_"
@@ -143,8 +143,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
-    variant: Name = Field(default="tvm-fast", description="Name of the variant to serve: a folder below LPR_ARTIFACTS.")
-    artifacts: Path = Field(default=REPOSITORY / "artifacts", description="Folder that holds the variants.")
+    variant: Name = Field(
+        default=bundled.VARIANT, description="Name of the variant to serve: a folder below LPR_ARTIFACTS."
+    )
+    artifacts: Path = Field(default=bundled.artifacts(), description="Folder that holds the variants.")
     host: Annotated[str, AfterValidator(_host)] = Field(
         default="127.0.0.1", description="Address or name to listen on; 0.0.0.0 for every interface, :: for IPv6."
     )
