@@ -73,7 +73,7 @@ evaluate: ## accuracy and latency of a variant; ARGS="NAME --real FOLDER"
 quantize: ## make an int8 variant of another; ARGS="--source NAME"
 compile: ## compile a variant with TVM; ARGS="NAME"
 
-.PHONY: build
+.PHONY: build docs
 build: $(VENV)/.build ## make all variants of the baseline; ARGS="--help" shows the options
 	$(if $(findstring --retrain,$(ARGS)),$(TRAINING)) $(BIN)/python -m model_builder build $(ARGS)
 
@@ -84,16 +84,19 @@ extras: ## install from Debian what helps training and is not needed: typefaces 
 preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--help" shows the options
 	$(BIN)/python -m model_builder preview $(ARGS)
 
+docs: $(VENV)/.dev ## write the table of settings and the pictures of the documents; needs Chromium and typefaces
+	$(BIN)/python docs/generate.py
+
 bench: $(VENV)/.bench ## measure all variants beside other engines, and the renderer; let nothing else run meanwhile
 	$(BIN)/python -m model_builder bench $(ARGS)
 
-profile: $(VENV)/.dev ## where a request's time goes in the server: writes report/profile.md; let nothing else run meanwhile
+profile: $(VENV)/.dev ## where a request's time goes in the server: writes its part of report/README.md; let nothing else run
 	$(BIN)/python -m model_builder.measure.load.profile $(ARGS)
 
-report: $(VENV)/.bench ## measure and compare all variants: writes report/ and README's table; let nothing else run
+report: $(VENV)/.bench ## measure and compare all variants: writes report/README.md and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
 
-loadtest: $(VENV)/.scale ## what each variant sustains, beside LitServe and BentoML; let nothing else run meanwhile
+loadtest: $(VENV)/.scale ## what each variant sustains, beside LitServe and BentoML: writes its part of report/README.md; let nothing else run
 	$(BIN)/python -m model_builder.measure.load $(ARGS)
 
 fuzz: $(VENV)/.dev ## 20,000 damaged and hostile images to a real server; no fault, no crash, no growth

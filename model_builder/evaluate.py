@@ -3,6 +3,7 @@
 import math
 import platform
 import re
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -85,3 +86,15 @@ def machine() -> str:
     except OSError:
         match = None
     return match.group(1).strip() if match else platform.processor() or platform.machine()
+
+
+def commit(digits: int = 7) -> str:
+    """The commit of the working tree, with "-dirty" where files differ from it, or "unknown" outside git."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", f"--abbrev={digits}"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"

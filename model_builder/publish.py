@@ -6,7 +6,6 @@ import errno
 import importlib.metadata
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -138,17 +137,10 @@ def publish(
 
 
 def _provenance(seed: int, arguments: dict[str, object]) -> Provenance:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     libraries = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "opencv-python-headless")}
     return Provenance.model_validate(
         {
-            "commit": commit or "unknown",
+            "commit": evaluate.commit(40),
             "created": datetime.datetime.now(datetime.UTC).replace(microsecond=0),
             "seed": seed,
             "arguments": arguments,

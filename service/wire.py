@@ -14,7 +14,7 @@ class FromAttributes(BaseModel):
 
 
 # Keeps over 99 % of the rendered plates that are read exactly, and drops over 99 % of photographs that are no crop of a
-# plate: README has the table, which `model_builder evaluate --thresholds` prints.
+# plate: docs/benchmarks.md has the table, which `model_builder evaluate --thresholds` prints.
 MIN_CONFIDENCE: Final = 0.1
 
 Confidence = Annotated[float, Field(ge=0, le=1)]

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
@@ -173,8 +174,8 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "report",
         help="measure and compare all variants, and write report/ and README's table",
         description="Measure accuracy, latency beside other engines, start, memory and size of every variant through "
-        "the serving code; write tables, JSON and figures, and README's table. Takes a quarter of an hour: let nothing "
-        "else run meanwhile. Interrupt it with Ctrl-C; the same command goes on with the parts that are left.",
+        "the serving code; write the report's page with its figure, and README's table. Takes a quarter of an hour: "
+        "let nothing else run meanwhile. Interrupt it with Ctrl-C; the same command goes on with what is left.",
     )
     _add_contest(parser)
     repository = flags.ARTIFACTS.parent
@@ -185,31 +186,43 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--study",
         type=Path,
+        default=Path("runs") / "study.json",
         metavar="FILE",
-        help="what `prune --study` wrote (default: study.json in the folder --out)",
+        help="what `prune --study` wrote (default: %(default)s)",
     )
     parser.add_argument(
-        "--work", type=Path, default=Path("runs") / "report", help="folder of finished parts (default: %(default)s)"
+        "--work",
+        type=Path,
+        default=Path("runs") / "report",
+        help="folder of finished parts and raw data, which are not committed (default: %(default)s)",
     )
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing: write again what --work holds")
     parser.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from model_builder.measure import report, tables
+    from model_builder.measure import blocks, report, tables
 
-    report.check_readme(options.readme)
+    blocks.check(options.readme, "report")
     if options.fresh:
         shutil.rmtree(options.work, ignore_errors=True)
-    study = options.study or options.out / "study.json"
+    measured = report.kept(options.work) if options.redraw else _measured(options)
+    report.write(options.out, measured)
+    blocks.put(options.readme, "report", tables.readme(measured, options.out, options.readme.parent))
+    print(tables.choice(measured))
+    print("\n".join(measured["notes"]))
+    print(f"wrote {options.out} and the table in {options.readme}")
+
+
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    from model_builder.measure import report
+
     data = flags.ARTIFACTS.parent.parent / "shared" / "data"
     real = options.real or [data / name for name in _PHOTOGRAPHS if (data / name).is_dir()]
     try:
-        measured = report.measure(options.artifacts, real, study, options.work, options.rounds)
+        measured = report.measure(options.artifacts, real, options.study, options.work, options.rounds)
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped; the same command goes on with the parts that are not in {options.work}") from error
-    report.write(options.out, measured)
-    report.into_readme(options.readme, tables.readme(measured, options.out, options.readme.parent))
-    print(tables.comparison(measured))
-    print("\n".join(measured["notes"]))
-    print(f"wrote {options.out} and the table in {options.readme}")
+    report.keep(options.work, measured)
+    return measured

@@ -310,7 +310,7 @@ def prune_network(
             warmup=100,
             decay=0.9,  # long: a network that begins with good weights gains most while the rate falls
             dropout=0.0,  # few channels are left, and none too many; 300 steps without it gained half a point
-            drill=0.0,  # what is left can't learn these besides: see README
+            drill=0.0,  # what is left can't learn these besides: see docs/variants.md
             seed=10 + number,
         )
         network = train(place, replace(settings, **training), initial=made[0], teacher=source)

@@ -1,94 +1,91 @@
-"""The report's figures, drawn from its data: accuracy against latency, sensitivity, stages, ablation."""
+"""Figures of the report and of the load test: a row for each variant, a dot for each value, a line for its interval.
 
-from collections.abc import Iterator, Mapping
+Names stand on the axis and values on scales, so no label can lie on another one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-_STAGES = ("decode_ms", "preprocess_ms", "queue_ms", "inference_ms", "postprocess_ms")
 _SETTINGS: Any = {"svg.hashsalt": "lpr", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_COLOURS = ("tab:blue", "tab:orange", "tab:green")
 
 
-Points = Mapping[str, tuple[float, float, float]]  # name -> milliseconds, % exact, bytes
+class Interval(NamedTuple):
+    """A value between a lower and an upper one."""
+
+    low: float
+    value: float
+    high: float
 
 
-def pareto(path: Path, variants: Points, peers: Points, machine: str, accuracy: str) -> None:
-    """Accuracy against latency, area by size, and the front of those that none beats in both; peers as empty rings."""
-    with _axes(path, (8, 4.5)) as axes:
-        for name, (latency, exact, size) in (*variants.items(), *peers.items()):
-            look: Any = {"facecolors": "none", "edgecolors": "gray"} if name in peers else {"alpha": 0.5}
-            axes.scatter(latency, exact, s=size / 1e4, **look)
-            # Slanted, because many lie side by side; peers below, because a variant may lie on its peer.
-            place: Any = {"xytext": (2, 8), "rotation": 40, "color": "black"}
-            if name in peers:
-                place = {"xytext": (2, -8), "rotation": -40, "color": "gray", "va": "top"}
-            axes.annotate(name, (latency, exact), textcoords="offset points", fontsize=8, **place)
-        front = _front([(latency, exact) for latency, exact, _ in (*variants.values(), *peers.values())])
-        axes.margins(0.1, 0.3)
-        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}; area: size of the file")
-        axes.set(ylabel=accuracy)
-        # The front goes on to the right, where slower ones would have to read more, and down, where faster ones may.
-        right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
-        line = [(front[0][0], bottom), *front, (right, front[-1][1])]
-        axes.step([x for x, _ in line], [y for _, y in line], where="post", linewidth=0.8, color="gray")
-        axes.set(xlim=(None, right), ylim=(bottom, None))
-        for kind in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            kind("{x:g}")
+class Contender(NamedTuple):
+    """A row of the comparison: milliseconds a plate, and the share that was read."""
+
+    name: str
+    ours: bool
+    milliseconds: Interval
+    exact: Interval
 
 
-def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    best, front = float("-inf"), []
-    for latency, exact in sorted(points, key=lambda point: (point[0], -point[1])):
-        if exact > best:
-            best = exact
-            front.append((latency, exact))
-    return front
+def comparison(path: Path, rows: Sequence[Contender], machine: str, read: str) -> None:
+    """Speed and accuracy side by side, the first row on top; others than ours are grey."""
+    with _drawn(path, (8, 1 + 0.25 * len(rows)), columns=2) as (left, right):
+        for y, row in enumerate(rows):
+            colour = _COLOURS[0] if row.ours else "gray"
+            _dot(left, row.milliseconds, y, colour)
+            _dot(right, Interval(*(100 * share for share in row.exact)), y, colour)
+        left.set_yticks(range(len(rows)), [row.name for row in rows])
+        left.invert_yaxis()
+        _logarithmic(left)
+        left.set(xlabel=f"milliseconds a plate, one thread, {machine}")
+        right.set(xlabel=read)
 
 
-def sensitivity(path: Path, study: Mapping[str, Any]) -> None:
-    """Accuracy of each layer pruned alone."""
-    with _axes(path, (7, 4)) as axes:
-        for name, accuracies in study["sensitivity"].items():
-            shares = [0, *(100 * ratio for ratio in study["ratios"])]
-            axes.plot(shares, [100 * a for a in (study["unpruned"], *accuracies)], marker=".", label=name)
-        axes.legend(fontsize=7)
-        axes.set(xlabel="weights of that layer set to 0 (L1), %", ylabel="rendered plates read, % exact")
-
-
-def stages(path: Path, variants: Mapping[str, Mapping[str, Any]], machine: str) -> None:
-    """Where a request's time goes in the server, per variant."""
-    with _axes(path, (7, 1.2 + 0.3 * len(variants))) as axes:
-        names = [*variants]
-        start = [0.0] * len(names)
-        for stage in _STAGES:
-            times = [variants[name]["serving"][stage] for name in names]
-            axes.barh(names, times, left=start, label=stage.removesuffix("_ms"))
-            start = [a + b for a, b in zip(start, times, strict=True)]
-        axes.legend(fontsize=7, ncols=len(_STAGES), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+def sustained(path: Path, variants: Mapping[str, Mapping[str, Interval]], machine: str) -> None:
+    """Requests a second of each variant, a colour for each server."""
+    servers = [*dict.fromkeys(server for found in variants.values() for server in found)]
+    with _drawn(path, (8, 1.2 + 0.45 * len(variants))) as (axes,):
+        for y, found in enumerate(variants.values()):
+            for server, interval in found.items():
+                place = servers.index(server)
+                _dot(axes, interval, y + 0.2 * (place - (len(servers) - 1) / 2), _COLOURS[place % len(_COLOURS)])
+        axes.set_yticks(range(len(variants)), [*variants])
         axes.invert_yaxis()
-        axes.set(xlabel=f"milliseconds in the server, median, one thread, {machine}")
+        _logarithmic(axes)
+        for server, colour in zip(servers, _COLOURS, strict=False):
+            axes.plot([], [], "o", color=colour, label=server)
+        axes.legend(ncols=len(servers), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+        axes.set(xlabel=f"requests a second, one plate each, {machine}")
 
 
-def ablation(path: Path, rows: Mapping[str, float], machine: str) -> None:
-    """Milliseconds a plate after each pass of the compiler."""
-    with _axes(path, (7, 0.8 + 0.3 * len(rows))) as axes:
-        bars = axes.barh([*rows], [*rows.values()])
-        axes.bar_label(bars, fmt=" %.2f")
-        axes.invert_yaxis()
-        axes.set(xscale="log", xlabel=f"milliseconds a plate, one thread, {machine}")
+def _dot(axes: Axes, interval: Interval, y: float, colour: str) -> None:
+    low, value, high = interval
+    axes.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", markersize=4, linewidth=1, color=colour)
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 @contextmanager
-def _axes(path: Path, size: tuple[float, float]) -> Iterator[Axes]:
-    """Axes whose figure is written when the block ends, the same bytes for the same data."""
+def _drawn(path: Path, size: tuple[float, float], columns: int = 1) -> Iterator[Sequence[Axes]]:
+    """Axes side by side; the figure is written when the block ends, the same bytes for the same data."""
     with pyplot.rc_context(_SETTINGS):
-        figure, axes = pyplot.subplots(figsize=size, layout="constrained")
-        yield axes
+        figure, axes = pyplot.subplots(1, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
+        for each in axes[0]:
+            each.grid(axis="x", linewidth=0.3)
+        yield list(axes[0])
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""The comparison of all variants, measured through the serving code: JSON, Markdown, figures, and README's table.
+"""The comparison of all variants, measured through the serving code: its page, its figure and README's table.
 
 Each part that is finished is kept in the folder `work`, so that a report that was stopped goes on where it was.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from model_builder import candidates, evaluate
 from model_builder.compress import prune, quantize
 from model_builder.graph import description, onnx
-from model_builder.measure import figures, peers, serving, tables
+from model_builder.measure import blocks, figures, peers, serving, tables
 from model_builder.measure.contest import contest
 from model_builder.measure.peers import BASELINE, QUANTIZED, Contestant
 from model_builder.measure.tables import POOLED, RENDERED
@@ -36,7 +36,8 @@ from service.errors import ArtifactError
 
 BATCHES = (1, 8, 32)
 THREADS = (1, 2)
-BEGIN, END = "<!-- report: written by `make report` -->", "<!-- report: end -->"
+PAGE = "README.md"  # of the report's folder
+RAW = "report.json"  # in the folder of finished parts
 
 _ENGINES = ("torch", "onnxruntime", "apache-tvm", "openvino")
 _ABLATION_ROUNDS = 5  # its first rows take a second a plate
@@ -139,6 +140,7 @@ def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, roun
     ran = timed["times"]
     return {
         "machine": evaluate.machine(),
+        "commit": evaluate.commit(),
         "cores": len(os.sched_getaffinity(0)),
         "engines": _engines(),
         "sets": {name: len(crops.texts) for name, crops in sets.items()},
@@ -256,10 +258,7 @@ def parity(artifact: Artifact, source: Artifact, sets: Mapping[str, Crops]) -> d
 def _recipe(path: Path, baseline: Artifact, notes: list[str]) -> dict[str, Any] | None:
     """What `prune --study` wrote, with the stored size of the network that it began with."""
     if not path.exists():
-        notes.append(
-            f"The published pruning recipe and the layers' sensitivity are not here: `python -m model_builder prune "
-            f"--study {path.parent.name}/{path.name}` measures them."
-        )
+        notes.append(f"Pruning by magnitude was not measured: `python -m model_builder prune --study {path}` does it.")
         return None
     study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if study["source"] != baseline.manifest.version:
@@ -322,49 +321,35 @@ def compile_stages(source: Artifact, level_name: str, work: Path, stages: Sequen
     return rows
 
 
+def keep(work: Path, report: Mapping[str, Any]) -> None:
+    """Keep the raw data, which is not committed."""
+    (work / RAW).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def kept(work: Path) -> dict[str, Any]:
+    """What `keep` wrote. Raises FileNotFoundError where nothing was measured yet."""
+    found: dict[str, Any] = json.loads((work / RAW).read_text(encoding="utf-8"))
+    return found
+
+
 def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write report.json, report.md and the figures, of which one that lacks its data is removed."""
+    """Write the figure, and the block of `make report` in the folder's page."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    for name in ("sensitivity.svg", "ablation.svg"):
-        (folder / name).unlink(missing_ok=True)
-    _pareto(folder / "pareto.svg", report)
-    figures.stages(folder / "stages.svg", report["variants"], report["machine"])
-    if report["recipe"]:
-        figures.sensitivity(folder / "sensitivity.svg", report["recipe"])
-    if report["ablation"]:
-        rows = report["ablation"]["rows"]
-        figures.ablation(
-            folder / "ablation.svg", {name: row["median"] for name, row in rows.items()}, report["machine"]
-        )
-    (folder / "report.md").write_text(tables.document(report), encoding="utf-8")
+    chosen = tables.main_set(report)
+    label = f"{'photographs' if chosen == POOLED else 'rendered plates'} read, % exact"
+    names = tables.by_speed(report, [*report["variants"], *report["peers"]])
+    rows = [_contender(report, name, chosen) for name in names]
+    figures.comparison(folder / tables.FIGURE, rows, report["machine"], label)
+    blocks.put(folder / PAGE, "report", tables.page(report))
 
 
-def _pareto(path: Path, report: Mapping[str, Any]) -> None:
-    measured = next(iter(report["variants"].values()))["accuracy"]
-    name, label = (POOLED, "photographs") if POOLED in measured else (RENDERED, "rendered plates")
-
-    def point(entry: str, facts: Mapping[str, Any]) -> tuple[float, float, float]:
-        score = facts["accuracy"][name]
-        size = facts["bytes"] or report["variants"][BASELINE]["bytes"]
-        return tables.time_of(report, entry)["median"], 100 * score["exact"] / score["total"], size
-
-    variants, others = (
-        {entry: point(entry, facts) for entry, facts in report[kind].items()} for kind in ("variants", "peers")
+def _contender(report: Mapping[str, Any], name: str, chosen: str) -> figures.Contender:
+    ours = name in report["variants"]
+    score = report["variants" if ours else "peers"][name]["accuracy"][chosen]
+    times = tables.time_of(report, name)
+    return figures.Contender(
+        name,
+        ours,
+        figures.Interval(times["median"], times["median"], times["p99"]),
+        figures.Interval(score["low"], score["exact"] / score["total"], score["high"]),
     )
-    figures.pareto(path, variants, others, report["machine"], f"{label} read, % exact")
-
-
-def check_readme(readme: Path) -> None:
-    """Raise ValueError where the report's markers are missing."""
-    content = readme.read_text(encoding="utf-8")
-    if content.count(BEGIN) != 1 or content.count(END) != 1:
-        raise ValueError(f"{readme} must hold the lines {BEGIN} and {END} once each")
-
-
-def into_readme(readme: Path, text: str) -> None:
-    """Put `text` between the report's markers. Raises ValueError where they are missing."""
-    check_readme(readme)
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

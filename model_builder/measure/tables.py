@@ -1,4 +1,4 @@
-"""A report in Markdown: README's table, and all of them."""
+"""A report in Markdown: README's table, and a page with a section for each question."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +11,15 @@ Report = Mapping[str, Any]
 
 POOLED = "photographs"  # all real sets together
 RENDERED = "plates-500"
+FIGURE = "comparison.svg"
+USE = {  # of the published variants
+    "tvm-fast": "x86-64 with AVX2: the default",
+    "pruned-quantized": "every other CPU, ARM too",
+    "quantized": "every CPU: all channels, in int8",
+    "tvm": "x86-64 with AVX2: float32",
+    "pruned": "fine-tuning, and float32",
+    "baseline": "training; all others are made from it",
+}
 
 
 def time_of(report: Report, name: str, batch: int = 1, threads: int = 1) -> Mapping[str, Any]:
@@ -19,94 +28,89 @@ def time_of(report: Report, name: str, batch: int = 1, threads: int = 1) -> Mapp
     return found
 
 
+def main_set(report: Report) -> str:
+    """The set that variants are compared on: the photographs, or the rendered plates where there are none."""
+    return POOLED if POOLED in _baseline(report)["accuracy"] else RENDERED
+
+
 def readme(report: Report, folder: Path, root: Path) -> str:
-    """What README shows: the comparison, its figure and the machine; links are relative to `root`."""
+    """What README shows: the choice of a variant and the figure; links are relative to `root`."""
     place = os.path.relpath(folder, root)
+    return "\n\n".join([choice(report), f"![Speed and accuracy with intervals]({place}/{FIGURE})", *report["notes"]])
+
+
+def choice(report: Report) -> str:
+    """A row per variant, the fastest first, and a sentence on how it was measured."""
+    chosen = main_set(report)
+    rows = []
+    for name in by_speed(report, report["variants"]):
+        facts = report["variants"][name]
+        memory = f"{facts['serving']['resident_bytes'] / 1e6:.0f}"
+        figures = [_percent(facts["accuracy"][chosen]), f"{time_of(report, name)['median']:.2f}"]
+        rows.append([f"`{name}`", USE.get(name, ""), *figures, _megabytes(facts["bytes"]), memory])
+    told = f"{_total(report, chosen)} {'photographs' if chosen == POOLED else 'rendered plates'}"
     return "\n\n".join(
         [
-            _circumstances(report),
-            comparison(report),
-            f"![Accuracy against latency]({place}/pareto.svg)",
-            *report["notes"],
-            f"All figures, per set, batch size and thread, are in [{place}/report.md]({place}/report.md).",
+            _markdown(["variant", "for", f"of {told}", "ms a plate", "file, MB", "memory, MB"], rows),
+            f"`make report` on {_machine(report)}: exact match with 95 % interval, median time on one thread, memory "
+            "of a server.",
         ]
     )
 
 
-def document(report: Report) -> str:
-    """Every table with what it means."""
-    parts = [
-        "# Report",
-        _circumstances(report),
-        *report["notes"],
-        "## Comparison",
-        comparison(report),
-        "![Accuracy against latency](pareto.svg)",
-        "## Accuracy",
-        "Exact match of the whole text, one crop at a time, with the 95 % interval (Wilson). Peers compute the weights "
-        "of `baseline`, those of int8 the weights of `quantized`.",
-        _accuracy(report),
-        *_parity(report),
-        "## Latency",
-        "Milliseconds a plate: median / 95th / 99th percentile of calls with so many plates.",
-        _latency(report),
-        "## Serving",
-        "A server process on one thread: from its start until it is ready, what it occupies after 50 requests, and the "
-        "median milliseconds of a request's stages.",
-        _serving(report),
-        "![Stages](stages.svg)",
-        "## Size",
-        "The file is what a server on this machine loads. A compiled variant counts the parameters of its source.",
-        _sizes(report),
-    ]
-    for section in (_recipe, _dynamic, _ablation, _kernels):
+def page(report: Report) -> str:
+    """Every question with its table."""
+    parts = ["## Which one should I take?", *ADVICE, choice(report), f"![Speed and accuracy]({FIGURE})", FIGURE_TEXT]
+    parts += [*report["notes"], _circumstances(report)]
+    parts += ["## How many plates does it read?", ACCURACY_TEXT, _accuracy(report)]
+    parts += ["## How fast is it, beside other engines?", LATENCY_TEXT, _latency(report)]
+    parts += ["## How large is it, and how fast does it start?", SIZE_TEXT, _sizes(report)]
+    parts += ["## Where does the time of a request go?", STAGES_TEXT, _stages(report)]
+    for section in (_parity, _ablation, _kernels, _tried):
         parts += section(report)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
+
+
+ADVICE = (
+    "- On x86-64 with AVX2: `tvm-fast`, the default. It is the fastest and reads what the baseline reads.\n"
+    "- On any other CPU, ARM too: `pruned-quantized`.\n"
+    "- To fine-tune on your own plates: start from `pruned`.",
+)
+FIGURE_TEXT = (
+    "Left: median of single plates, and a line to the 99th percentile. Right: exact match with its 95 % interval. "
+    "Grey: other engines with the weights of `baseline`, those of int8 with the weights of `quantized`."
+)
+ACCURACY_TEXT = (
+    "Exact match of the whole text, one crop at a time, with the 95 % interval (Wilson). Intervals that overlap say "
+    f"that the sets are too small to tell two variants apart. {RENDERED} are rendered plates, and harder."
+)
+LATENCY_TEXT = (
+    "Milliseconds a plate. All contestants took turns, each in its own process, with denormals flushed. The last two "
+    "columns are batches of the largest size."
+)
+SIZE_TEXT = (
+    "The file is what a server on this machine loads; the folder holds all files. Memory and start are those of a "
+    "server process on one thread, after 50 requests. A compiled variant counts the parameters of its source."
+)
+STAGES_TEXT = "Median milliseconds of the stages of a request, in a server on one thread that is otherwise idle."
+
+
+def _machine(report: Report) -> str:
+    return f"{report['machine']} ({report['cores']} CPUs), {_when(report)}, commit {report['commit']}"
+
+
+def _when(report: Report) -> str:
+    dates = sorted({moment[:10] for moment in report["measured"].values()})
+    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
 
 
 def _circumstances(report: Report) -> str:
-    dates = sorted({moment[:10] for moment in report["measured"].values()})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     engines = ", ".join(f"{name} {version}" for name, version in report["engines"].items())
     plates = ", ".join(f"{name} ({count})" for name, count in report["sets"].items())
     return (
-        f"Measured by `make report` on {report['machine']} ({report['cores']} CPUs), {when}, with {engines}. "
-        "Latencies are medians, of batch 1 on one thread where nothing else is said; all contestants took turns, with "
-        f"denormals flushed, and {_fastest_peer(report)} is the fastest peer. Plates: {plates}; {RENDERED} are "
-        "rendered, the others photographs."
+        f"This and the next sections: `make report` on {_machine(report)}, with {engines}. Plates: {plates}; "
+        f"{RENDERED} are rendered, the others photographs that no training saw."
     )
-
-
-def comparison(report: Report) -> str:
-    """A row per variant, then one per peer, the fastest first."""
-    sets = [name for name in (POOLED, RENDERED) if name in _baseline(report)["accuracy"]]
-    base, fastest = time_of(report, BASELINE)["median"], _fastest_peer(report)
-    many = max(batch for batch, _ in _settings(report))
-    settings = [(many, threads) for batch, threads in _settings(report) if batch == many]
-    head = [
-        *("", *sets, "ms", "of baseline", f"of {fastest}"),
-        *(f"ms at {many}, {threads} thread{'s' * (threads > 1)}" for _, threads in settings),
-        *("MB", "million MACs", "start s", "MB RAM"),
-    ]
-    peer = time_of(report, fastest)["median"]
-
-    def row(name: str, label: str, facts: Mapping[str, Any]) -> list[str]:
-        one = time_of(report, name)["median"]
-        cells = [
-            *(label, *(_percent(facts["accuracy"][key]) for key in sets)),
-            *(f"{one:.2f}", f"{one / base:.3f}", f"{one / peer:.2f}"),
-            *(f"{time_of(report, name, *setting)['median']:.2f}" for setting in settings),
-            _megabytes(facts["bytes"]),
-        ]
-        if "serving" not in facts:  # a peer, which has no server
-            return [*cells, "", "", ""]
-        served = facts["serving"]
-        memory = f"{served['resident_bytes'] / 1e6:.0f}"
-        return [*cells, f"{facts['multiply_adds'] / 1e6:.1f}", f"{served['start_s']:.1f}", memory]
-
-    variants, peers = report["variants"], report["peers"]
-    rows = [row(name, f"`{name}`", variants[name]) for name in _by_speed(report, variants)]
-    return _markdown(head, rows + [row(name, name, peers[name]) for name in _by_speed(report, peers)])
 
 
 def speeds(times: Mapping[str, Sequence[Mapping[str, Any]]], peers: Iterable[str]) -> str:
@@ -135,10 +139,50 @@ def speeds(times: Mapping[str, Sequence[Mapping[str, Any]]], peers: Iterable[str
 
 def _accuracy(report: Report) -> str:
     sets = [*_baseline(report)["accuracy"]]
-    variants = {f"`{name}`": facts for name, facts in report["variants"].items()}
-    everyone = {**variants, **report["peers"], **report["attempts"]}
+    everyone = {f"`{name}`": report["variants"][name] for name in by_speed(report, report["variants"])}
+    everyone |= report["peers"]
     rows = [[name, *(_percent(facts["accuracy"][key]) for key in sets)] for name, facts in everyone.items()]
     return _markdown(["", *(f"{name} ({_total(report, name)})" for name in sets)], rows)
+
+
+def _latency(report: Report) -> str:
+    fastest = _fastest_peer(report)
+    base, peer = (time_of(report, name)["median"] for name in (BASELINE, fastest))
+    many = max(batch for batch, _ in _settings(report))
+    settings = [(batch, threads) for batch, threads in _settings(report) if batch == many]
+    head = ["", "median", "p95", "p99", "of `baseline`", f"of {fastest}"]
+    head += [f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch, threads in settings]
+    rows = []
+    for name in by_speed(report, [*report["variants"], *report["peers"]]):
+        one = time_of(report, name)
+        cells = [f"{one[key]:.2f}" for key in ("median", "p95", "p99")]
+        cells += [f"{one['median'] / base:.3f}", f"{one['median'] / peer:.2f}"]
+        cells += [f"{time_of(report, name, *setting)['median']:.2f}" for setting in settings]
+        rows.append([f"`{name}`" if name in report["variants"] else name, *cells, report["engine"][name]])
+    return _markdown([*head, "engine"], rows)
+
+
+def _sizes(report: Report) -> str:
+    rows = []
+    for name in by_speed(report, report["variants"]):
+        facts = report["variants"][name]
+        served = facts["serving"]
+        nonzero = "" if facts["nonzero"] is None else f"{facts['nonzero']:,}"
+        sizes = [_megabytes(facts["bytes"]), _megabytes(facts["folder_bytes"])]
+        running = [f"{served['resident_bytes'] / 1e6:.0f}", f"{served['start_s']:.1f}"]
+        counts = [f"{facts['parameters']:,}", nonzero, f"{facts['multiply_adds'] / 1e6:.1f}"]
+        rows.append([f"`{name}`", *sizes, *running, *counts])
+    head = ["", "file, MB", "folder, MB", "memory, MB", "start, s", "parameters", "not 0", "million multiply-adds"]
+    return _markdown(head, rows)
+
+
+def _stages(report: Report) -> str:
+    stages = [key for key in _baseline(report)["serving"] if key.endswith("_ms")]
+    rows = [
+        [f"`{name}`", *(f"{report['variants'][name]['serving'][stage]:.3f}" for stage in stages)]
+        for name in by_speed(report, report["variants"])
+    ]
+    return _markdown(["", *(stage.removesuffix("_ms") for stage in stages)], rows)
 
 
 def _parity(report: Report) -> list[str]:
@@ -151,42 +195,69 @@ def _parity(report: Report) -> list[str]:
     if not rows:
         return []
     return [
-        "What a compiled variant reads otherwise than the one that it was compiled from, over all sets.",
+        "## Does compiling change what is read?",
         _markdown(["", "compiled from", "texts that differ", "largest difference of a logit"], rows),
     ]
 
 
-def _latency(report: Report) -> str:
-    settings = _settings(report)
-    head = ["", *(f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch, threads in settings), "engine"]
-    rows = []
-    for name in _by_speed(report, report["times"]):
-        cells = [time_of(report, name, *setting) for setting in settings]
-        shown = [f"{t['median']:.2f} / {t['p95']:.2f} / {t['p99']:.2f}" for t in cells]
-        rows.append([f"`{name}`" if name in report["variants"] else name, *shown, report["engine"][name]])
-    return _markdown(head, rows)
+def _ablation(report: Report) -> list[str]:
+    found = report["ablation"]
+    if not found:
+        return []
+    rows, before = [], None
+    for name, row in found["rows"].items():
+        untuned = ", ".join(row["untuned"])
+        factor = f"{before / row['median']:.2f}" if before else ""
+        label = name if before is None else f"+ {name}"
+        rows.append([label, f"{row['median']:.3f}", factor, str(row["calls"]), untuned])
+        before = row["median"]
+    return [
+        "## What does each pass of the compiler bring?",
+        f"`baseline` compiled for {found['level']}, each row with the passes before it; milliseconds a plate. A pass "
+        "that brings nothing here may prepare a later one: layout and winograd make what tuned works on.",
+        _markdown(["", "ms", "times faster", "calls", "kernels without a tuning record"], rows),
+    ]
 
 
-def _serving(report: Report) -> str:
-    stages = [key for key in _baseline(report)["serving"] if key.endswith("_ms")]
-    rows = []
-    for name, facts in report["variants"].items():
-        served = facts["serving"]
-        row = [f"`{name}`", f"{served['start_s']:.2f}", f"{served['resident_bytes'] / 1e6:.0f}"]
-        rows.append([*row, *(f"{served[stage]:.3f}" for stage in stages)])
-    return _markdown(["", "start s", "MB RAM", *(stage.removesuffix("_ms") for stage in stages)], rows)
+def _kernels(report: Report) -> list[str]:
+    parts = []
+    for name, found in report["kernels"].items():
+        limit = found["limit"]
+        rows = [
+            _kernel_row(kernel["kernel"], kernel["us"], kernel["multiply_adds"], limit) for kernel in found["kernels"]
+        ]
+        counts = [kernel["multiply_adds"] for kernel in found["kernels"]]
+        spent = sum(kernel["us"] for kernel in found["kernels"])
+        within = sum(kernel["us"] for kernel in found["kernels"] if kernel["multiply_adds"])
+        rows.append(_kernel_row("all of integers", within, sum(counts), limit))
+        rows.append(_kernel_row("all", spent, sum(counts), limit))
+        median = 1e3 * time_of(report, name)["median"]
+        parts += [
+            f"One plate by `{name}` on {found['level']}. VNNI does {limit / 1e9:.0f} billion multiply-adds a second on "
+            f"a core here, so that {sum(counts) / 1e6:.1f} million take {sum(counts) / limit * 1e6:.0f} us at least: "
+            f"no schedule can be faster. In the contest a plate took {median:.0f} us; the rest is calls of the virtual "
+            "machine and copies of the crop and the logits.",
+            _markdown(["kernel", "us", "million multiply-adds", "billion a second", "of the limit"], rows),
+        ]
+    return ["## How near is it to what the CPU can do?", *parts] if parts else []
 
 
-def _sizes(report: Report) -> str:
-    rows = []
-    for name, facts in report["variants"].items():
-        nonzero = "" if facts["nonzero"] is None else f"{facts['nonzero']:,}"
-        numbers = [f"{facts['parameters']:,}", nonzero, f"{facts['multiply_adds']:,}"]
-        share = f"{facts['bytes'] / _baseline(report)['bytes']:.3f}"
-        sizes = [_megabytes(facts["bytes"]), share, _megabytes(facts["folder_bytes"])]
-        rows.append([f"`{name}`", *sizes, *numbers])
-    head = ["", "file, MB", "of baseline", "folder, MB", "parameters", "not 0", "multiply-adds"]
-    return _markdown(head, rows)
+def _kernel_row(name: str, microseconds: float, count: int, limit: float) -> list[str]:
+    if not count:
+        return [name, f"{microseconds:.1f}", "", "", ""]
+    rate = count / microseconds * 1e6
+    return [name, f"{microseconds:.1f}", f"{count / 1e6:.2f}", f"{rate / 1e9:.0f}", f"{rate / limit:.0%}"]
+
+
+def _tried(report: Report) -> list[str]:
+    """What is often recommended, and brought nothing."""
+    return [
+        "## What was tried and brought nothing?",
+        *_recipe(report),
+        "**Dynamic quantization**: `quantize_dynamic(network, {Conv2d, Linear})`. Modules that it changed: "
+        f"{report['dynamic']['changed']}. The network has no linear layer, and a convolution has no dynamic kernel. "
+        + _attempt(report, DYNAMIC),
+    ]
 
 
 def _recipe(report: Report) -> list[str]:
@@ -215,24 +286,11 @@ def _recipe(report: Report) -> list[str]:
         for label, row in zip(["`baseline`", *labels], [baseline, *study["recipe"]], strict=True)
     ]
     return [
-        "## The published pruning recipe",
-        "The smallest weights set to 0 (L1, unstructured), made permanent. Zeros compress (zlib), but the network "
-        f"keeps its shapes and computes with them. {_attempt(report, MASKED)} Trained or not, of each "
-        "layer or of all, the shapes and so the time are the same. Exact match of "
-        f"{study['plates']:,} rendered plates, measured on {study['machine']}.",
+        "**Pruning by magnitude**: the smallest weights set to 0 (L1, unstructured), made permanent. Zeros compress "
+        f"(zlib), but the network keeps its shapes and computes with them. {_attempt(report, MASKED)} Trained or not, "
+        "of each layer or of all, the shapes and so the time are the same. Exact match of "
+        f"{study['plates']:,} rendered plates, measured on {study['machine']}:",
         _markdown(["", "exact", "zeros", "weights, MB", "compressed, MB"], rows),
-        "### Sensitivity",
-        "Exact match when one layer alone loses a share of its weights.",
-        "![Sensitivity](sensitivity.svg)",
-    ]
-
-
-def _dynamic(report: Report) -> list[str]:
-    return [
-        "## Dynamic quantization",
-        "As often tried: `quantize_dynamic(network, {Conv2d, Linear})`. Modules that it changed: "
-        f"{report['dynamic']['changed']}. The network has no linear layer, and a convolution has no dynamic kernel. "
-        + _attempt(report, DYNAMIC),
     ]
 
 
@@ -244,56 +302,6 @@ def _attempt(report: Report, name: str) -> str:
     scores = report["attempts"][name]["accuracy"]
     read = ", ".join(f"{_percent(scores[key])} of {key}" for key in (POOLED, RENDERED) if key in scores)
     return f"In the contest it took {one:.2f} ms, `baseline` {base:.2f} ms; it read {read}."
-
-
-def _ablation(report: Report) -> list[str]:
-    found = report["ablation"]
-    if not found:
-        return []
-    rows, before = [], None
-    for name, row in found["rows"].items():
-        untuned = ", ".join(row["untuned"])
-        factor = f"{before / row['median']:.2f}" if before else ""
-        label = name if before is None else f"+ {name}"
-        rows.append([label, f"{row['median']:.3f}", factor, str(row["calls"]), untuned])
-        before = row["median"]
-    return [
-        "## What each pass of the compiler brings",
-        f"`baseline` compiled for {found['level']}, each row with those before it; milliseconds a plate.",
-        _markdown(["", "ms", "times faster", "calls", "kernels without a tuning record"], rows),
-        "![Ablation](ablation.svg)",
-    ]
-
-
-def _kernels(report: Report) -> list[str]:
-    parts = []
-    for name, found in report["kernels"].items():
-        limit = found["limit"]
-        rows = [
-            _kernel_row(kernel["kernel"], kernel["us"], kernel["multiply_adds"], limit) for kernel in found["kernels"]
-        ]
-        counts = [kernel["multiply_adds"] for kernel in found["kernels"]]
-        spent = sum(kernel["us"] for kernel in found["kernels"])
-        within = sum(kernel["us"] for kernel in found["kernels"] if kernel["multiply_adds"])
-        rows.append(_kernel_row("all of integers", within, sum(counts), limit))
-        rows.append(_kernel_row("all", spent, sum(counts), limit))
-        median = 1e3 * time_of(report, name)["median"]
-        parts += [
-            f"### `{name}`",
-            f"One plate on {found['level']}. VNNI does {limit / 1e9:.0f} billion multiply-adds a second here, so that "
-            f"its {sum(counts) / 1e6:.1f} million take {sum(counts) / limit * 1e6:.0f} us at least: no schedule can be "
-            f"faster. In the contest a plate took {median:.0f} us; what is not in a kernel is the virtual machine's "
-            "calls and the copies of crop and logits.",
-            _markdown(["", "us", "million multiply-adds", "billion a second", "of the limit"], rows),
-        ]
-    return ["## Kernels of integers", *parts] if parts else []
-
-
-def _kernel_row(name: str, microseconds: float, count: int, limit: float) -> list[str]:
-    if not count:
-        return [name, f"{microseconds:.1f}", "", "", ""]
-    rate = count / microseconds * 1e6
-    return [name, f"{microseconds:.1f}", f"{count / 1e6:.2f}", f"{rate / 1e9:.0f}", f"{rate / limit:.0%}"]
 
 
 def _baseline(report: Report) -> Mapping[str, Any]:
@@ -310,7 +318,8 @@ def _fastest_peer(report: Report) -> str:
     return min(report["peers"], key=lambda name: time_of(report, name)["median"], default=BASELINE)
 
 
-def _by_speed(report: Report, names: Iterable[str]) -> list[str]:
+def by_speed(report: Report, names: Iterable[str]) -> list[str]:
+    """The names, that of the least time a plate first."""
     return sorted(names, key=lambda name: time_of(report, name)["median"])
 
 

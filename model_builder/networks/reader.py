@@ -5,7 +5,7 @@ before the classifier, CTC with the blank last. Changed: a block is plain 3x3 co
 them (1x1, 3x1, 1x3, 1x1), which on a CPU costs more time than the multiply-adds that it saves; the context is
 normalized per sample, so that row i of a batch equals that row alone; pooling keeps every channel instead of dropping
 half or three quarters of those computed; the first convolution halves the columns and the pools halve the rows twice;
-the spatial transformer is left out, because it did not pay (README).
+the spatial transformer is left out, because it did not pay (docs/training.md).
 """
 
 from dataclasses import asdict, dataclass

@@ -1,7 +1,6 @@
 """The load test tests itself: its loop is open, its waiting counted, its counts those of the server."""
 
 import asyncio
-import json
 import math
 import random
 import threading
@@ -24,6 +23,7 @@ from model_builder.measure.load import (
     trial,
 )
 from model_builder.measure.load.generator import Load, Outcome, Quantiles
+from model_builder.measure.load.report import Result
 from model_builder.measure.load.scrape import Told
 from model_builder.measure.load.trial import Limits, Step, Trial
 from tests.support.images import encode
@@ -247,23 +247,42 @@ def test_a_rate_is_sustained_only_if_all_are_answered_in_time():
     assert not step(1, "rise", math.nan, {200: 1}).sustained(limits)
 
 
-def test_the_report_has_a_row_for_each_load_and_a_figure_for_each_variant(tmp_path):
+def result(trials: dict[str, dict[str, Trial]]) -> Result:
+    good = step(400, "hold", 20)
+    return Result("a machine", "abcdef0", Limits(), Trial((good,), good, good), trials)
+
+
+def test_the_load_test_is_one_table_and_one_figure(tmp_path):
     good, over = step(400, "hold", 20), step(1200, "overload", 90, {200: 5, 429: 3, 0: 1})
     ours, peer = Trial((good, over), good, over), Trial((step(100, "hold", 20), over), step(100, "hold", 20), over)
     weak = Trial((over,), None, over)
-    trials = {"tvm": {"lpr": ours, "LitServe 0.2": peer, "BentoML": weak}, "quantized": {"lpr": ours}}
-    text = report.write(tmp_path, "a machine", Limits(), peer, trials)
-    assert "`tvm`: 400 requests a second (none to 400), 4.00 times the better peer (LitServe 0.2: 100)" in text
-    rows = [line for line in text.splitlines() if line.startswith(("| `tvm`", "| `quantized`"))]
-    assert len(rows) == 3 * 2 - 1 + 2  # no sustainable row for the weak one
-    assert {row.count("|") for row in rows} == {len(report.COLUMNS) + 1}
-    assert "| 1,200 |" in rows[1]
-    assert "| 10 | 3 | 1 |" in rows[1]  # 5 answers in half a second
-    assert (tmp_path / "load.md").read_text(encoding="utf-8") == text
-    data = json.loads((tmp_path / "load.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
-    assert data["trials"]["tvm"]["lpr"]["sustainable"]["rate"] == 400
-    assert data["trials"]["tvm"]["lpr"]["sustainable"]["outcome"]["refusal"]["p99"] is None
-    assert {path.name for path in tmp_path.glob("*.svg")} == {"load-tvm.svg", "load-quantized.svg"}
+    trials = {"quantized": {"lpr": weak}, "tvm": {"lpr": ours, "LitServe 0.2": peer, "BentoML": weak}}
+    report.write(tmp_path, result(trials))
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert head.startswith("|  | requests/s | spread | p50 ms | p99 ms | memory, MB | LitServe 0.2 | BentoML |")
+    assert rows == [
+        "| `tvm` | 400 | none to 400 | 4.0 | 20.0 | 100 | 100 | less than the first rate | 4.00 | 10 | 90 | 90 |",
+        "| `quantized` | less than the first rate | none to none |  |  |  |  |  |  | 10 | 90 | 90 |",
+    ]
+    assert "Answers other than 200, 429 and 503: 4." in text  # one in each of the overloads
+    assert "commit abcdef0" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "load.svg"}
+
+
+def test_raw_data_is_read_as_it_was_kept(tmp_path):
+    good = step(400, "hold", 20)
+    raw = tmp_path / "raw" / "load.json"
+    report.keep(raw, result({"tvm": {"lpr": Trial((good,), good, good)}}))
+    read = report.kept(raw)
+    assert math.isnan(read.trials["tvm"]["lpr"].sustainable.outcome.refusal.p99)
+    assert read.trials["tvm"]["lpr"].sustainable.outcome.statuses == {200: 9}
+
+
+def test_the_spread_that_is_drawn_holds_the_rate():
+    good, failed = step(400, "hold", 20), step(430, "rise", 99)
+    trial = Trial((good, failed, step(420, "rise", 20)), good, good)
+    assert report.intervals(result({"tvm": {"lpr": trial}})) == {"tvm": {"lpr": (400, 400, 420)}}
 
 
 def minutes(p99: list[float], memory: list[float], statuses: dict[int, int] | None = None) -> list[Step]:
@@ -296,15 +315,19 @@ def test_the_profile_has_a_line_for_each_kind_of_body_and_number_of_connections(
         assert 1 <= line.batch <= line.connections
         assert all(milliseconds > 0 for milliseconds in line.spent.values())
         assert line.spent["threads"] > line.spent["engine"]  # which is one of them
-    rows = [line for line in profile.markdown("a machine", "tiny", 16, lines).splitlines() if line.startswith("|")]
+    rows = [
+        line
+        for line in profile.markdown("a machine", "abcdef0", "tiny", 16, lines).splitlines()
+        if line.startswith("|")
+    ]
     assert {row.count("|") for row in rows} == {len(profile.COLUMNS) + 1}
     assert len(rows) == 2 + 4
 
 
 def test_a_soak_takes_its_rate_from_the_report_of_the_load_test(tmp_path):
     good = step(400, "hold", 20)
-    trials = {"tvm": {"lpr": Trial((good,), good, good)}, "slow": {"lpr": Trial((good,), None, good)}}
-    report.write(tmp_path, "a machine", Limits(), trials["tvm"]["lpr"], trials)
-    assert soak._known(tmp_path / "load.json", "tvm") == 400
-    assert soak._known(tmp_path / "load.json", "slow") is soak._known(tmp_path / "load.json", "other") is None
+    raw = tmp_path / "load.json"
+    report.keep(raw, result({"tvm": {"lpr": Trial((good,), good, good)}, "slow": {"lpr": Trial((good,), None, good)}}))
+    assert soak._known(raw, "tvm") == 400
+    assert soak._known(raw, "slow") is soak._known(raw, "other") is None
     assert soak._known(tmp_path / "none", "tvm") is None

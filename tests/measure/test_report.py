@@ -1,17 +1,21 @@
-"""The report: what is measured is kept, and stands in the tables, the figures and README."""
+"""The report: what is measured is kept, and stands in the page, its figure and README."""
 
-import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from model_builder import evaluate
 from model_builder.__main__ import main
 from model_builder.compile import compiler
 from model_builder.measure import (
+    blocks,
     contest,
     figures,
     peers,
@@ -27,8 +31,9 @@ from service.artifact import Artifact
 from service.backends import load
 from service.errors import ArtifactError
 from service.host import flags
+from tests.support.artifacts import PUBLISHED
 
-STAGES = dict.fromkeys((*figures._STAGES, "total_ms"), 0.5)
+STAGES = dict.fromkeys(("decode_ms", "inference_ms", "total_ms"), 0.5)
 SCORE = {"exact": 190, "total": 200, "low": 0.91, "high": 0.97}
 ACCURACY = {"ccpd-crops": SCORE, tables.RENDERED: SCORE, tables.POOLED: SCORE}
 
@@ -62,6 +67,7 @@ def measured() -> dict[str, Any]:
     row = {"ratio": 0.35, "accuracy": 0.5, "parameters": 1000, "nonzero": 650, "bytes": 4000, "compressed_bytes": 2500}
     return {
         "machine": "a CPU",
+        "commit": "abcdef0",
         "cores": 2,
         "engines": {"torch": "2.13.0"},
         "sets": {"ccpd-crops": 200, tables.RENDERED: 200},
@@ -109,31 +115,33 @@ def measured() -> dict[str, Any]:
     }
 
 
-def test_the_comparison_has_a_row_for_each_variant_and_peer_the_fastest_first(measured):
-    head, _, *rows = tables.comparison(measured).splitlines()
-    assert head.startswith("|  | photographs | plates-500 | ms | of baseline | of OpenVINO | ms at 32, 1 thread |")
-    assert [row.split(" | ")[0] for row in rows] == ["| `small`", "| `baseline`", "| OpenVINO", "| ONNX Runtime"]
-    assert rows[0].startswith(
-        "| `small` | 95.0 % (91.0 to 97.0) | 95.0 % (91.0 to 97.0) | 1.00 | 0.250 | 0.50 | 1.00 |"
-    )
-    assert rows[0].endswith("| 0.50 | 2.0 | 1.2 | 100 |")
-    assert "| 2.00 | 0.500 | 1.00 |" in rows[2]
-    assert len({row.count("|") for row in (head, *rows)}) == 1
+def test_the_choice_has_a_row_for_each_variant_the_fastest_first(measured):
+    head, _, *rows = tables.choice(measured).split("\n\n")[0].splitlines()
+    assert head == "| variant | for | of 200 photographs | ms a plate | file, MB | memory, MB |"
+    assert rows == [
+        "| `small` |  | 95.0 % (91.0 to 97.0) | 1.00 | 0.50 | 100 |",
+        f"| `{BASELINE}` | {tables.USE[BASELINE]} | 95.0 % (91.0 to 97.0) | 4.00 | 3.00 | 100 |",
+    ]
 
 
-def test_the_document_holds_all_that_was_measured(measured):
-    text = tables.document(measured)
+def test_every_published_variant_has_its_use():
+    assert {*tables.USE} == {*contract.variants(PUBLISHED)}
+
+
+def test_the_page_answers_with_all_that_was_measured(measured):
+    text = tables.page(measured)
+    assert text.startswith("## Which one should I take?")
     for part in (
-        "a CPU (2 CPUs), 2026-01-02 to 2026-01-03, with torch 2.13.0",
+        "a CPU (2 CPUs), 2026-01-02 to 2026-01-03, commit abcdef0, with torch 2.13.0",
         "torch.compile fp32 was left out: no compiler",
         "| `small` | `baseline` | 1 of 200 | 1.2e-04 |",
-        "| `baseline` | 4.00 / 6.00 / 8.00 |",
-        "| `small` | 0.50 | 0.167 | 0.50 | 1,000 | 900 | 2,000,000 |",
+        "| OpenVINO | 2.00 | 3.00 | 4.00 | 0.500 | 1.00 | 2.00 | 2.00 | an engine 1 |",
+        "| `small` | 0.50 | 0.50 | 100 | 1.2 | 1,000 | 900 | 2.0 |",
         "In the contest it took 4.10 ms, `baseline` 4.00 ms",
         "| 35% of each layer, 600 steps of training | 50.00 % | 35.0% | 0.00 | 0.00 |",
         "Modules that it changed: 0.",
         "| + tuned | 3.000 | 200.00 | 75 | conv2d9 |",
-        "its 10.0 million take 50 us at least",
+        "10.0 million take 50 us at least",
         "| stem | 100.0 | 10.00 | 100 | 50% |",
         "| contexts | 20.0 |  |  |  |",
         "| all | 120.0 | 10.00 | 83 | 42% |",
@@ -148,32 +156,86 @@ def test_what_was_not_measured_is_left_away_and_told(measured):
     for facts in (*measured["variants"].values(), *measured["peers"].values(), *measured["attempts"].values()):
         facts["accuracy"] = {tables.RENDERED: SCORE}
     lacking = {**measured, "recipe": None, "ablation": None, "kernels": {}, "notes": [photographs]}
-    text = tables.document(lacking)
+    text = tables.page(lacking)
     assert photographs in text
     assert photographs in tables.readme(lacking, Path("report"), Path())
-    assert "recipe" not in text
-    assert "compiler" not in text
-    assert tables.comparison(lacking).startswith("|  | plates-500 | ms |")
+    assert "Pruning by magnitude" not in text
+    assert "each pass of the compiler" not in text
+    assert "of 200 rendered plates" in tables.choice(lacking)
 
 
-def test_figures_that_lack_their_data_are_removed(measured, tmp_path):
+def test_the_page_is_written_with_its_figure_the_same_bytes_for_the_same_data(measured, tmp_path):
     report.write(tmp_path, measured)
-    everything = {"report.json", "report.md", "pareto.svg", "stages.svg", "sensitivity.svg", "ablation.svg"}
-    assert {path.name for path in tmp_path.iterdir()} == everything
-    first = (tmp_path / "pareto.svg").read_bytes()
-    report.write(tmp_path, {**measured, "recipe": None, "ablation": None})
-    assert {path.name for path in tmp_path.iterdir()} == everything - {"sensitivity.svg", "ablation.svg"}
-    assert (tmp_path / "pareto.svg").read_bytes() == first
-    for path in tmp_path.glob("*.svg"):
-        ElementTree.fromstring(path.read_bytes())  # noqa: S314 - our own figures
+    assert {path.name for path in tmp_path.iterdir()} == {report.PAGE, tables.FIGURE}
+    first = (tmp_path / tables.FIGURE).read_bytes()
+    ElementTree.fromstring(first)  # noqa: S314 - our own figure
+    report.write(tmp_path, measured)
+    assert (tmp_path / tables.FIGURE).read_bytes() == first
 
 
-def test_readme_is_changed_between_its_markers_only(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
+@pytest.fixture
+def labels(monkeypatch) -> Callable[[], list[tuple[str, Bbox]]]:
+    """The labels of the figure that was drawn last, with their boxes in pixels."""
+    drawn = []
+    monkeypatch.setattr(figures.pyplot, "close", drawn.append)
+
+    def labels() -> list[tuple[str, Bbox]]:
+        figure = drawn.pop()
+        figure.canvas.draw()
+        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+        return [(text.get_text(), text.get_window_extent()) for text in texts]
+
+    return labels
+
+
+def overlapping(labels: list[tuple[str, Bbox]]) -> list[tuple[str, str]]:
+    return [(a, b) for (a, one), (b, other) in combinations(labels, 2) if one.overlaps(other)]
+
+
+def test_no_label_lies_on_another_and_intervals_are_drawn(measured, labels, tmp_path):
+    peers = {f"a peer with a long name {number}": number for number in range(1, 12)}
+    for name, number in peers.items():  # some of them side by side in both
+        measured["times"][name] = times(2.0 + 0.001 * number)
+        measured["engine"][name] = "an engine"
+        measured["peers"][name] = {"accuracy": ACCURACY, "bytes": 1}
+    report.write(tmp_path, measured)
+    shown = labels()
+    assert {*peers, *measured["variants"]} <= {text for text, _ in shown}
+    assert overlapping(shown) == []
+    rates = {
+        f"variant {number}": dict.fromkeys(("lpr", "another"), figures.Interval(90, 100, 110)) for number in range(6)
+    }
+    figures.sustained(tmp_path / "load.svg", rates, "a CPU")
+    shown = labels()
+    assert {*rates, "lpr", "another"} <= {text for text, _ in shown}
+    assert overlapping(shown) == []
+
+
+def test_an_interval_is_a_line_from_its_low_to_its_high_end(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures.pyplot, "close", drawn.append)
+    row = figures.Contender("one", True, figures.Interval(1, 1, 3), figures.Interval(0.9, 0.95, 0.97))
+    figures.comparison(tmp_path / "x.svg", [row], "a CPU", "read")
+    ends = [line.get_segments()[0][:, 0].tolist() for axes in drawn[0].axes for line in axes.collections]
+    assert ends == [[1, 3], pytest.approx([90, 97])]
+
+
+def test_a_block_is_replaced_between_its_markers_only(tmp_path):
+    page = tmp_path / "README.md"
+    begin, end = blocks.markers("report")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     for text in ("a table", "another"):
-        report.into_readme(readme, text)
-    assert readme.read_text(encoding="utf-8") == f"before\n{report.BEGIN}\nanother\n{report.END}\nafter\n"
+        blocks.put(page, "report", text)
+    assert page.read_text(encoding="utf-8") == f"before\n{begin}\n\nanother\n\n{end}\nafter\n"
+
+
+def test_a_page_without_the_block_gets_it_at_its_end(tmp_path):
+    page = tmp_path / "README.md"
+    for command in ("report", "loadtest", "report"):
+        blocks.put(page, command, f"of {command}")
+    words = page.read_text(encoding="utf-8").split()
+    assert [words.count(word) for word in ("report", "loadtest")] == [1, 1]
+    assert words.index("report") < words.index("loadtest")
 
 
 def test_a_readme_without_markers_is_refused_before_anything_is_measured(tmp_path, capsys):
@@ -181,10 +243,6 @@ def test_a_readme_without_markers_is_refused_before_anything_is_measured(tmp_pat
     assert main(["report", "--readme", str(tmp_path / "README.md"), "--work", str(tmp_path / "work")]) == 1
     assert "must hold the lines" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
-
-
-def test_the_front_holds_what_nothing_beats_in_both():
-    assert figures._front([(3.0, 95), (1.0, 90), (2.0, 89), (2.0, 93), (4.0, 95)]) == [(1.0, 90), (2.0, 93), (3.0, 95)]
 
 
 def test_a_part_is_measured_again_only_for_another_subject(tmp_path):
@@ -236,7 +294,7 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     write_folder(tmp_path / "real" / "own", validation_set(2))
     write_folder(tmp_path / "four", validation_set(4))
     readme = tmp_path / "README.md"
-    readme.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
+    readme.write_text("\n".join(blocks.markers("report")), encoding="utf-8")
     monkeypatch.setattr(evaluate, "SHIPPED", tmp_path / "four")
     monkeypatch.setattr(serving, "_STARTS", 1)
     monkeypatch.setattr(report, "THREADS", (1,))
@@ -246,9 +304,9 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     monkeypatch.setattr(peers, "peers", lambda *folders: all_peers(*folders)[:1])
     monkeypatch.setattr(peers, "attempts", lambda _: [Contestant(DYNAMIC, "artifact", tmp_path / "missing")])
     options = ["--artifacts", tmp_path / "artifacts", "--real", tmp_path / "real", "--out", tmp_path / "out"]
-    options += ["--work", tmp_path / "work", "--readme", readme, "--rounds", 1]
+    options += ["--work", tmp_path / "work", "--readme", readme, "--rounds", 1, "--study", tmp_path / "none"]
     assert main(["report", *map(str, options)]) == 0
-    found = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    found = report.kept(tmp_path / "work")
     assert found["variants"].keys() == {BASELINE}
     assert found["peers"].keys() == {"ONNX Runtime fp32"}
     baseline = found["variants"][BASELINE]
@@ -258,16 +316,22 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     assert baseline["serving"]["resident_bytes"] > 10e6
     assert baseline["bytes"] < baseline["folder_bytes"]
     assert DYNAMIC in found["left_out"]
-    assert any(note.startswith("The published pruning recipe") for note in found["notes"])
+    assert any(note.startswith("Pruning by magnitude was not measured") for note in found["notes"])
     assert any(note.startswith("The compiler's ablation was not measured") for note in found["notes"])
-    assert "| `baseline` | 0.0 % (" in readme.read_text(encoding="utf-8")
-    assert "](out/pareto.svg)" in readme.read_text(encoding="utf-8")
+    assert f"| `baseline` | {tables.USE[BASELINE]} | 0.0 % (" in readme.read_text(encoding="utf-8")
+    assert "](out/comparison.svg)" in readme.read_text(encoding="utf-8")
+    assert "## Which one should I take?" in (tmp_path / "out" / report.PAGE).read_text(encoding="utf-8")
 
     def again(*_: object, **__: object) -> contest.Outcome:
         raise ValueError("measured again")
 
     monkeypatch.setattr(report, "contest", again)
     assert main(["report", *map(str, options)]) == 0  # every part was kept
+    (tmp_path / "out" / report.PAGE).unlink()
+    (tmp_path / "artifacts" / BASELINE).unlink()
+    assert main(["report", "--redraw", *map(str, options)]) == 0  # without measuring
+    assert "## Which one should I take?" in (tmp_path / "out" / report.PAGE).read_text(encoding="utf-8")
+    (tmp_path / "artifacts" / BASELINE).symlink_to(small_variants / BASELINE)
     capsys.readouterr()
     assert main(["report", "--fresh", *map(str, options)]) == 1
     assert "measured again" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model_builder import evaluate
 from model_builder.measure.load import generator, report, servers, trial
+from model_builder.measure.load.report import Result
 from model_builder.measure.load.servers import Running, Server
 from model_builder.measure.load.trial import Limits, Step, Trial
 from service import artifact, host
@@ -22,16 +23,23 @@ CHECKED = 8  # read by every server before the load: all must read the same
 
 
 def main() -> int:
-    """Measure, write the report, print its table."""
+    """Measure, write the report's block and print it."""
     options = _parser().parse_args()
+    result = report.kept(options.raw) if options.redraw else _measured(options)
+    report.write(options.out, result)
+    print(report.markdown(result))
+    return 0
+
+
+def _measured(options: argparse.Namespace) -> Result:
     limits = Limits(options.p99, options.seconds, options.start, options.top)
     images = plates(IMAGES)
     machine = f"{evaluate.machine()} ({host.available()} CPUs)"
     ceiling = measure(servers.trivial(), images, replace(limits, start=max(500.0, limits.start)))
-    trials: dict[str, dict[str, Trial]] = {}
+    result = Result(machine, evaluate.commit(), limits, ceiling, {})
     for variant in options.variants or artifact.variants(Settings().artifacts):
         settings = {"workers": str(options.workers), "threads": "1"}
-        trials[variant], expected = {}, None
+        trials, expected = result.trials.setdefault(variant, {}), None
         for server in (
             servers.ours(variant, **settings),
             *(PEERS[name](variant, **settings) for name in options.peers),
@@ -40,10 +48,9 @@ def main() -> int:
                 texts = [running.text(image) for image in images[:CHECKED]]
                 if texts != (expected := expected or texts):
                     raise SystemExit(f"{server.name} reads {texts}, but {expected} was expected: not the same model.")
-                trials[variant][server.name] = find(running, images, limits)
-            report.write(options.out, machine, limits, ceiling, trials)  # so that an interruption loses little
-    print(report.markdown(machine, limits, ceiling, trials))
-    return 0
+                trials[server.name] = find(running, images, limits)
+            report.keep(options.raw, result)  # so that an interruption loses little
+    return result
 
 
 def measure(server: Server, images: list[bytes], limits: Limits) -> Trial:
@@ -100,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=host.available(), help="processes of a thread each, the peers' too (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "report", help="folder (default: report)")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "report", help="folder of the page (default: report)")
+    parser.add_argument("--raw", type=Path, default=report.KEPT, help="file of raw data (default: runs/load/load.json)")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing: write again what --raw holds")
     return parser
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_builder import evaluate
+from model_builder.measure import blocks
 from model_builder.measure.load import servers
 from model_builder.measure.load.__main__ import plates
 from model_builder.measure.load.generator import form, message
@@ -67,10 +68,10 @@ def main() -> int:
         return 0
     with servers.running(server) as running:
         lines = list(measure(running, options.requests))
-    text = markdown(evaluate.machine(), options.variant, options.requests, lines)
+    text = markdown(evaluate.machine(), evaluate.commit(), options.variant, options.requests, lines)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "profile.md").write_text(text, encoding="utf-8")
+    blocks.put(options.out / "README.md", "profile", text)
     return int(not all(line.good for line in lines))
 
 
@@ -160,24 +161,21 @@ def metrics(url: str) -> Measured:
     return found
 
 
-def markdown(machine: str, variant: str, requests: int, lines: Sequence[Line]) -> str:
+def markdown(machine: str, commit: str, variant: str, requests: int, lines: Sequence[Line]) -> str:
     """What was measured how, and a row a line."""
     over = sum(not line.good for line in lines)
     rows = [COLUMNS, ["---"] * len(COLUMNS), *(line.row() for line in lines)]
-    return "\n".join(
+    return "\n\n".join(
         [
-            "# Where the time of a request goes",
-            "",
-            f"Measured by `make profile` on {machine}: a server of `{variant}` with one thread, {requests:,} requests",
-            "a line, each one JPEG of 94x24 pixels as a raw body or in a form. Milliseconds a request: `CPU` of the",
-            "whole server, by the kernel, which is that of the `event loop` and of the other `threads`; `beyond",
-            "inference` that without the network's. Then the stages as /metrics has them, waiting included; requests",
-            "that are computed together all take as long as their batch.",
-            "",
+            "## What does the server do beside inference?",
+            f"`make profile` on {machine}, commit {commit}: a server of `{variant}` with one thread, {requests:,} "
+            "requests a line. A request is one JPEG of 94x24 pixels, as a raw body or in a form. All figures are "
+            "milliseconds a request. `CPU` is the CPU time of the whole server as the kernel counts it: that of the "
+            "`event loop` and of the other `threads`. `beyond inference` is the same without the network. The stages "
+            "after them are those of /metrics, waiting included; requests that are computed together all take as long "
+            "as their batch.",
             f"{over} of {len(lines)} lines are over their limit.",
-            "",
-            *(f"| {' | '.join(row)} |" for row in rows),
-            "",
+            "\n".join(f"| {' | '.join(row)} |" for row in rows),
         ]
     )
 

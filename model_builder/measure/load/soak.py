@@ -5,17 +5,16 @@ the first minute, or if latency has drifted: the last third of the minutes besid
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_builder.measure.load import servers, trial
+from model_builder.measure.load import report, servers, trial
 from model_builder.measure.load.__main__ import find, messages, plates
 from model_builder.measure.load.trial import Limits, Step
 from service import host
-from service.settings import REPOSITORY, Settings
+from service.settings import Settings
 
 SHARE = 0.7
 GROWTH = 0.03
@@ -30,7 +29,7 @@ def main() -> int:
     images = plates(IMAGES)
     steps: list[Step] = []
     with servers.running(servers.ours(options.variant, workers=str(options.workers), threads="1")) as running:
-        rate = options.rate or SHARE * (_known(options.report, options.variant) or _found(running, images))
+        rate = options.rate or SHARE * (_known(options.raw, options.variant) or _found(running, images))
         print(f"{options.variant}: {rate:,.0f} requests a second, {options.minutes} times {options.seconds:g} s")
         for minute in range(1, options.minutes + 1):
             step = trial.load(running, messages(images), rate, options.seconds, "soak")
@@ -65,12 +64,12 @@ def verdict(steps: Sequence[Step]) -> list[str]:
     return faults
 
 
-def _known(report: Path, variant: str) -> float | None:
+def _known(raw: Path, variant: str) -> float | None:
     """The sustainable rate as `make loadtest` found it, if it did."""
-    if not report.exists():
+    if not raw.exists():
         return None
-    step = json.loads(report.read_text(encoding="utf-8"))["trials"].get(variant, {}).get("lpr", {}).get("sustainable")
-    return float(step["rate"]) if step else None
+    trial = report.kept(raw).trials.get(variant, {}).get(report.OURS)
+    return trial.sustainable.rate if trial and trial.sustainable else None
 
 
 def _found(running: servers.Running, images: list[bytes]) -> float:
@@ -87,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=int, default=10, help="loads, one after the other (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of each (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=host.available(), help="LPR_WORKERS (default: %(default)s)")
-    parser.add_argument("--report", type=Path, default=REPOSITORY / "report" / "load.json", help="of make loadtest")
+    parser.add_argument("--raw", type=Path, default=report.KEPT, help="of make loadtest")
     return parser
 
 
