@@ -1,0 +1,110 @@
+"""The parts of the documents that a program writes: the table of settings, and the two pictures of the server.
+
+`make docs` runs it. The pictures need Chromium (`make tools`) and a typeface with Chinese characters (`make extras`).
+"""
+
+import base64
+import os
+import shutil
+import subprocess
+import sys
+from html import escape
+from pathlib import Path
+
+import httpx
+from playwright.sync_api import Browser, expect, sync_playwright
+from pydantic import AfterValidator
+from pydantic.fields import FieldInfo
+
+from model_builder.measure import blocks
+from model_builder.measure.load.servers import ours, running
+from service.settings import PREFIX, REPOSITORY, ClientSettings, Settings, Within
+
+DOCS = REPOSITORY / "docs"
+IMAGES = DOCS / "images"
+SAMPLES = REPOSITORY / "tests" / "samples"
+SHOWN = ("blue.png", "green.png", "yellow.png", "police.png", "blue-slanted.png")
+ON_PAGE = "green.png"
+STYLE = """
+body { margin: 0; padding: 16px; font: 15px sans-serif; display: inline-flex; gap: 16px; background: #fff }
+figure { margin: 0; text-align: center }
+img { width: 188px; height: 48px; display: block; margin-bottom: 10px }
+b { font-size: 22px; display: block; margin-bottom: 2px }
+"""
+
+
+def main() -> int:
+    """Write the table, then the pictures."""
+    blocks.put(DOCS / "settings.md", "docs", tables())
+    if not subprocess.run(["fc-list", ":lang=zh"], capture_output=True, check=True).stdout:
+        raise SystemExit("no typeface here has Chinese characters, which the pictures show: make extras")
+    IMAGES.mkdir(exist_ok=True)
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium refuses to root
+    variant = Settings.model_fields["variant"].default
+    with running(ours(variant, threads="1")) as server, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=sandbox)
+        picture_of_page(browser, server.url, IMAGES / "page.png")
+        picture_of_plates(browser, server.url, IMAGES / "plates.png")
+        browser.close()
+    return 0
+
+
+def tables() -> str:
+    """The settings of the server, and those of the command line."""
+    return f"{table(Settings)}\n\n`lpr read` takes these from the environment:\n\n{table(ClientSettings)}"
+
+
+def table(settings: type[Settings] | type[ClientSettings]) -> str:
+    """A row for each setting, in Markdown."""
+    rows = [_row(name, field) for name, field in settings.model_fields.items()]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    bounds = [
+        f" Allowed: {check.func}."
+        for check in field.metadata
+        if isinstance(check, AfterValidator) and isinstance(check.func, Within)
+    ]
+    return f"| `{PREFIX}{name.upper()}` | {_default(field)} | {field.description}{''.join(bounds)} |"
+
+
+def _default(field: FieldInfo) -> str:
+    match field.default:
+        case _ if field.default_factory:
+            return "see its meaning"
+        case None | ():
+            return "none"
+        case Path() as path:
+            return f"`{path.relative_to(REPOSITORY)}/`"
+        case value:
+            return f"`{value}`"
+
+
+def picture_of_page(browser: Browser, url: str, path: Path) -> None:
+    """The page after it has read a plate."""
+    page = browser.new_page(viewport={"width": 1100, "height": 720}, color_scheme="light", reduced_motion="reduce")
+    page.goto(url)
+    page.locator("#files").set_input_files(SAMPLES / ON_PAGE)
+    expect(page.locator(".card:not([aria-busy])")).to_have_count(1, timeout=60_000)
+    page.screenshot(path=path)
+    page.close()
+
+
+def picture_of_plates(browser: Browser, url: str, path: Path) -> None:
+    """Five rendered plates, each over the text that was read and its confidence."""
+    figures = []
+    for name in SHOWN:
+        image = (SAMPLES / name).read_bytes()
+        (plate,) = httpx.post(f"{url}/recognize", files={"image": image}).json()["results"][0]["plates"]
+        source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        caption = f"<b>{escape(plate['text'])}</b>{100 * plate['confidence']:.2f} %"
+        figures.append(f'<figure><img src="{source}"><figcaption>{caption}</figcaption></figure>')
+    page = browser.new_page(viewport={"width": 1100, "height": 200})
+    page.set_content(f"<style>{STYLE}</style><body>{''.join(figures)}</body>")
+    page.locator("body").screenshot(path=path)
+    page.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The documents name nothing that does not exist: files, links, commands, flags, settings, routes, fields."""
+
+import ast
+import importlib
+import re
+import runpy
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from model_builder.__main__ import main as builder
+from service.artifact import variants
+from service.client import cli
+from service.settings import RENAMED, REPOSITORY, ClientSettings, Settings
+from service.wire import Recognition
+from tests.deployment.test_docker import arguments
+from tests.support.artifacts import PUBLISHED
+
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "report").glob("*.md")])
+README = REPOSITORY / "README.md"
+IMAGES = REPOSITORY / "docs" / "images"
+FIELDS = (*Settings.model_fields, *ClientSettings.model_fields)
+SETTINGS = {*RENAMED, *(f"LPR_{name.upper()}" for name in FIELDS)}
+WORDS, PICTURES, PICTURE_BYTES = 900, 3, 200_000
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+PATH = re.compile(r"`((?:service|model_builder|tests|docker|artifacts|docs|report|\.ci)/[\w./-]*)`")
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+
+
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings can be linked by."""
+    headings = re.findall(r"^#+ (.*)$", text(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_every_link_and_picture_leads_somewhere(page):
+    for _, _, target in LINK.findall(text(page)):
+        if re.match(r"https?:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@each_page
+def test_every_file_that_is_named_exists(page):
+    missing = [path for path in PATH.findall(text(page)) if not (REPOSITORY / path).exists()]
+    tests = {path.name for path in (REPOSITORY / "tests").rglob("test_*.py")}
+    assert missing + [name for name in re.findall(r"`(test_\w+\.py)`", text(page)) if name not in tests] == []
+
+
+@each_page
+def test_every_setting_that_is_named_exists(page):
+    assert {*re.findall(r"\bLPR_[A-Z_]+\b", text(page))} - SETTINGS == set()
+
+
+def test_readme_is_short():
+    shown = re.sub(r"<!--.*?-->", "", text(README), flags=re.DOTALL)
+    assert sum(bool(picture) for picture, *_ in LINK.findall(shown)) == PICTURES
+    words = [word for word in LINK.sub(r"\2", shown).split() if re.search(r"\w", word)]
+    assert len(words) <= WORDS
+
+
+def test_pictures_are_small_and_shown():
+    shown = {target for page in PAGES for picture, _, target in LINK.findall(text(page)) if picture}
+    for picture in IMAGES.iterdir():
+        assert picture.stat().st_size < PICTURE_BYTES
+        assert f"docs/images/{picture.name}" in shown
+
+
+def test_the_table_of_settings_is_what_the_settings_say():
+    generated = runpy.run_path(str(REPOSITORY / "docs" / "generate.py"))["tables"]()
+    assert generated in text(REPOSITORY / "docs" / "settings.md")
+
+
+def test_every_published_variant_is_described():
+    described = re.findall(r"^\| `([\w-]+)`", text(REPOSITORY / "docs" / "variants.md"), re.MULTILINE)
+    assert sorted(described) == variants(PUBLISHED)
+
+
+def commands() -> Iterator[str]:
+    """Every line of every block of shell, without its comment."""
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            yield from block.splitlines()
+
+
+Help = Callable[..., str]
+
+
+@pytest.fixture
+def help_of(capsys: pytest.CaptureFixture[str]) -> Help:
+    """What a command of ours prints for --help."""
+
+    def printed(run: Callable[[list[str]], int], *words: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            run([*words, "--help"])
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    return printed
+
+
+def flags(words: list[str]) -> list[str]:
+    return [word for word in words if word.startswith("--")]
+
+
+def checked(words: list[str], help_of: Help) -> bool:
+    """Whether a command is of a kind that is checked here; asserts that what it names exists."""
+    match words:
+        case ["make", target, *rest]:
+            recipes = re.findall(
+                rf"^(?:[a-z]+ )*{target}(?: [a-z]+)*:.*\n((?:\t.*\n)*)", text(REPOSITORY / "Makefile"), re.MULTILINE
+            )
+            assert recipes, target
+            for given in rest:
+                name, _, value = given.partition("=")
+                assert name == "ARGS"
+                assert "model_builder" in "".join(recipes)
+                known = help_of(builder, target)
+                assert [flag for flag in flags(shlex.split(value)) if f"{flag} " not in known] == []
+        case [".venv/bin/lpr", "read", *rest]:
+            known = help_of(cli.main, "read")
+            assert [flag for flag in flags(rest) if f"{flag} " not in known] == []
+        case [".venv/bin/python", "-m", "model_builder", command, *rest]:
+            known = help_of(builder, command)
+            assert [flag for flag in flags(rest) if flag not in known] == []
+        case ["curl", *rest]:
+            for word in rest:
+                if name := word.partition("@")[2]:
+                    assert (REPOSITORY / name).is_file(), name
+            assert "/recognize" in rest[-1]
+        case ["docker", *rest]:
+            (file,) = (REPOSITORY / rest[at + 1] for at, word in enumerate(rest) if word == "-f")
+            assert file.is_file()
+            given = dict(rest[at + 1].split("=") for at, word in enumerate(rest) if word == "--build-arg")
+            assert given.keys() <= (arguments(file).keys() if given else set())
+            assert given.get("VARIANT", "baseline") in variants(PUBLISHED)
+        case [path] if (REPOSITORY / path).is_file():
+            pass
+        case _:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("command", sorted({*commands()} - {""}))
+def test_every_command_exists_with_its_flags(command, help_of):
+    words = shlex.split(command, comments=True)
+    while words and "=" in words[0]:
+        assert words.pop(0).partition("=")[0] in SETTINGS
+    if ">" in words:
+        words = words[: words.index(">")]
+    assert checked(words, help_of)
+
+
+@each_page
+def test_what_python_imports_from_the_service_exists(page):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("service"):
+                module = importlib.import_module(str(node.module))
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+def test_the_answer_that_is_shown_is_one():
+    shown = [block for block in blocks(REPOSITORY / "docs" / "api.md", "json") if '"results"' in block]
+    assert len(shown) == 1
+    assert Recognition.model_validate_json(shown[0]).results[0].plates[0].text == "渝U10841"
