@@ -5,6 +5,7 @@ import importlib
 import re
 import runpy
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ README = REPOSITORY / "README.md"
 IMAGES = REPOSITORY / "docs" / "images"
 FIELDS = (*Settings.model_fields, *ClientSettings.model_fields)
 SETTINGS = {*RENAMED, *(f"LPR_{name.upper()}" for name in FIELDS)}
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORDS, PICTURES, PICTURE_BYTES = 900, 3, 200_000
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:service|model_builder|tests|docker|artifacts|docs|report|\.ci)/[\w./-]*)`")
@@ -129,15 +131,21 @@ def checked(words: list[str], help_of: Help) -> bool:
             for given in rest:
                 name, _, value = given.partition("=")
                 assert name == "ARGS"
-                assert "model_builder" in "".join(recipes)
+                if "model_builder" not in "".join(recipes):
+                    return False
                 known = help_of(builder, target)
                 assert [flag for flag in flags(shlex.split(value)) if f"{flag} " not in known] == []
-        case [".venv/bin/lpr", "read", *rest]:
-            known = help_of(cli.main, "read")
+        case [".venv/bin/lpr" | "lpr", command, *rest]:
+            known = help_of(cli.main, command)
             assert [flag for flag in flags(rest) if f"{flag} " not in known] == []
         case [".venv/bin/python", "-m", "model_builder", command, *rest]:
             known = help_of(builder, command)
             assert [flag for flag in flags(rest) if flag not in known] == []
+        case [".venv/bin/python", "-m", "service"]:
+            pass
+        case ["pip", "install", package]:
+            extras = re.findall(r"\[(.*)\]", package)[0].split(",")
+            assert {*extras} <= {*PROJECT["optional-dependencies"]}
         case ["curl", *rest]:
             for word in rest:
                 if name := word.partition("@")[2]:
