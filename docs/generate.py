@@ -38,15 +38,20 @@ def main() -> int:
     blocks.put(DOCS / "settings.md", "docs", tables())
     if not subprocess.run(["fc-list", ":lang=zh"], capture_output=True, check=True).stdout:
         raise SystemExit("no typeface here has Chinese characters, which the pictures show: make extras")
-    IMAGES.mkdir(exist_ok=True)
+    pictures(IMAGES)
+    return 0
+
+
+def pictures(folder: Path) -> None:
+    """Write both pictures, of a server of the default variant."""
+    folder.mkdir(exist_ok=True)
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium refuses to root
     variant = Settings.model_fields["variant"].default
     with running(ours(variant, threads="1")) as server, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=sandbox)
-        picture_of_page(browser, server.url, IMAGES / "page.png")
-        picture_of_plates(browser, server.url, IMAGES / "plates.png")
+        picture_of_page(browser, server.url, folder / "page.png")
+        picture_of_plates(browser, server.url, folder / "plates.png")
         browser.close()
-    return 0
 
 
 def tables() -> str:

@@ -51,7 +51,7 @@ def choice(report: Report) -> str:
     told = f"{_total(report, chosen)} {'photographs' if chosen == POOLED else 'rendered plates'}"
     return "\n\n".join(
         [
-            _markdown(["variant", "for", f"of {told}", "ms a plate", "file, MB", "memory, MB"], rows),
+            _markdown(["variant", "take it for", f"read of {told}", "ms a plate", "file, MB", "memory, MB"], rows),
             f"`make report` on {_machine(report)}: exact match with 95 % interval, median time on one thread, memory "
             "of a server.",
         ]

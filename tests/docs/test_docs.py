@@ -18,6 +18,7 @@ from service.settings import RENAMED, REPOSITORY, ClientSettings, Settings
 from service.wire import Recognition
 from tests.deployment.test_docker import arguments
 from tests.support.artifacts import PUBLISHED
+from tests.support.processes import program
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "report").glob("*.md")])
 README = REPOSITORY / "README.md"
@@ -86,6 +87,15 @@ def test_pictures_are_small_and_shown():
 def test_the_table_of_settings_is_what_the_settings_say():
     generated = runpy.run_path(str(REPOSITORY / "docs" / "generate.py"))["tables"]()
     assert generated in text(REPOSITORY / "docs" / "settings.md")
+
+
+@pytest.mark.slow
+def test_the_pictures_are_made_by_a_command(tmp_path):
+    program("chromium")
+    runpy.run_path(str(REPOSITORY / "docs" / "generate.py"))["pictures"](tmp_path)
+    made = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert made.keys() == {path.name for path in IMAGES.iterdir()}
+    assert min(made.values()) > 10_000  # bytes: an empty page is smaller
 
 
 def test_every_published_variant_is_described():

@@ -117,7 +117,7 @@ def measured() -> dict[str, Any]:
 
 def test_the_choice_has_a_row_for_each_variant_the_fastest_first(measured):
     head, _, *rows = tables.choice(measured).split("\n\n")[0].splitlines()
-    assert head == "| variant | for | of 200 photographs | ms a plate | file, MB | memory, MB |"
+    assert head == "| variant | take it for | read of 200 photographs | ms a plate | file, MB | memory, MB |"
     assert rows == [
         "| `small` |  | 95.0 % (91.0 to 97.0) | 1.00 | 0.50 | 100 |",
         f"| `{BASELINE}` | {tables.USE[BASELINE]} | 95.0 % (91.0 to 97.0) | 4.00 | 3.00 | 100 |",
@@ -161,7 +161,7 @@ def test_what_was_not_measured_is_left_away_and_told(measured):
     assert photographs in tables.readme(lacking, Path("report"), Path())
     assert "Pruning by magnitude" not in text
     assert "each pass of the compiler" not in text
-    assert "of 200 rendered plates" in tables.choice(lacking)
+    assert "read of 200 rendered plates" in tables.choice(lacking)
 
 
 def test_the_page_is_written_with_its_figure_the_same_bytes_for_the_same_data(measured, tmp_path):
