@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -17,7 +18,15 @@ from service.artifact import (
     write,
 )
 from service.settings import Settings
-from tests.support.artifacts import MEASURED, OTHER_TEXT, PUBLISHED, TINY_TEXT, describe, save_tiny_model
+from tests.support.artifacts import (
+    MEASURED,
+    OTHER_TEXT,
+    PUBLISHED,
+    TINY_TEXT,
+    describe,
+    save_tiny_model,
+    save_torch_model,
+)
 from tests.support.servers import Gate, Serving, running
 
 
@@ -61,10 +70,21 @@ def tiny(artifacts: Path) -> Artifact:
     return read(artifacts / "tiny")
 
 
-@pytest.fixture(scope="session", params=["tiny", *variants(PUBLISHED)])
-def artifact(request: pytest.FixtureRequest, artifacts: Path) -> Artifact:
+@pytest.fixture(scope="session")
+def torch_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A tiny artifact of torch."""
+    folder = tmp_path_factory.mktemp("torch") / "tiny"
+    folder.mkdir()
+    save_torch_model(folder)
+    return write(folder, describe().model_copy(update={"backend": "torch"}))
+
+
+@pytest.fixture(scope="session", params=["tiny", "torch_artifact", *variants(PUBLISHED)])
+def artifact(request: pytest.FixtureRequest) -> Artifact:
     """Every artifact there is, one after the other."""
-    return read((artifacts if request.param == "tiny" else PUBLISHED) / request.param)
+    if request.param in variants(PUBLISHED):
+        return read(PUBLISHED / request.param)
+    return cast(Artifact, request.getfixturevalue(request.param))
 
 
 @pytest.fixture(scope="session")

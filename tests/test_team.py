@@ -55,7 +55,7 @@ def test_callers_at_the_same_time_get_their_own_rows(team, expected):
             np.testing.assert_allclose(logits, expected[first:], atol=1e-4)
 
 
-def test_parts_and_single_crops_are_computed_side_by_side(tiny, monkeypatch):
+def test_parts_are_computed_side_by_side(tiny, monkeypatch):
     meeting, load = threading.Barrier(2), backends.load
 
     class Meets:
@@ -72,14 +72,12 @@ def test_parts_and_single_crops_are_computed_side_by_side(tiny, monkeypatch):
     monkeypatch.setattr(backends, "load", lambda artifact: Meets(load(artifact)))
     team = Team(tiny, 2)
     assert team.infer(CROPS[:6]).shape[0] == 6
-    singles = [team.submit(CROPS[i : i + 1]) for i in range(4)]
-    assert [one.result().shape[0] for (one,) in singles] == [1] * 4
     team.close()
 
 
 def test_an_error_belongs_to_its_caller_and_the_threads_go_on(team, expected):
     for _ in range(3):
-        with pytest.raises(Exception, match="== 24"):
+        with pytest.raises(Exception, match="Expected: 24"):
             team.infer(CROPS[:2, :10])
     np.testing.assert_allclose(team.infer(CROPS), expected, atol=1e-4)
 

@@ -35,8 +35,8 @@ def edit_manifest(folder: Path, edit: Edit) -> None:
 def test_what_was_written_is_read_back(folder):
     found = contract.read(folder)
     assert found.manifest.model_dump(exclude={"files", "provenance"}) == describe().model_dump(exclude={"provenance"})
-    assert sorted(found.manifest.files) == ["model.pt2", "probe.npz"]
-    assert found.file("model.pt2") == folder / "model.pt2"
+    assert sorted(found.manifest.files) == ["model.onnx", "probe.npz"]
+    assert found.file("model.onnx") == folder / "model.onnx"
 
 
 def test_figures_may_be_added_to_a_written_artifact(folder):
@@ -49,7 +49,7 @@ def test_figures_may_be_added_to_a_written_artifact(folder):
     assert (after.measured, after.files) == (measured, before.files)
 
 
-@pytest.mark.parametrize("name", ["model.pt2", "probe.npz"])
+@pytest.mark.parametrize("name", ["model.onnx", "probe.npz"])
 def test_a_changed_byte_is_refused(folder, name):
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -58,7 +58,7 @@ def test_a_changed_byte_is_refused(folder, name):
         contract.read(folder)
 
 
-@pytest.mark.parametrize("name", ["model.pt2", "probe.npz"])
+@pytest.mark.parametrize("name", ["model.onnx", "probe.npz"])
 def test_a_missing_file_is_refused(folder, name):
     (folder / name).unlink()
     with pytest.raises(ArtifactError, match=rf"{name} is listed .* but missing"):
@@ -169,8 +169,8 @@ def libraries(folder: Path) -> Artifact:
     """An artifact with two libraries, the second of which computes logits greater by 3."""
     images, logits = contract.read_probe(contract.read(folder))
     contract.write_probe(folder, images, logits + np.float32(3), "plain.npz")
-    fast = Library(file="model.pt2", level="fast", needs=("warp",))
-    plain = Library(file="model.pt2", level="plain", needs=(), probe=Probe(file="plain.npz", tolerance=0.5))
+    fast = Library(file="model.onnx", level="fast", needs=("warp",))
+    plain = Library(file="model.onnx", level="plain", needs=(), probe=Probe(file="plain.npz", tolerance=0.5))
     return contract.write(folder, describe().model_copy(update={"libraries": (fast, plain)}))
 
 

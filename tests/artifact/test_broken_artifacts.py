@@ -197,8 +197,8 @@ def test_files_larger_than_can_be_loaded_are_refused_unread(folder):
 
 def test_a_file_that_is_replaced_after_it_was_checked_is_not_loaded(folder):
     found = contract.read(folder)
-    (folder / "model.pt2").write_bytes(b"another")
-    with pytest.raises(ArtifactError, match=r"model\.pt2 differs"):
+    (folder / "model.onnx").write_bytes(b"another")
+    with pytest.raises(ArtifactError, match=r"model\.onnx differs"):
         backends.load(found)
 
 

@@ -37,38 +37,38 @@ def trapped(source: Path, folder: Path, name: str, content: bytes) -> Path:
         for entry, data in files.items():
             archive.writestr(entry, data)
     (folder / artifact.MANIFEST).unlink()
-    artifact.write(folder, describe())
+    artifact.write(folder, describe().model_copy(update={"backend": "torch"}))
     return folder
 
 
-def test_pickled_sample_inputs_are_refused(artifacts, tmp_path):
+def test_pickled_sample_inputs_are_refused(torch_artifact, tmp_path):
     import torch
 
     sprung, content = tmp_path / "sprung", tmp_path / "content"
     torch.save(({"x": Trap(sprung)},), content)
-    folder = trapped(artifacts / "tiny", tmp_path / "tiny", "data/sample_inputs/model.pt", content.read_bytes())
+    folder = trapped(torch_artifact.folder, tmp_path / "tiny", "data/sample_inputs/model.pt", content.read_bytes())
     with pytest.raises(ArtifactError, match=r"model\.pt2 cannot be loaded"):
         backends.load(artifact.read(folder))
     assert not sprung.exists()
 
 
 @pytest.mark.parametrize("kind", ["custom", "opaque"])
-def test_pickled_constants_are_refused(kind, artifacts, tmp_path):
+def test_pickled_constants_are_refused(kind, torch_artifact, tmp_path):
     sprung = tmp_path / "sprung"
     name, content = f"data/constants/{kind}_obj_0", pickle.dumps(Trap(sprung))
-    folder = trapped(artifacts / "tiny", tmp_path / "tiny", name, content)
+    folder = trapped(torch_artifact.folder, tmp_path / "tiny", name, content)
     with pytest.raises(ArtifactError, match="pickled objects"):
         backends.load(artifact.read(folder))
     assert not sprung.exists()
 
 
-def test_a_pickled_probe_is_refused(artifacts, tmp_path):
+def test_a_pickled_probe_is_refused(torch_artifact, tmp_path):
     sprung = tmp_path / "sprung"
-    folder = Path(shutil.copytree(artifacts / "tiny", tmp_path / "tiny"))
+    folder = Path(shutil.copytree(torch_artifact.folder, tmp_path / "tiny"))
     trap = np.array([Trap(sprung)], dtype=object)
     np.savez(folder / artifact.PROBE, input=trap, logits=trap)
     (folder / artifact.MANIFEST).unlink()
-    found = artifact.write(folder, describe())
+    found = artifact.write(folder, describe().model_copy(update={"backend": "torch"}))
     with pytest.raises(ArtifactError, match=r"probe\.npz"):
         artifact.read_probe(found)
     assert not sprung.exists()

@@ -94,14 +94,14 @@ def test_the_engine_names_itself(backend):
     assert backend.engine.split(" ")[1][0].isdigit()
 
 
-def test_a_file_that_is_no_model_is_refused(tiny, tmp_path):
+def test_a_file_that_is_no_model_is_refused(torch_artifact, tmp_path):
     (tmp_path / "model.pt2").write_bytes(b"not a program")
-    (tmp_path / "probe.npz").write_bytes((tiny.folder / "probe.npz").read_bytes())
+    (tmp_path / "probe.npz").write_bytes((torch_artifact.folder / "probe.npz").read_bytes())
     with pytest.raises(ArtifactError, match=r"model\.pt2 cannot be loaded by torch"):
-        backends.load(write(tmp_path, tiny.manifest))
+        backends.load(write(tmp_path, torch_artifact.manifest))
 
 
-def test_an_artifact_without_the_backends_file_is_refused(tiny, tmp_path):
-    (tmp_path / "probe.npz").write_bytes((tiny.folder / "probe.npz").read_bytes())
+def test_an_artifact_without_the_backends_file_is_refused(torch_artifact, tmp_path):
+    (tmp_path / "probe.npz").write_bytes((torch_artifact.folder / "probe.npz").read_bytes())
     with pytest.raises(ArtifactError, match=r"lists no model\.pt2"):
-        backends.load(write(tmp_path, tiny.manifest))
+        backends.load(write(tmp_path, torch_artifact.manifest))

@@ -92,8 +92,8 @@ def test_make_serve_installs_the_engine_of_the_variant(variant):
 def test_make_serve_knows_the_default_and_the_folder_of_artifacts(artifacts):
     default = Settings.model_fields["variant"].default
     assert make() == make(LPR_VARIANT=default) != ""
-    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,torch]"  # the old name
-    assert make(LPR_VARIANT="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,torch]"
+    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,onnxruntime]"  # the old name
+    assert make(LPR_VARIANT="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,onnxruntime]"
 
 
 def test_make_serve_leaves_it_to_the_service_to_name_the_variants_there_are():

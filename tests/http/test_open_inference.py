@@ -62,7 +62,7 @@ def test_health_and_metadata(protocol):
     server = protocol.get_server_metadata()
     assert (server["name"], server["extensions"]) == ("lpr", ["binary_tensor_data"])
     model = protocol.get_model_metadata("tiny")
-    assert (model["name"], model["versions"], model["platform"]) == ("tiny", [VERSION], "torch")
+    assert (model["name"], model["versions"], model["platform"]) == ("tiny", [VERSION], "onnxruntime")
     tensors = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in model["inputs"] + model["outputs"]}
     assert tensors == {
         "image": ("BYTES", [-1]),

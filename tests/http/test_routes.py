@@ -53,7 +53,7 @@ def test_the_answer_has_the_documented_shape(client):
     assert list(answer) == ["backend", "model", "results", "timing_ms"]
     assert answer["backend"] == "tiny"
     assert (answer["model"]["variant"], answer["model"]["version"]) == ("tiny", "1")
-    assert answer["model"]["engine"].startswith("torch ")
+    assert answer["model"]["engine"].startswith("onnxruntime ")
     assert list(answer["timing_ms"]) == ["decode", "preprocess", "queue", "inference", "postprocess", "total"]
     (result,) = answer["results"]
     assert list(result) == ["filename", "plates", "truncated", "note", "error"]
@@ -450,7 +450,9 @@ def test_health_readiness_and_model(client, tiny):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
     model = client.get("/model").json()
-    assert re.fullmatch(r"torch [\d.]+\S*", model.pop("engine"))  # of a compiled one, the level of its library too
+    assert re.fullmatch(
+        r"onnxruntime [\d.]+\S*", model.pop("engine")
+    )  # of a compiled one, the level of its library too
     assert Manifest.model_validate_json(json.dumps(model)) == tiny.manifest
 
 
@@ -471,7 +473,7 @@ def test_metrics_count_what_happened(serving):
         'lpr_batch_images_sum{backend="tiny"} 3.0',
     ):
         assert line in text
-    assert 'lpr_model_info{backend="tiny",engine="torch ' in text
+    assert 'lpr_model_info{backend="tiny",engine="onnxruntime ' in text
 
 
 def test_the_documentation_shows_bodies_answers_and_refusals(client):

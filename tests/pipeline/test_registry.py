@@ -49,7 +49,7 @@ def test_the_installed_variants_are_listed_with_what_was_measured(serving, sever
         (False, False, True),
         (True, True, True),
     ]
-    assert (other["version"], other["backend"]) == ("1", "torch")
+    assert (other["version"], other["backend"]) == ("1", "onnxruntime")
     assert Measured.model_validate(other["measured"]) == MEASURED
     assert tiny["measured"] is None
     assert (broken["variant"], broken["choosable"]) == ("broken", False)
@@ -78,7 +78,7 @@ def test_a_variant_that_is_not_there_or_not_usable_is_refused_and_not_tried_agai
     assert "installed are broken, other, tiny, wrong" in refused("none", 404, errors.NoSuchVariant)
     refused("../tiny", 404, errors.NoSuchVariant)
     sentence = refused("wrong", 409, errors.VariantUnusable)
-    assert "wrong/probe.npz: torch" in sentence
+    assert "wrong/probe.npz: onnxruntime" in sentence
     assert str(several) not in sentence
     write(several / "wrong", describe("wrong"))
     shutil.copy(several / "tiny" / "probe.npz", several / "wrong")
@@ -135,11 +135,11 @@ def test_another_variant_is_activated(keyed):
 
 
 def test_a_failed_activation_keeps_the_active_variant_and_says_why(keyed, several):
-    assert "wrong/probe.npz: torch" in problem(activate(keyed, "wrong"), 409, errors.VariantUnusable)
+    assert "wrong/probe.npz: onnxruntime" in problem(activate(keyed, "wrong"), 409, errors.VariantUnusable)
     assert "not JSON" in problem(activate(keyed, "broken"), 409, errors.VariantUnusable)
     assert "installed are" in problem(activate(keyed, "none"), 404, errors.NoSuchVariant)
     assert text(keyed) == TINY_TEXT
-    for file in ("model.pt2", "probe.npz"):
+    for file in ("model.onnx", "probe.npz"):
         shutil.copy(several / "tiny" / file, several / "wrong")
     write(several / "wrong", describe("wrong"))
     assert activate(keyed, "wrong").status_code == 200  # it is tried again

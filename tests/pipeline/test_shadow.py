@@ -130,7 +130,7 @@ def test_a_failing_shadow_is_counted_and_goes_on(twins: Path):
         seen, _ = await variants.active.recognize([image], 1)
         await variants.activate("twin")
         await variants.activate("tiny")  # so that the shadow is no longer loaded
-        (twins / "twin" / "model.pt2").unlink()
+        (twins / "twin" / "model.onnx").unlink()
         shadow.offer([image, image], seen * 2)
         await until(lambda: counted["failed"] == 2)
 

@@ -132,9 +132,9 @@ def test_an_unknown_variant_is_refused_with_those_that_exist(artifacts):
 
 def test_a_damaged_artifact_is_refused_with_its_file(artifacts, tmp_path):
     copy = Path(shutil.copytree(artifacts, tmp_path / "artifacts"))
-    with (copy / "tiny" / "model.pt2").open("ab") as model:
+    with (copy / "tiny" / "model.onnx").open("ab") as model:
         model.write(b"x")
-    assert "model.pt2 differs from its sha256" in refuse(environment(copy))
+    assert "model.onnx differs from its sha256" in refuse(environment(copy))
 
 
 def test_its_help_lists_every_setting():

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from service.artifact import (
     Description,
@@ -22,7 +24,7 @@ from service.settings import REPOSITORY
 PUBLISHED = REPOSITORY / "artifacts"
 TINY_TEXT, OTHER_TEXT = "京A12345", "沪B54321"
 ALPHABET = "京沪0123456789ABCDE"
-FRAMES = 20
+FRAMES, CLASSES = 20, len(ALPHABET) + 1
 MEASURED = Measured(
     accuracy={"some": Score(exact=9, total=10, low=0.6, high=0.98)},
     latency_ms=Latency(median=1, p95=2, threads=1, batch=1, repeats=1),
@@ -39,9 +41,9 @@ def describe(variant: str = "tiny", size: tuple[int, int] = (24, 94)) -> Descrip
     return Description(
         variant=variant,
         version="1",
-        backend="torch",
+        backend="onnxruntime",
         input=Tensor(dtype="uint8", shape=("N", *size, 3), description="BGR crops"),
-        output=Tensor(dtype="float32", shape=("N", FRAMES, len(ALPHABET) + 1), description="logits"),
+        output=Tensor(dtype="float32", shape=("N", FRAMES, CLASSES), description="logits"),
         alphabet=ALPHABET,
         blank=len(ALPHABET),
         grammar=Grammar(formats=(Format(name="cn-standard", templates=(template,)),)),
@@ -52,16 +54,54 @@ def describe(variant: str = "tiny", size: tuple[int, int] = (24, 94)) -> Descrip
 
 
 def save_tiny_model(folder: Path, text: str = TINY_TEXT, size: tuple[int, int] = (24, 94)) -> None:
-    """Export a real, small convolutional network that reads `text` on whatever it sees, and its probe."""
+    """Write a real, small ONNX model that reads `text` on whatever it sees, and its probe."""
+    draw = np.random.default_rng(0)
+    weights = draw.normal(0, 0.1, (3, FRAMES * CLASSES)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "rows and columns"], ["colours"], keepdims=0),
+        helper.make_node("Div", ["colours", "most"], ["scaled"]),
+        helper.make_node("MatMul", ["scaled", "weights"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "frames"], ["features"]),
+        helper.make_node("Add", ["features", "text"], ["logits"]),
+    ]
+    constants = {
+        "rows and columns": np.array([1, 2]),
+        "most": np.float32(255),
+        "weights": weights,
+        "frames": np.array([-1, FRAMES, CLASSES]),
+        "text": path_of(text),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", *size, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", FRAMES, CLASSES])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    images = draw.integers(0, 256, (4, *size, 3), np.uint8)
+    features = (images.mean((1, 2), np.float32) / 255 @ weights).reshape(-1, FRAMES, CLASSES)
+    write_probe(folder, images, features + path_of(text))
+
+
+def path_of(text: str) -> NDArray[np.float32]:
+    """Logits that are read as `text`: each character in a frame, and a blank behind it."""
+    path = np.full(FRAMES, len(ALPHABET))
+    path[1 : 2 * len(text) : 2] = [ALPHABET.index(char) for char in text]
+    return 12 * np.eye(CLASSES, dtype=np.float32)[path]
+
+
+def save_torch_model(folder: Path) -> None:
+    """Export a convolutional network of torch that reads `TINY_TEXT` on whatever it sees, and its probe."""
     import torch
 
     class Tiny(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = torch.nn.Conv2d(3, len(ALPHABET) + 1, 3, padding=1)
-            path = torch.full((FRAMES,), len(ALPHABET))
-            path[1 : 2 * len(text) : 2] = torch.tensor([ALPHABET.index(char) for char in text])
-            self.register_buffer("text", 12.0 * torch.nn.functional.one_hot(path))
+            self.conv = torch.nn.Conv2d(3, CLASSES, 3, padding=1)
+            self.register_buffer("text", torch.from_numpy(path_of(TINY_TEXT)))
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             planes = (images.permute(0, 3, 1, 2).float() - 127.5) / 128
@@ -71,7 +111,7 @@ def save_tiny_model(folder: Path, text: str = TINY_TEXT, size: tuple[int, int] =
     torch.manual_seed(0)
     model = Tiny().eval()
     batch = torch.export.Dim("N", min=1, max=8)
-    images = np.random.default_rng(0).integers(0, 256, (4, *size, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 24, 94, 3), np.uint8)
     with torch.no_grad():
         program = torch.export.export(model, (torch.from_numpy(images),), dynamic_shapes=({0: batch},))
         write_probe(folder, images, model(torch.from_numpy(images)).numpy())
