@@ -1,4 +1,4 @@
-"""The only place where the parts are wired together."""
+"""The application: the only place where its parts are wired together."""
 
 import asyncio
 import logging
@@ -14,9 +14,9 @@ from pydantic import SecretStr
 from service.artifact import Artifact
 from service.http import auth, error_responses, open_inference, pages, routes
 from service.http.access_log import Access
-from service.http.admission import Door
+from service.http.admission import Admission, LastAnswers
 from service.http.auth import Keys
-from service.http.state import Parts
+from service.http.state import State
 from service.http.uploads import Limits
 from service.metrics import Metrics, Shared
 from service.pipeline.budget import Budget
@@ -66,23 +66,25 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     )
     metrics = Metrics(manifest.variant, manifest.version, engine, error_responses.causes(), shared)
     variants.on_switch = partial(_switched, metrics)
-    app.state.parts = Parts(
+    app.state.parts = State(
         variants=variants,
+        budget=budget,
         shadow=_shadow(settings, variants, metrics),
         metrics=metrics,
         limits=Limits(settings.max_bytes, settings.max_images),
         keys=Keys(_texts(settings.api_keys), _texts(settings.admin_keys), local=settings.local),
         log_plates=settings.log_plates,
     )
+    app.router.routes.extend(routes.PLAIN)
     app.include_router(routes.router)
     app.include_router(open_inference.router)
     pages.install(app)
-    error_responses.install(app)
     if settings.api_keys or settings.admin_keys:
         auth.document(app.openapi(), reading=bool(settings.api_keys))
-    app.add_middleware(routes.Shortcut)
-    app.add_middleware(Door, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
-    app.add_middleware(Access)  # around the door, so that what that refuses is logged too
+    app.add_middleware(Admission, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
+    error_responses.install(app)
+    app.add_middleware(LastAnswers)
+    app.add_middleware(Access)  # the outermost, so that what is refused is logged too
     return app
 
 
@@ -103,16 +105,16 @@ def _switched(metrics: Metrics, recognizer: Recognizer) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: Parts = app.state.parts
-    tasks = [asyncio.create_task(parts.variants.follow())]
-    if parts.shadow:
-        tasks.append(asyncio.create_task(parts.shadow.run()))
+    state: State = app.state.parts
+    tasks = [asyncio.create_task(state.variants.follow())]
+    if state.shadow:
+        tasks.append(asyncio.create_task(state.shadow.run()))
     yield
     for task in tasks:
         task.cancel()
     with suppress(TimeoutError):  # a thread may be in a decoder or an engine: the process ends nevertheless
         async with asyncio.timeout(CLOSE_S):
-            await parts.variants.close()
+            await state.variants.close()
 
 
 def _quiet_libraries() -> None:

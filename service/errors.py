@@ -1,4 +1,4 @@
-"""Every error that the service raises on purpose. No HTTP in here: `problems.py` maps each class to a status.
+"""Every error that the service raises on purpose. No HTTP in here: `http.error_responses` gives each class a status.
 
 ::
 

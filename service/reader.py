@@ -8,30 +8,28 @@
         for plate in reader.read("a.jpg"):
             print(plate.text, plate.confidence)
 
-Images are decoded, computed and read by the same functions as in the server, so the results are those of
-POST /recognize.
+Images go through the same stages as in the server, so the results are those of POST /recognize.
 """
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service import artifact
 from service.artifact import Grammar
 from service.backends import Backend
 from service.errors import BodyTooLarge, InputError, UndecodableImage
 from service.pipeline.inference_threads import Crew
-from service.reading import decode, geometry
+from service.pipeline.items import Item, Request, Seen, fail
+from service.pipeline.stages import Check, Decode, Each, Infer, Prepare, Read, Stage, line
 from service.reading.geometry import Pixels
-from service.reading.plates import doubt, plate, restrict
-from service.reading.text import Reader as TextReader
+from service.reading.plates import plates_of, restrict
 from service.settings import Settings
 from service.wire import MIN_CONFIDENCE, Plate
 
@@ -71,10 +69,17 @@ class Reader:
         self._settings = Settings(**{name: value for name, value in given.items() if value is not None})
         found = artifact.find(self._settings.artifacts, self._settings.variant)
         self.manifest = found.manifest
-        self._texts = TextReader.of(found.manifest)
+        most, size = self._settings.max_pixels, found.manifest.size
+        self._front: list[Stage] = [
+            Each("open", self._open),
+            Each("decode", Check(most)),
+            Each("decode", Decode(most, size)),
+            Each("preprocess", Prepare(size)),
+        ]
+        self._back: list[Stage] = [Each("postprocess", Read(found.manifest))]
         self._ahead = 2 * threads * found.manifest.max_batch
         self._closed = False
-        self._crew: Crew[_Item] = Crew(found, threads, self._work, _fail, found.manifest.max_batch)
+        self._crew: Crew[Item] = Crew(found, threads, self._work, fail, found.manifest.max_batch)
         self.engine = self._crew.engine
 
     def read(
@@ -104,7 +109,7 @@ class Reader:
         The parameters are those of `read`. Only a few images are held in memory at a time.
         """
         only = restrict(self.manifest.grammar, ",".join(formats) or None)
-        return self._in_order(_Item(image, top_k, only, min_confidence) for image in images)
+        return self._in_order((_Asked(image, top_k, only) for image in images), min_confidence)
 
     def close(self) -> None:
         """Free the engines; nothing can be read afterwards."""
@@ -118,78 +123,69 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _in_order(self, items: "Iterable[_Item]") -> Iterator[ImageResult]:
-        waiting: deque[_Item] = deque()
-        for item in items:
+    def _in_order(self, images: "Iterable[_Asked]", min_confidence: float) -> Iterator[ImageResult]:
+        waiting: deque[_Asked] = deque()
+        for image in images:
             if self._closed:
                 raise ValueError("This reader is closed: make another one.")
-            waiting.append(item)
-            self._crew.put([item])
+            waiting.append(image)
+            self._crew.put(image.request.items)
             if len(waiting) > self._ahead:
-                yield waiting.popleft().result.result()
-        for item in waiting:
-            yield item.result.result()
+                yield waiting.popleft().result(min_confidence)
+        for image in waiting:
+            yield image.result(min_confidence)
 
-    def _work(self, engine: Backend, items: "list[_Item]") -> None:
-        """Read what waited together, on a thread of the crew."""
-        ready = [item for item in items if self._prepare(item)]
-        if not ready:
-            return
-        logits = engine.infer(np.array([item.crop for item in ready]))
-        for item, row in zip(ready, logits, strict=True):
-            reading = self._texts.read(row, item.top_k, item.only)
-            note = doubt(reading, item.min_confidence)
-            plates = [] if note else [Plate.model_validate(plate(reading, *item.size))]
-            item.result.set_result(ImageResult(plates, note, item.truncated))
+    def _work(self, engine: Backend) -> Callable[[Sequence[Item]], None]:
+        return line([*self._front, Infer(engine, lambda images, cpu_s: None), *self._back])
 
-    def _prepare(self, item: "_Item") -> bool:
-        """Make an image ready for the network; False where it cannot be read, which its result tells."""
+    def _open(self, item: Item) -> Sequence[bytes | bytearray | Pixels]:
+        """The bytes of the image, or its pixels."""
+        match item.value:
+            case np.ndarray() as pixels:
+                return (_pixels(pixels),)
+            case bytes() | bytearray() as data:
+                return (data,)
+        return (_content(Path(item.value), self._settings.max_bytes),)
+
+
+class _Asked:
+    """One image, as a request of its own."""
+
+    def __init__(self, image: Image, top_k: int, only: Grammar | None) -> None:
+        self._complete: Future[None] = Future()
+        self.request = Request([image], self._done, top_k, only)
+
+    def _done(self, error: Exception | None) -> None:
+        if not self._complete.done():
+            if error:
+                self._complete.set_exception(error)
+            else:
+                self._complete.set_result(None)
+
+    def result(self, min_confidence: float) -> ImageResult:
+        """What became of it, as soon as that is known."""
         try:
-            decoded = self._decode(item.image)
-        except (InputError, OSError) as error:
-            item.result.set_result(ImageResult(error=error))
-            return False
-        item.crop = geometry.prepare(decoded.pixels, self.manifest.size)
-        item.size, item.truncated = decoded.size, decoded.truncated
-        return True
-
-    def _decode(self, image: Image) -> decode.Decoded:
-        if isinstance(image, np.ndarray):
-            return _pixels(image)
-        data = image if isinstance(image, bytes | bytearray) else _content(Path(image), self._settings.max_bytes)
-        most = self._settings.max_pixels
-        return decode.decode_plate(decode.check(data, most), most, self.manifest.size)
+            self._complete.result()
+        except OSError as error:  # the file cannot be opened
+            return ImageResult(error=error)
+        (outcomes,) = self.request.outcomes()
+        seen = [outcome for outcome in outcomes if isinstance(outcome, Seen)]
+        for outcome in outcomes:
+            if isinstance(outcome, InputError):
+                return ImageResult(error=outcome)
+        plates, note = plates_of([(one.reading, one.width, one.height) for one in seen], min_confidence)
+        return ImageResult([Plate.model_validate(plate) for plate in plates], note, any(one.truncated for one in seen))
 
 
-@dataclass(eq=False)
-class _Item:
-    """One image, first as it came, then as the network's input uint8 (H, W, 3), then what became of it."""
-
-    image: Image
-    top_k: int
-    only: Grammar | None
-    min_confidence: float
-    crop: NDArray[np.uint8] | None = None
-    size: tuple[int, int] = (0, 0)  # width and height in pixels
-    truncated: bool = False
-    result: "Future[ImageResult]" = field(default_factory=Future)
-
-
-def _pixels(image: Pixels) -> decode.Decoded:
+def _pixels(image: Pixels) -> Pixels:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UndecodableImage(
             f"The array is {image.dtype} {image.shape}: BGR pixels are uint8 (height, width, 3), as cv2.imread gives."
         )
-    return decode.Decoded(np.ascontiguousarray(image), (image.shape[1], image.shape[0]))
+    return np.ascontiguousarray(image)
 
 
 def _content(path: Path, limit: int) -> bytes:
     if (size := path.stat().st_size) > limit:
         raise BodyTooLarge(f"The file has {size:,} bytes; LPR_MAX_BYTES allows {limit:,}.")
     return path.read_bytes()
-
-
-def _fail(items: list[_Item], error: Exception) -> None:
-    for item in items:
-        if not item.result.done():
-            item.result.set_exception(error)

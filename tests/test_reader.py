@@ -13,6 +13,7 @@ import pytest
 
 from service import Reader
 from service.errors import ArtifactError, BadParameter, BodyTooLarge, UndecodableImage
+from service.reading.text import Reader as TextReader
 from service.settings import REPOSITORY
 from service.wire import Recognition
 from tests.support.artifacts import OTHER_TEXT, TINY_TEXT
@@ -125,7 +126,7 @@ def test_a_closed_reader_says_so(artifacts):
 
 
 def test_an_engine_that_fails_raises_and_the_reader_goes_on(reader, monkeypatch):
-    monkeypatch.setattr(reader._texts, "read", lambda *_: 1 / 0)
+    monkeypatch.setattr(TextReader, "read", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reader.read(encode())
     monkeypatch.undo()

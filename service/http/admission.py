@@ -1,30 +1,40 @@
-"""What stands before the application: it turns away at once what there is no room for, and bounds what arrives.
+"""Admission control: reject early when the queue or the byte budget is full; time uploads.
 
-ASGI middleware, because a server that is asked for three times what it can do must not spend its time on refusing.
+Both happen before the body of a request is read, or while it arrives: a server that is asked for three times what it
+can do must not spend its time on refusing.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Busy, NoSuchVariant, SlowUpload, Stopping, Unavailable
-from service.http import access_log, error_responses
-from service.http.state import parts_of
-from service.metrics import NONE
-from service.pipeline.registry import Variants
+from service.errors import Busy, SlowUpload, Stopping
+from service.http import access_log
+from service.http.state import State, state_of
+from service.pipeline.recognizer import Recognizer
 
 HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 READING = ("/recognize", "/infer")  # how the addresses end that take images
 
 
-class Door:
-    """Around every request to read: room in the queue, bytes held by all of them together, and the time of an upload.
+@asynccontextmanager
+async def admitted(request: Request, state: State, variant: str) -> AsyncIterator[Recognizer]:
+    """The recognizer of a request to read, which counts for its variant from here on, refused or not.
 
-    Once the server is asked to stop, every answer also ends its connection, so that none is left with a request on its
-    way when the port closes.
+    Raises Busy where no image would be admitted, VariantUnusable or Stopping.
     """
+    access_log.note(request, variant=variant)
+    with state.metrics.request(variant):
+        state.budget.check_room()
+        async with state.variants.use(variant) as recognizer:
+            yield recognizer
+
+
+class Admission:
+    """ASGI middleware around requests to read: bounds the bytes that all of them hold, and the time of an upload."""
 
     def __init__(self, app: ASGIApp, most_bytes: int, upload_s: float) -> None:
         self._app = app
@@ -43,30 +53,16 @@ class Door:
             await asyncio.sleep(0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer it with why not."""
-        if scope["type"] != "http":
+        """Serve one request; raises Busy, SlowUpload or Stopping."""
+        if scope["type"] != "http" or scope["path"] in HEALTH:
             await self._app(scope, receive, send)
-            return
-        parts, path = parts_of(Request(scope)), scope["path"]
+        elif scope["method"] != "POST" or not scope["path"].endswith(READING):
+            await self._wait_turn()
+            await self._app(scope, receive, send)
+        else:
+            await self._bounded(scope, receive, send)
 
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start" and parts.variants.retired:
-                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-            await send(message)
-
-        if scope["method"] != "POST" or not path.endswith(READING):
-            if path not in HEALTH:
-                await self._wait_turn()
-            await self._app(scope, receive, answer)
-            return
-        try:
-            parts.variants.check_room()
-        except Unavailable as error:
-            meant = _meant(scope, parts.variants)
-            access_log.note(Request(scope), variant=meant)
-            with parts.metrics.request(meant):
-                await error_responses.refuse(Request(scope), error)(scope, receive, answer)
-            return
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         held, complete, until = 0, False, asyncio.get_running_loop().time() + self._upload_s
 
         async def take() -> Message:
@@ -87,19 +83,30 @@ class Door:
             return message
 
         try:
-            await self._app(scope, take, answer)
-        except asyncio.CancelledError:  # the time to drain is over
-            stopping = Stopping("The server shut down before the request was done: send it to another one.")
-            await error_responses.refuse(Request(scope), stopping)(scope, receive, send)
+            await self._app(scope, take, send)
+        except asyncio.CancelledError as error:  # the time to drain is over
+            raise Stopping("The server shut down before the request was done: send it to another one.") from error
         finally:
             self._held -= held
 
 
-def _meant(scope: Scope, variants: Variants) -> str:
-    """The variant that a request to read would be read by; what is refused counts as its."""
-    names = scope["path"].split("/")  # of /v2/models/NAME/infer
-    chosen = names[3] if names[1:3] == ["v2", "models"] else QueryParams(scope["query_string"]).get("variant")
-    try:
-        return variants.choose(chosen)
-    except NoSuchVariant:
-        return NONE
+class LastAnswers:
+    """ASGI middleware: once the server is asked to stop, every answer also ends its connection, so that none is left
+    with a request on its way when the port closes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        variants = state_of(Request(scope)).variants
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and variants.retired:
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, answer)

@@ -1,4 +1,4 @@
-"""The one place where an error becomes an HTTP answer: application/problem+json (RFC 9457)."""
+"""Error responses: the one place where an error becomes an HTTP answer, application/problem+json (RFC 9457)."""
 
 import json
 from collections.abc import Mapping
@@ -7,16 +7,18 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
 from service.errors import LprError
 from service.http import access_log
-from service.http.state import parts_of
+from service.http.state import state_of
 from service.metrics import NONE
 from service.wire import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+EXPECTED = (LprError, RequestValidationError, HTTPException)
 
 STATUS: dict[type[LprError], HTTPStatus] = {
     errors.BadKey: HTTPStatus.UNAUTHORIZED,
@@ -44,18 +46,50 @@ HEADERS: dict[type[LprError], dict[str, str]] = {
     errors.Stopping: {"Retry-After": str(RETRY_AFTER_S)},
     errors.TooLate: {"Retry-After": str(RETRY_AFTER_S)},
     errors.BadKey: {"WWW-Authenticate": "Bearer"},
-    # Closing stops the sender; `connection.py` throws away what is on its way.
+    # Closing stops the sender; `process/connections.py` throws away what is on its way.
     errors.BodyTooLarge: {"Connection": "close"},
     errors.SlowUpload: {"Connection": "close"},
 }
 
 
+class ErrorResponses:
+    """ASGI middleware that answers every error of what is inside it with a Problem, and counts it by its cause."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. An unexpected error is raised again, so that the log tells of it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except Exception as error:
+            if started:
+                raise
+            await _response(Request(scope), error)(scope, receive, send)
+            if not isinstance(error, EXPECTED):
+                raise
+
+
 def install(app: FastAPI) -> None:
-    """Answer every error of `app` with a Problem, and count those of the service by their cause."""
-    app.add_exception_handler(LprError, _lpr_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(Exception, _unexpected)
+    """Answer every error of `app`, and of the middleware that it has so far, with a Problem."""
+    for foreign in (RequestValidationError, HTTPException):
+        app.add_exception_handler(foreign, _pass_on)
+    app.add_middleware(ErrorResponses)
+
+
+async def _pass_on(request: Request, error: Exception) -> Response:
+    """In place of FastAPI's own answers."""
+    raise error
 
 
 def fault(error: LprError) -> Fault:
@@ -68,32 +102,19 @@ def causes() -> list[str]:
     return [*(error.slug for error in STATUS), "internal"]
 
 
-async def _lpr_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, LprError)
-    return refuse(request, error)
-
-
-def refuse(request: Request, error: LprError) -> Response:
-    """The answer to a request that ends with `error`, which is counted."""
-    _count(request, error.slug)
-    return _answer(request, STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return await _lpr_error(request, errors.BadParameter(f"Parameter {first['loc'][-1]}: {first['msg']}."))
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
-    path = request.url.path[: errors.ECHOED]
-    detail = f"{request.method} {path}: {error.detail}. GET /docs describes what there is."
-    return _answer(request, status, status.name.lower(), detail, error.headers)
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
+def _response(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        error = errors.BadParameter(f"Parameter {first['loc'][-1]}: {first['msg']}.")
+    match error:
+        case LprError():
+            _count(request, error.slug)
+            return _answer(request, STATUS[type(error)], error.slug, str(error), HEADERS.get(type(error)))
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            path = request.url.path[: errors.ECHOED]
+            detail = f"{request.method} {path}: {error.detail}. GET /docs describes what there is."
+            return _answer(request, status, status.name.lower(), detail, error.headers)
     _count(request, "internal")
     detail = "The server failed, and its log says why: try again, and report it if it happens again."
     return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail, None)
@@ -101,7 +122,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 def _count(request: Request, cause: str) -> None:
     """Under the variant that the request chose, so that alarms divide failures and requests of the same variant."""
-    parts_of(request).metrics.failed(cause, access_log.noted(request, "variant") or NONE)
+    state_of(request).metrics.failed(cause, access_log.noted(request, "variant") or NONE)
 
 
 def _answer(
@@ -113,9 +134,7 @@ def _answer(
     content = problem.model_dump()
     if request.url.path.startswith("/v2"):
         content["error"] = detail  # where clients of the Open Inference Protocol look
-    # Their middleware does not see the answer to an unexpected error, hence these headers here too.
-    also = {access_log.HEADER: number} | access_log.NOT_SNIFFED
-    return Response(json.dumps(content), status, {**(headers or {}), **also}, MEDIA_TYPE)
+    return Response(json.dumps(content), status, headers, MEDIA_TYPE)
 
 
 def _fault(status: HTTPStatus, slug: str, detail: str) -> Fault:

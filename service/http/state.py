@@ -1,4 +1,4 @@
-"""What an application consists of, for its routes; `app.py` makes it."""
+"""State: everything of the application that outlives a request; `app.py` makes it."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,17 @@ from starlette.requests import Request
 from service.http.auth import Keys
 from service.http.uploads import Limits
 from service.metrics import Metrics
+from service.pipeline.budget import Budget
 from service.pipeline.registry import Variants
 from service.pipeline.shadow import Shadow
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Everything that outlives a request. `log_plates`: whether the access log may hold texts."""
+class State:
+    """What routes and middleware share. `log_plates`: whether the access log may hold texts."""
 
     variants: Variants
+    budget: Budget
     shadow: Shadow | None
     metrics: Metrics
     limits: Limits
@@ -23,7 +25,7 @@ class Parts:
     log_plates: bool
 
 
-def parts_of(request: Request) -> Parts:
-    """The parts of the application that a request came to."""
-    parts: Parts = request.app.state.parts
-    return parts
+def state_of(request: Request) -> State:
+    """The state of the application that a request came to."""
+    state: State = request.app.state.parts
+    return state

@@ -1,4 +1,4 @@
-"""Takes the images out of a request body while it arrives: a limit ends the reading, it does not follow it."""
+"""Uploads: the images of a request body, taken out while it arrives, so that a limit ends the reading at once."""
 
 import asyncio
 import binascii
@@ -29,7 +29,7 @@ from service.errors import (
 )
 from service.http import bounded_json
 from service.http.schema import JsonImage, JsonImages
-from service.reading.containers import sniff
+from service.reading.containers import Encoded, sniff
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/webp")
 OCTETS = "application/octet-stream"
@@ -65,15 +65,14 @@ class Upload:
     """One encoded image, or why it is not even looked at; `filename` is the one that the client gave it, if any."""
 
     filename: str | None
-    data: bytes | bytearray = b""
-    refusal: InputError | None = None
+    content: Encoded | InputError
 
 
 async def read_images(request: Request, limits: Limits) -> list[Upload]:
     """The images of a request: its raw body, the `image` parts of a multipart body, or those in JSON. At least one.
 
     Only a form and JSON go by the Content-Type; of anything else the bytes decide. What is wrong with a single image is
-    its `refusal`, and the others are not lost. Raises InputError: UnsupportedMediaType, NoImage, TooManyImages,
+    its content, and the others are not lost. Raises InputError: UnsupportedMediaType, NoImage, TooManyImages,
     BadParameter, BodyTooLarge, MalformedBody or ClientGone.
     """
     media_type, options = _media_type(request.headers.get("content-type"))
@@ -170,7 +169,7 @@ def _decoded(image: JsonImage) -> Upload:
     try:
         return Upload(_shortened(image.filename), decode_base64(image.data))
     except UndecodableImage as refusal:
-        return Upload(_shortened(image.filename), refusal=refusal)
+        return Upload(_shortened(image.filename), refusal)
 
 
 def decode_base64(text: str) -> bytes:
@@ -195,7 +194,7 @@ def _upload(filename: str | None, media_type: str, data: bytes | bytearray) -> U
     said = f"has the Content-Type {quoted(media_type)}" if media_type else "has no Content-Type"
     looks = "looks like JSON" if data[:64].lstrip().startswith((b"{", b"[")) else "is no image that is known"
     sentence = f"The content {said} and {looks}: {ACCEPTED}."
-    return Upload(_shortened(filename), refusal=UnsupportedMediaType(sentence))
+    return Upload(_shortened(filename), UnsupportedMediaType(sentence))
 
 
 def _may_be_image(media_type: str) -> bool:

@@ -1,4 +1,6 @@
-"""Threads that each own an engine: each loads one, proves it by the probe, computes with it, closes it.
+"""A pool of threads, each owning one engine, that take batches from a shared FIFO queue.
+
+A thread loads its engine, proves it by the probe, computes with it, and closes it.
 
 Engines keep their thread pools and flags (denormals, TVM's virtual machine) per calling thread, so nobody else may
 touch them. The networks are independent: nothing waits for the slowest thread after every layer, and requests of one
@@ -28,15 +30,15 @@ class Crew(Generic[T]):
         self,
         artifact: Artifact,
         threads: int,
-        work: Callable[[backends.Backend, list[T]], None],
+        work: Callable[[backends.Backend], Callable[[list[T]], None]],
         fail: Callable[[list[T], Exception], None],
         most: int = 1,
         wait_s: float = 0.0,
     ) -> None:
         """Return once the probe has passed on every thread; raises ArtifactError where it, or the loading, does not.
 
-        `work` is called with 1 to `most` items, and `fail` with the same ones and the error if it raises: the thread
-        goes on then. Where fewer wait, a thread waits `wait_s` for more.
+        `work` makes of a thread's engine what is called with 1 to `most` items, and `fail` is called with the same ones
+        and the error if that raises: the thread goes on then. Where fewer wait, a thread waits `wait_s` for more.
         """
         self._work, self._fail, self._most, self._wait_s, self._size = work, fail, most, wait_s, threads
         self._waiting: SimpleQueue[T | None] = SimpleQueue()  # None ends a thread
@@ -81,13 +83,14 @@ class Crew(Generic[T]):
         try:
             engine = backends.load(artifact)
             check_probe(engine, artifact)
+            work = self._work(engine)
         except BaseException as error:
             loaded.set_exception(error)
             return
         loaded.set_result(engine.engine)
         while items := self._take():
             try:
-                self._work(engine, items)
+                work(items)
             except Exception as error:  # belongs to those who wait for the items
                 self._fail(items, error)
             del items  # while the thread sleeps, they are to be freed

@@ -1,70 +1,52 @@
-"""From encoded images to readings, with the time of each stage. Knows neither HTTP nor Prometheus.
+"""The recognizer: a loaded variant, and the line that a request takes through its stages. No HTTP, no Prometheus.
 
-The event loop hands the images of a request to a thread that owns an engine, and waits; that thread does all the rest,
-from decoding to reading, for the images that waited together, and hands the readings back. So a request changes threads
-twice and no more. Only large images are decoded elsewhere, so that small ones need not wait for them. What is admitted
-is bounded by one budget of the process, so no queue behind it can grow without limit.
+::
+
+    event loop        recognize: take places -> refused -> Check -> one queue for each image: small or large
+    decode thread     (large images) Check -> room for its pixels -> Decode -> Prepare -> the queue of small ones
+    inference thread  a batch of items of any requests: Decode -> Prepare -> Infer -> Read -> outcome
+    event loop        the last outcome completes the request
+
+So a request changes threads twice; only one with large images does so once more, so that small ones need not wait for
+them. What is admitted is bounded by one budget of the process, so no queue behind it can grow without limit.
 """
 
 import asyncio
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import Final, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from service.artifact import Artifact, Grammar
 from service.backends import Backend
-from service.errors import ClientGone, InputError, Stopping, TooLate
+from service.errors import ClientGone, InputError, Stopping
 from service.pipeline.budget import Budget
 from service.pipeline.inference_threads import Crew
-from service.reading import decode, geometry
-from service.reading.containers import Contained, Encoded
-from service.reading.geometry import Pixels
-from service.reading.text import Reader, Reading
+from service.pipeline.items import Item, Outcome, Request, Source, Timing, fail, too_late
+from service.pipeline.stages import (
+    LARGE_BYTES,
+    TURN_S,
+    Check,
+    Decode,
+    Each,
+    Infer,
+    Prepare,
+    Read,
+    Stage,
+    is_large,
+    line,
+    refused,
+    taking_turns,
+    through,
+    wanted,
+    within,
+)
 
-LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
-TURN_S: Final = 0.001  # of work on images, before a thread lets others have Python's lock
-PAUSE_S: Final = 20e-6  # for which it does: enough for the kernel to wake one of them
 ENDING_S: Final = 0.01  # between looks whether the threads have ended
 PATIENCE_S: Final = 0.05  # of a request, before it is watched whether somebody still wants it: most are done by then
 
-T = TypeVar("T")
 Gone = Callable[[], Awaitable[object]]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One image: its size in pixels, orientation applied, what the network computed (T, C), and what was read in it."""
-
-    width: int
-    height: int
-    logits: NDArray[np.float32]
-    reading: Reading
-    truncated: bool = False  # whether its file ended early, and only a part of it was seen
-
-
-Outcome = Seen | InputError  # of one image
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds per stage of a request. Where several threads shared its images: of the one that was done last.
-
-    `queue` is all the waiting: for a thread, for the images computed together with its own, for hand-overs.
-    """
-
-    decode: float
-    preprocess: float
-    queue: float
-    inference: float
-    postprocess: float
-    total: float
 
 
 class Recognizer:
@@ -83,15 +65,17 @@ class Recognizer:
         self.manifest = artifact.manifest
         # Told of what was computed together, on any thread: how many images, and the CPU time in seconds.
         self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
-        self._reader = Reader.of(artifact.manifest)
         self._budget = budget
-        self._max_pixels = max_pixels
         self._deadline_s = deadline_s
-        self._admitted = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._admitted, self._held = _Count(), _Count()
         self._retired = self._closed = False
-        self._crew: Crew[_Image] = Crew(artifact, threads, self._work, _fail, artifact.manifest.max_batch, batch_wait_s)
+        size = artifact.manifest.size
+        decoding = [Each("decode", Decode(max_pixels, size)), Each("preprocess", Prepare(size))]
+        self._entry: list[Stage] = [refused, Each("decode", Check(max_pixels, LARGE_BYTES))]
+        self._large: list[Stage] = [wanted, Each("decode", Check(max_pixels)), within(budget), *decoding]
+        self._front: list[Stage] = [taking_turns, wanted, *decoding]
+        self._back: list[Stage] = [taking_turns, Each("postprocess", Read(artifact.manifest))]
+        self._crew: Crew[Item] = Crew(artifact, threads, self._work, fail, artifact.manifest.max_batch, batch_wait_s)
         self.engine = self._crew.engine
 
     @property
@@ -106,73 +90,78 @@ class Recognizer:
 
     async def idle(self) -> None:
         """Wait until nothing is admitted."""
-        await self._idle.wait()
+        await self._admitted.none()
+
+    def held(self) -> AbstractContextManager[None]:
+        """Meanwhile it is not closed."""
+        return self._held.more(1)
 
     def retire(self) -> None:
         """Stop being ready; requests that come nevertheless are still served until `close`."""
         self._retired = True
 
     async def close(self) -> None:
-        """Finish what was admitted, then free the engine; cancelled, it leaves the threads to themselves."""
+        """Finish what holds it or was admitted, then free the engine; cancelled, it leaves the threads alone."""
         self.retire()
+        await self._held.none()
         self._closed = True
-        await self._idle.wait()
+        await self._admitted.none()
         self._crew.end()
         while self._crew.working:  # noqa: ASYNC110 - threads of an engine end without telling the loop
             await asyncio.sleep(ENDING_S)
 
-    def check_room(self, count: int = 1) -> None:
-        """Raise Busy or Stopping where no `count` images would be admitted now."""
-        if self._closed:
-            raise Stopping("The server is shutting down: send the request to another one.")
-        self._budget.check_room(count)
-
     async def recognize(
-        self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None = None, gone: Gone | None = None
-    ) -> tuple[list[Outcome], Timing]:
-        """Read one plate per image, an encoded one or BGR uint8 (H, W, 3); with `only`, as one of its formats and
+        self, images: Sequence[Source], top_k: int, only: Grammar | None = None, gone: Gone | None = None
+    ) -> tuple[list[tuple[Outcome, ...]], Timing]:
+        """Read the plates of each image, an encoded one or BGR uint8 (H, W, 3); with `only`, as one of its formats and
         nothing else. `gone` returns when nobody wants the answer any more.
 
-        An image that cannot be read has its error in its place. Raises Busy or Stopping where nothing more is admitted,
-        TooLate where no thread took all the images in time, ClientGone where `gone` returned before one did.
+        An image that is an error, or that cannot be read, has its error in its place. Raises Busy or Stopping where
+        nothing more is admitted, TooLate where no thread took all the images in time, ClientGone where `gone` returned
+        before one did.
         """
-        with self._admit(len(images)):
+        if self._closed:
+            raise Stopping("The server is shutting down: send the request to another one.")
+        count = sum(not isinstance(image, InputError) for image in images)
+        with self._budget.admitted(count), self._admitted.more(count):
             start = time.perf_counter()
-            request = _Request(images, top_k, only, expires=start + self._deadline_s)
-            self._crew.put(request.images)
-            await self._finished(request, gone)
-            total = time.perf_counter() - start
-            return request.outcomes(), request.timing(total)
+            complete = asyncio.get_running_loop().create_future()
+            request = Request(images, partial(_settle, complete), top_k, only, expires=start + self._deadline_s)
+            try:
+                await self._enter(request)
+                await self._finished(request, complete, gone)
+            finally:
+                request.drop()  # where this very task was cancelled
+            return request.outcomes(), request.timing(time.perf_counter() - start)
 
-    @contextmanager
-    def _admit(self, count: int) -> Iterator[None]:
-        self.check_room(count)
-        self._budget.admit(count)
-        self._admitted += count
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._budget.release(count)
-            self._admitted -= count
-            if self._admitted == 0:
-                self._idle.set()
+    async def _enter(self, request: Request) -> None:
+        """Put each image into the queue that its header asks for."""
+        items, since = [], time.perf_counter()
+        for item in through(self._entry, request.items):
+            items.append(item)
+            if time.perf_counter() - since > TURN_S:
+                await asyncio.sleep(0)  # others have their turn
+                since = time.perf_counter()
+        request.items = items
+        self._crew.put([item for item in items if not is_large(item)])
+        for item in items:
+            if is_large(item):
+                self._budget.decode(partial(self._decode_large, item))
 
-    async def _finished(self, request: "_Request", gone: Gone | None) -> None:
+    async def _finished(self, request: Request, complete: asyncio.Future[None], gone: Gone | None) -> None:
         loop = asyncio.get_running_loop()
         watching: list[asyncio.Task[None]] = []
         watch = loop.call_later(
             min(PATIENCE_S, self._deadline_s), lambda: watching.append(loop.create_task(self._watch(request, gone)))
         )
         try:
-            await request.future
+            await complete
         finally:
             watch.cancel()
             for task in watching:
                 task.cancel()
-            request.drop()  # where this very task was cancelled
 
-    async def _watch(self, request: "_Request", gone: Gone | None) -> None:
+    async def _watch(self, request: Request, gone: Gone | None) -> None:
         """End a request that makes no sense any more, unless the engine has begun with all of it: that is finished."""
         leaving = asyncio.ensure_future(gone()) if gone else asyncio.get_running_loop().create_future()
         remaining = max(0.0, request.expires - time.perf_counter())
@@ -181,206 +170,63 @@ class Recognizer:
         finally:
             leaving.cancel()
         if request.drop():
-            request.fail(ClientGone("The connection closed before the images were read.") if left else _too_late())
+            request.fail(ClientGone("The connection closed before the images were read.") if left else too_late())
 
-    def _work(self, engine: Backend, images: "list[_Image]") -> None:
-        """Read what waited together, on a thread of the crew."""
-        ready = [image for image in taking_turns(images) if self._prepare(image)]
-        if not ready:
-            return
-        started, cpu_s = time.perf_counter(), -time.thread_time()
+    def stages(self, engine: Backend) -> list[Stage]:
+        """The stages of an inference thread, which owns the engine."""
+        return [*self._front, Infer(engine, self._told), *self._back]
+
+    def _work(self, engine: Backend) -> Callable[[Sequence[Item]], None]:
+        return line(self.stages(engine))
+
+    def _told(self, images: int, cpu_s: float) -> None:
+        self.on_batch(images, cpu_s)
+
+    def _decode_large(self, item: Item) -> None:
+        """On a decode thread."""
         try:
-            logits = engine.infer(np.array([image.crop for image in ready]))  # half of what `stack` takes
-        except Exception as error:  # belongs to those who wait; the thread goes on
-            for image in ready:
-                image.request.fail(error)
-            return
-        cpu_s += time.thread_time()
-        inference = time.perf_counter() - started
-        self.on_batch(len(ready), cpu_s)
-        for request in {image.request: None for image in ready}:
-            request.spend(inference=inference)
-        for image, row in taking_turns(zip(ready, logits, strict=True)):
-            self._read(image, row)
-
-    def _prepare(self, image: "_Image") -> bool:
-        """Make an image ready for the network; False if it has no place there: unwanted, unreadable, or not yet."""
-        request = image.request
-        if request.dropped:
-            return False
-        if time.perf_counter() > request.expires:
-            request.fail(_too_late())
-            return False
-        if image.crop is None:
-            start = time.perf_counter()
-            try:
-                if isinstance(image.data, np.ndarray):
-                    self._shrink(image, image.data)
-                    return request.begin()
-                file = decode.check(image.data, self._max_pixels)
-                pixels = file.width * file.height
-                if pixels > LARGE or not pixels:  # or nobody knows how large
-                    self._budget.decode(pixels, partial(self._decode_large, image))
-                    return False
-                self._decode(image, file, start)
-            except InputError as error:
-                request.refuse(image, error)
-                return False
-            except Exception as error:
-                request.fail(error)
-                return False
-        return request.begin()
-
-    def _decode(self, image: "_Image", file: Contained, start: float) -> None:
-        decoded = decode.decode_plate(file, self._max_pixels, self.manifest.size)
-        image.decode = time.perf_counter() - start
-        self._shrink(image, decoded.pixels)
-        image.width, image.height = decoded.size
-        image.truncated = decoded.truncated
-
-    def _shrink(self, image: "_Image", pixels: Pixels) -> None:
-        start = time.perf_counter()
-        image.crop = geometry.prepare(pixels, self.manifest.size)
-        image.width, image.height = pixels.shape[1], pixels.shape[0]
-        image.preprocess = time.perf_counter() - start
-
-    def _decode_large(self, image: "_Image") -> None:
-        try:
-            data, start = image.data, time.perf_counter()  # which is emptied where nobody wants it any more
-            if not image.request.dropped and not isinstance(data, np.ndarray):
-                # Checked again, because what is left of all the files that wait would take as much memory as they do.
-                self._decode(image, decode.check(data, self._max_pixels), start)
-                self._crew.put([image])
-        except InputError as error:
-            image.request.refuse(image, error)
+            for decoded in through(self._large, [item]):
+                self._crew.put([decoded])
         except Exception as error:
-            image.request.fail(error)
+            item.request.fail(error)
 
-    def _read(self, image: "_Image", logits: NDArray[np.float32]) -> None:
-        request = image.request
-        started = time.perf_counter()
+
+class _Count:
+    """How many of something there are, for the event loop."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextmanager
+    def more(self, number: int) -> Iterator[None]:
+        """Meanwhile there are so many more."""
+        self._number += number
+        if self._number:
+            self._none.clear()
         try:
-            reading = self._reader.read(logits, request.top_k, request.only)
-        except Exception as error:
-            request.fail(error)
+            yield
+        finally:
+            self._number -= number
+            if not self._number:
+                self._none.set()
+
+    async def none(self) -> None:
+        """Wait until there are none."""
+        await self._none.wait()
+
+
+def _settle(complete: asyncio.Future[None], error: Exception | None) -> None:
+    """Tell the event loop, from any thread, that a request is complete or has failed."""
+
+    def settle() -> None:
+        if complete.done():
             return
-        request.spend(image.decode, image.preprocess, postprocess=time.perf_counter() - started)
-        request.finish(image, Seen(image.width, image.height, logits, reading, image.truncated))
+        if error:
+            complete.set_exception(error)
+        else:
+            complete.set_result(None)
 
-
-class _Image:
-    """One image of a request, first as it came, then as the network's input uint8 (H, W, 3)."""
-
-    def __init__(self, request: "_Request", number: int, data: Encoded | Pixels) -> None:
-        self.request = request
-        self.number = number
-        self.data = data
-        self.crop: NDArray[np.uint8] | None = None
-        self.width = self.height = 0
-        self.truncated = False
-        self.decode = self.preprocess = 0.0
-
-
-class _Request:
-    """The images of one request and what became of them. Threads write it; `future` tells the event loop of the end."""
-
-    def __init__(self, images: Sequence[Encoded | Pixels], top_k: int, only: Grammar | None, expires: float) -> None:
-        self.images = [_Image(self, number, data) for number, data in enumerate(images)]
-        self.top_k = top_k
-        self.only = only
-        self.expires = expires  # by time.perf_counter
-        self.dropped = False
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lock = threading.Lock()
-        self._waiting = self._unread = len(images)
-        self._outcomes: list[Outcome | None] = [None] * len(images)
-        self._spent: dict[int, list[float]] = {}
-        self._last: list[float] = [0.0] * 4
-        if not images:
-            self.future.set_result(None)
-
-    def drop(self) -> bool:
-        """Have no more of its images computed, and free them; False if all of them are computed already."""
-        with self._lock:
-            self.dropped = self._waiting > 0
-        if self.dropped:
-            for image in self.images:  # which a queue may hold for a while yet
-                image.data = b""
-        return self.dropped
-
-    def begin(self) -> bool:
-        """Let one image be computed, unless the request was dropped."""
-        with self._lock:
-            self._waiting -= not self.dropped
-            return not self.dropped
-
-    def spend(self, decode: float = 0, preprocess: float = 0, inference: float = 0, postprocess: float = 0) -> None:
-        """Add seconds that the calling thread worked for this request."""
-        spent = self._spent.setdefault(threading.get_ident(), [0.0] * 4)
-        for stage, seconds in enumerate((decode, preprocess, inference, postprocess)):
-            spent[stage] += seconds
-
-    def finish(self, image: _Image, outcome: Outcome) -> None:
-        """Tell what became of one image."""
-        with self._lock:
-            self._outcomes[image.number] = outcome
-            self._unread -= 1
-            done = self._unread == 0
-        if done:
-            self._last = self._spent.get(threading.get_ident(), self._last)
-            self._settle(None)
-
-    def refuse(self, image: _Image, error: InputError) -> None:
-        """Tell that an image cannot be read, and why."""
-        with self._lock:
-            self._waiting -= 1
-        self.finish(image, error)
-
-    def fail(self, error: Exception) -> None:
-        """End the request without its readings."""
-        self.dropped = True
-        self._settle(error)
-
-    def outcomes(self) -> list[Outcome]:
-        """What became of each image, once the request is done."""
-        return [outcome for outcome in self._outcomes if outcome is not None]
-
-    def timing(self, total: float) -> Timing:
-        """Where the `total` seconds went."""
-        decode, preprocess, inference, postprocess = self._last
-        return Timing(decode, preprocess, max(0.0, total - sum(self._last)), inference, postprocess, total)
-
-    def _settle(self, error: Exception | None) -> None:
-        def settle() -> None:
-            if self.future.done():
-                return
-            if error:
-                self.future.set_exception(error)
-            else:
-                self.future.set_result(None)
-
-        with suppress(RuntimeError):  # a forced end closed the event loop, and nobody waits any more
-            self.future.get_loop().call_soon_threadsafe(settle)
-
-
-def taking_turns(items: Iterable[T]) -> Iterator[T]:
-    """Items to work on, with a pause between two of them after each TURN_S.
-
-    Python takes its lock away only after 5 ms, each time that the event loop wants it, which is several times a
-    request; and a shorter interval (sys.setswitchinterval) would take it from the event loop as well.
-    """
-    since = time.perf_counter()
-    for item in items:
-        if time.perf_counter() - since > TURN_S:
-            time.sleep(PAUSE_S)
-            since = time.perf_counter()
-        yield item
-
-
-def _fail(images: Sequence[_Image], error: Exception) -> None:
-    for image in images:
-        image.request.fail(error)
-
-
-def _too_late() -> TooLate:
-    return TooLate("The server is too busy to read this in time: try again in a moment, or send less at a time.")
+    with suppress(RuntimeError):  # a forced end closed the event loop, and nobody waits any more
+        complete.get_loop().call_soon_threadsafe(settle)

@@ -1,4 +1,4 @@
-"""The installed variants: which one is active, which others are loaded beside it, and how one follows another.
+"""Registry of the installed variants: which one is active, which others are loaded beside it, how one follows another.
 
 Each that is loaded is a `Recognizer` of its own. All methods belong to the event loop; loading happens on a thread.
 """
@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -149,10 +149,6 @@ class Variants:
         if self._stopping or not self.active.ready:
             raise Stopping("The server takes no more requests: send them to another one.")
 
-    def check_room(self) -> None:
-        """Raise Busy or Stopping where the active variant would admit no image now."""
-        self.active.check_room()
-
     def retire(self) -> None:
         """Stop being ready, and load nothing more; what is loaded goes on until `close`."""
         self._stopping = True
@@ -199,6 +195,13 @@ class Variants:
                     self._loaded[name] = await self._made(name, None)
                     self._listed = None
         return self._loaded[name]
+
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[Recognizer]:
+        """As `get`, for a request: the recognizer stays open meanwhile, even if another variant becomes active."""
+        recognizer = await self.get(name)
+        with recognizer.held():
+            yield recognizer
 
     async def activate(self, name: str) -> None:
         """Load a variant beside the active one, or the same one anew if its files changed; prove it, then switch.

@@ -1,7 +1,7 @@
-"""A second variant reads a share of what the active one has answered; how often they disagree is a metric.
+"""Shadow: a second variant that reads a share of what the active one has answered, to count how often they disagree.
 
-No answer waits for it: it reads one image at a time, and only while the active variant has nothing to do. What it does
-not get to is skipped.
+No answer waits for it: it reads one image at a time, and only while the active variant has nothing to do. Images that
+it has no time for are skipped.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from service.pipeline.recognizer import Outcome, Seen
+from service.pipeline.items import Outcome, Seen, Source
 from service.pipeline.registry import Variants
 from service.reading.containers import Encoded
 
@@ -29,15 +29,17 @@ class Shadow:
         self._variants = variants
         self._share = share
         self._count = count
-        self._waiting: asyncio.Queue[tuple[Encoded, str]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[Encoded, list[str]]] = asyncio.Queue()
         self._bytes = 0
 
-    def offer(self, images: Sequence[Encoded], outcomes: Sequence[Outcome]) -> None:
+    def offer(self, images: Sequence[Source], outcomes: Sequence[Sequence[Outcome]]) -> None:
         """What the active variant has read on images; returns at once."""
         if self._variants.name == self.name or random.random() >= self._share:  # noqa: S311
             return
         read = [
-            (data, seen.reading.text) for data, seen in zip(images, outcomes, strict=True) if isinstance(seen, Seen)
+            (data, _texts(seen))
+            for data, seen in zip(images, outcomes, strict=True)
+            if isinstance(data, bytes | bytearray) and all(isinstance(outcome, Seen) for outcome in seen)
         ]
         size = sum(len(data) for data, _ in read)
         if self._waiting.qsize() + len(read) > WAITING or self._bytes + size > WAITING_BYTES:
@@ -50,16 +52,21 @@ class Shadow:
     async def run(self) -> None:
         """Compare what was taken, until cancelled."""
         while True:
-            image, text = await self._waiting.get()
+            image, texts = await self._waiting.get()
             await self._variants.active.idle()
             self._bytes -= len(image)
-            self._count(await self._compare(image, text), 1)
+            self._count(await self._compare(image, texts), 1)
 
-    async def _compare(self, image: Encoded, text: str) -> Compared:
+    async def _compare(self, image: Encoded, texts: list[str]) -> Compared:
         try:
             recognizer = await self._variants.get(self.name)
             (seen,), _ = await recognizer.recognize([image], top_k=1)
         except Exception as error:  # whatever it is, it must not end the comparing
             log.warning("The shadow %s failed: %s", self.name, error)
             return "failed"
-        return "agreed" if isinstance(seen, Seen) and seen.reading.text == text else "disagreed"
+        return "agreed" if _texts(seen) == texts else "disagreed"
+
+
+def _texts(outcomes: Sequence[Outcome]) -> list[str]:
+    """The texts on one image."""
+    return [outcome.reading.text for outcome in outcomes if isinstance(outcome, Seen)]

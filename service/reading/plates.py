@@ -1,10 +1,13 @@
 """What an answer says of a reading, for the server and the programs that read without one. Pure functions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from service.artifact import Grammar
 from service.errors import BadParameter, quoted
 from service.reading.text import Reading
+
+NO_PLATE = "No plate was found."
 
 
 def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
@@ -27,6 +30,15 @@ def doubt(reading: Reading, min_confidence: float) -> str | None:
     if reading.confidence < min_confidence:
         return f"No reading was as sure as {min_confidence:g}: is this a crop of one plate?"
     return None
+
+
+def plates_of(
+    readings: Sequence[tuple[Reading, int, int]], min_confidence: float
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The plates of an image by its readings, each with width and height in pixels; and a note where there are none."""
+    doubts = [doubt(reading, min_confidence) for reading, _, _ in readings]
+    plates = [plate(*read) for read, why in zip(readings, doubts, strict=True) if why is None]
+    return plates, None if plates else next(iter(doubts), NO_PLATE)
 
 
 def plate(reading: Reading, width: int, height: int) -> dict[str, Any]:

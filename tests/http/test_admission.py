@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 
 from service import errors
-from service.http.admission import Door
+from service.http.admission import Admission
 from service.settings import Settings
 from tests.support.answers import JPEG, problem
 from tests.support.images import encode
@@ -122,16 +121,9 @@ def test_requests_that_read_nothing_begin_one_in_a_turn_of_the_event_loop():
             between.append(begun - before)
 
     async def together():
-        state = SimpleNamespace(parts=SimpleNamespace(variants=SimpleNamespace(retired=False)))
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": "/metrics",
-            "app": SimpleNamespace(state=state),
-            "headers": [],
-        }
-        door = Door(slow, 1, 1.0)
-        await asyncio.gather(*(door(scope, None, None) for _ in range(50)), reading())
+        scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": []}
+        admission = Admission(slow, 1, 1.0)
+        await asyncio.gather(*(admission(scope, None, None) for _ in range(50)), reading())
 
     asyncio.run(together())
     assert max(between) == 1

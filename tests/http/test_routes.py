@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from service import errors
 from service.artifact import Manifest
-from service.http import error_responses, routes
-from service.pipeline.recognizer import Seen
+from service.http import answers, error_responses, openapi
+from service.pipeline.items import Seen
 from service.reading.text import Candidate, Reading
 from service.settings import Settings
 from service.wire import MIN_CONFIDENCE, Problem, Recognition
@@ -286,9 +286,20 @@ def test_what_is_read_with_less_than_the_confidence_asked_for_is_left_out_with_a
 
 def test_an_image_without_characters_has_a_note_whatever_the_least_confidence():
     nothing = Seen(9, 9, np.zeros((1, 2), np.float32), Reading("", 0.9, (), (), (Candidate("", 0.9),)))
-    result = routes.compose("a.jpg", nothing, min_confidence=0)
+    result = answers.compose("a.jpg", [nothing], min_confidence=0)
     assert (result["plates"], result["error"]) == ([], None)
     assert result["note"] == "No text was found: is this a crop of one plate?"
+
+
+def test_an_image_has_as_many_plates_as_were_read_on_it():
+    one = Seen(9, 9, np.zeros((1, 2), np.float32), Reading("A", 0.9, (), (), (Candidate("A", 0.9),)))
+    doubtful = Seen(9, 9, np.zeros((1, 2), np.float32), Reading("B", 0.1, (), (), (Candidate("B", 0.1),)))
+    cases = [((), 0), ((one,), 1), ((one, doubtful), 1), ((one, one), 2), ((doubtful,), 0)]
+    for outcomes, plates in cases:
+        result = answers.compose("a.jpg", outcomes, min_confidence=0.5)
+        assert len(result["plates"]) == plates
+        assert (result["note"] is None) == (plates > 0)
+        assert result["error"] is None
 
 
 def flat(value: int) -> NDArray[np.generic]:
@@ -482,7 +493,7 @@ def test_the_documentation_shows_bodies_answers_and_refusals(client):
     bodies = {"multipart/form-data", "application/json", "application/octet-stream"}
     bodies |= {"image/jpeg", "image/png", "image/bmp", "image/webp"}
     assert set(recognize["requestBody"]["content"]) == bodies
-    assert set(recognize["responses"]) == {"200", *map(str, routes.REFUSALS)}
+    assert set(recognize["responses"]) == {"200", *map(str, openapi.REFUSALS)}
     assert "$ref" not in str([recognize["requestBody"], recognize["responses"]["400"]])  # it would lead nowhere
     for status in ("400", "422"):
         assert list(recognize["responses"][status]["content"]) == ["application/problem+json"]

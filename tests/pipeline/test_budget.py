@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,14 +24,14 @@ def test_two_variants_have_no_more_places_than_one(tiny, gate):
         try:
             reading = [asyncio.create_task(one.recognize([encode()] * 2, 1)) for one in (first, second)]
             await asyncio.to_thread(gate.wait_for, 1)
+            with pytest.raises(Busy, match="4 images are already waiting"):
+                budget.check_room()
             for one in (first, second):
-                with pytest.raises(Busy, match="4 images are already waiting"):
-                    one.check_room()
                 with pytest.raises(Busy):
                     await one.recognize([encode()], 1)
             gate.open()
             await asyncio.gather(*reading)
-            second.check_room(4)
+            budget.check_room(4)
         finally:
             gate.open()
             await first.close()
@@ -71,13 +72,14 @@ def test_pixels_that_are_decoded_at_a_time_are_bounded():
     budget = Budget(40, 2 * AT_ONCE, LIMIT)
     inside, enough, go_on = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
 
-    def work() -> None:
-        inside.release()
-        go_on.wait(timeout=60)
+    def work(pixels: int) -> None:
+        with budget.pixels(pixels):
+            inside.release()
+            go_on.wait(timeout=60)
         enough.release()
 
     for pixels in [LIMIT, 0] * AT_ONCE:  # 0: nobody knows how many, so it may be the largest
-        budget.decode(pixels, work)
+        budget.decode(partial(work, pixels))
     for _ in range(AT_ONCE):
         assert inside.acquire(timeout=20)
     assert not inside.acquire(timeout=0.2)

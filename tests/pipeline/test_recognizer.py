@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from service.artifact import Artifact, read_probe, write, write_probe
+from service.backends import Backend
 from service.errors import (
     ArtifactError,
     Busy,
@@ -21,11 +22,14 @@ from service.errors import (
     TooManyPixels,
     UndecodableImage,
 )
-from service.pipeline import recognizer
+from service.pipeline import stages
 from service.pipeline.budget import Budget
-from service.pipeline.recognizer import Recognizer, Seen, taking_turns
+from service.pipeline.items import Item, Seen
+from service.pipeline.recognizer import Recognizer
+from service.pipeline.stages import Each, Stage, taking_turns
 from service.reading import decode
 from service.reading.containers import Contained
+from service.reading.decode import Decoded
 from service.reading.text import Reader
 from tests.support.artifacts import TINY_TEXT
 from tests.support.images import encode, picture
@@ -58,23 +62,54 @@ def test_images_are_read_in_their_order(tiny):
     sizes = [(94, 24), (47, 12), (200, 80)]
     images = [encode(".png", picture(*size)) for size in sizes]
     seen, timing = use(tiny, lambda recognizer: recognizer.recognize(images, top_k=2))
-    assert [(image.width, image.height) for image in seen] == sizes
-    assert [image.reading.text for image in seen] == [TINY_TEXT] * 3
-    assert all(len(image.reading.candidates) == 2 for image in seen)
-    stages = [timing.decode, timing.preprocess, timing.queue, timing.inference, timing.postprocess]
-    assert all(seconds >= 0 for seconds in stages)
-    assert 0 < sum(stages) == pytest.approx(timing.total)
+    assert [(image.width, image.height) for (image,) in seen] == sizes
+    assert [image.reading.text for (image,) in seen] == [TINY_TEXT] * 3
+    assert all(len(image.reading.candidates) == 2 for (image,) in seen)
+    times = [timing.decode, timing.preprocess, timing.queue, timing.inference, timing.postprocess]
+    assert all(seconds >= 0 for seconds in times)
+    assert 0 < sum(times) == pytest.approx(timing.total)
 
 
 def test_an_image_that_cannot_be_read_stays_among_the_others(tiny):
     images = [encode(), b"x", b"", encode(".png", picture(50, 20))]
     seen, _ = use(tiny, lambda recognizer: recognizer.recognize(images, 1))
-    assert [type(outcome) for outcome in seen] == [Seen, UndecodableImage, EmptyImage, Seen]
-    assert (seen[0].width, seen[3].width) == (94, 50)
+    assert [type(outcome) for (outcome,) in seen] == [Seen, UndecodableImage, EmptyImage, Seen]
+    assert (seen[0][0].width, seen[3][0].width) == (94, 50)
     assert use(tiny, lambda recognizer: recognizer.recognize([], 1))[0] == []
     nothing, timing = use(tiny, lambda recognizer: recognizer.recognize([b"x", b"y"], 1))
-    assert [type(outcome) for outcome in nothing] == [UndecodableImage] * 2
+    assert [type(outcome) for (outcome,) in nothing] == [UndecodableImage] * 2
     assert timing.inference == 0
+
+
+class Finding(Recognizer):
+    """With a stage of tests behind decoding: an image becomes as many plates as it is 100 pixels wide."""
+
+    def stages(self, engine: Backend) -> list[Stage]:
+        turns, wanted, decode, prepare, *rest = super().stages(engine)
+        return [turns, wanted, decode, Each("find", self._find), prepare, *rest]
+
+    def _find(self, item: Item) -> list[Decoded]:
+        count = item.value.size[0] // 100
+        return [decode.Decoded(item.value.pixels, (100, number)) for number in range(count)]
+
+
+def test_an_image_becomes_as_many_plates_as_a_stage_finds(tiny, gate):
+    gate.open()
+    images = [encode(".png", picture(width, 40)) for width in (90, 110, 310)]
+    refusal = UndecodableImage("what was sent in the place of an image")
+
+    async def task() -> list[tuple[object, ...]]:
+        recognizer = Finding(tiny, 1, Budget(99, 1, 1_000_000), max_pixels=1_000_000)
+        seen, _ = await recognizer.recognize([images[0], refusal, *images[1:], b"x"], 1)
+        await recognizer.close()
+        return seen
+
+    none, refused, one, three, undecodable = asyncio.run(task())
+    assert (none, refused) == ((), (refusal,))
+    assert [(seen.height, seen.reading.text) for seen in one] == [(0, TINY_TEXT)]
+    assert [(seen.height, seen.reading.text) for seen in three] == [(number, TINY_TEXT) for number in range(3)]
+    assert [type(outcome) for outcome in undecodable] == [UndecodableImage]
+    assert sum(gate.batches) == 4
 
 
 def test_an_error_says_what_is_wrong(tiny):
@@ -82,7 +117,7 @@ def test_an_error_says_what_is_wrong(tiny):
         (b"", EmptyImage, "The image has no bytes"),
         (encode(".png", picture(2000, 1000)), TooManyPixels, "2000 x 1000"),
     ):
-        ((outcome,), _) = use(tiny, lambda recognizer, image=image: recognizer.recognize([image], 1))
+        (((outcome,),), _) = use(tiny, lambda recognizer, image=image: recognizer.recognize([image], 1))
         assert isinstance(outcome, error)
         assert sentence in str(outcome)
 
@@ -110,7 +145,7 @@ def test_a_failed_request_gives_its_place_back(tiny):
 def test_concurrent_requests_do_not_mix(tiny):
     async def task(recognizer: Recognizer) -> list[int]:
         calls = [recognizer.recognize([encode(".png", picture(20 + i, 10))], 1) for i in range(20)]
-        return [seen[0].width for seen, _ in await asyncio.gather(*calls)]
+        return [seen.width for ((seen,),), _ in await asyncio.gather(*calls)]
 
     assert use(tiny, task, queue=20) == list(range(20, 40))
 
@@ -127,9 +162,9 @@ def test_requests_that_wait_are_computed_together_up_to_the_largest_batch(tiny, 
         gate.open()
         answers = await asyncio.gather(*calls)
         assert gate.batches == told == [1, tiny.manifest.max_batch, 10 - tiny.manifest.max_batch]
-        assert {seen[0].reading.text for seen, _ in answers} == {TINY_TEXT}
+        assert {seen.reading.text for ((seen,),), _ in answers} == {TINY_TEXT}
         assert all(cpu_s > 0 for cpu_s in used)
-        return [seen[0].width for seen, _ in answers]
+        return [seen.width for ((seen,),), _ in answers]
 
     assert use(tiny, task, queue=11, threads=1) == list(range(20, 31))
 
@@ -150,7 +185,7 @@ def test_a_small_image_does_not_wait_for_a_large_one_to_be_decoded(tiny, monkeyp
         seen = [await recognizer.recognize([encode()], 1)]
         read_small.set()
         seen.append(await large)
-        return [image.width for images, _ in seen for image in images]
+        return [image.width for ((image,),), _ in seen]
 
     assert use(tiny, task, threads=1) == [94, 900]
 
@@ -203,8 +238,8 @@ def test_an_engine_that_fails_fails_the_request_and_works_on(tiny, monkeypatch):
     async def task(recognizer: Recognizer) -> str:
         with pytest.raises(ZeroDivisionError):
             await recognizer.recognize([encode()], 1)
-        seen, _ = await recognizer.recognize([encode()], 1)
-        return seen[0].reading.text
+        ((seen,),), _ = await recognizer.recognize([encode()], 1)
+        return seen.reading.text
 
     assert use(tiny, task) == TINY_TEXT
 
@@ -225,10 +260,10 @@ def test_retired_it_is_not_ready_but_serves_until_closed(tiny):
 def test_others_get_their_turn_while_many_images_are_read(monkeypatch):
     now, pauses = 0.0, []
     clock = SimpleNamespace(perf_counter=lambda: now, sleep=lambda seconds: pauses.append(seconds))
-    monkeypatch.setattr(recognizer, "time", clock)
+    monkeypatch.setattr(stages, "time", clock)
     for _ in taking_turns(range(10)):
         now += 0.4e-3
-    assert pauses == [recognizer.PAUSE_S] * 3  # of 4 ms in all, and none after the last image
+    assert pauses == [stages.PAUSE_S] * 3  # of 4 ms in all, and none after the last image
 
 
 def test_closing_finishes_what_was_admitted(tiny):
@@ -236,8 +271,8 @@ def test_closing_finishes_what_was_admitted(tiny):
         reading = asyncio.create_task(recognizer.recognize([encode()], 1))
         await asyncio.sleep(0)
         await recognizer.close()
-        seen, _ = await reading
-        return seen[0].reading.text
+        ((seen,),), _ = await reading
+        return seen.reading.text
 
     assert use(tiny, task) == TINY_TEXT
 

@@ -1,6 +1,8 @@
 """Choosing a variant for a request, and switching the server to another one under load, over HTTP."""
 
+import json
 import shutil
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -183,6 +185,20 @@ def test_a_switch_that_cannot_be_kept_is_not_made(serving, several, tmp_path):
     client.headers.update(AUTHORIZED)
     assert "LPR_SWITCH_FILE" in problem(activate(client, "other"), 409, errors.VariantUnusable)
     assert text(client) == TINY_TEXT
+
+
+def test_a_request_is_read_by_the_variant_that_was_active_when_it_came(keyed):
+    image = encode()
+    head = f"POST /recognize HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: {len(image)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", keyed.base_url.port or 0), timeout=60) as connection:
+        connection.sendall(head.encode() + image[:100])
+        eventually(lambda: 'lpr_requests_in_flight{backend="tiny"} 1.0' in keyed.get("/metrics").text)
+        assert activate(keyed, "other").status_code == 200
+        assert text(keyed) == OTHER_TEXT
+        connection.sendall(image[100:])
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["results"][0]["plates"][0]["text"] == TINY_TEXT
 
 
 def test_no_request_is_lost_while_variants_switch(keyed):

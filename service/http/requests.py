@@ -1,0 +1,57 @@
+"""Requests: who may send one, and what its query asks for, checked before the body is read."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from pydantic import ValidationError
+
+from service.errors import BadParameter, check_names, first_fault
+from service.http.openapi import PARAMETERS
+from service.http.schema import Options
+from service.http.state import State, state_of
+
+_NAMES = [str(parameter["name"]) for parameter in PARAMETERS]
+_DEFAULTS = Options()
+
+
+# Each is async, because FastAPI calls any other on a thread. Each costs a request about as much as its decoding, and so
+# does each parameter of a route: POST /recognize does without, and calls what it needs.
+async def anybody(request: Request) -> State:
+    return state_of(request)
+
+
+async def reader(request: Request) -> State:
+    """Raise BadKey unless the request may be read; before its body is."""
+    state = state_of(request)
+    state.keys.check(request.headers)
+    return state
+
+
+async def operator(request: Request) -> State:
+    state = state_of(request)
+    state.keys.check_operator(request.headers)
+    return state
+
+
+async def no_query(request: Request) -> None:
+    """Raise BadParameter for any parameter."""
+    check_names("parameter", list(request.query_params), ())
+
+
+Name = Annotated[str, Path(max_length=200)]  # of a variant, or a version
+NO_QUERY = [Depends(no_query)]
+Anybody = Annotated[State, Depends(anybody)]
+Reader = Annotated[State, Depends(reader)]
+Operator = Annotated[State, Depends(operator)]
+
+
+def query(request: Request) -> Options:
+    """The query of a request to read plates; raises BadParameter."""
+    if not request.scope["query_string"]:
+        return _DEFAULTS
+    given = request.query_params.multi_items()
+    check_names("parameter", [name for name, _ in given], _NAMES)
+    try:
+        return Options.model_validate(dict(given))
+    except ValidationError as error:
+        raise BadParameter(f"Parameter {first_fault(error)}.") from error

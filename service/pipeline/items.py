@@ -1,0 +1,197 @@
+"""Items: the parts of the images of a request, and what becomes of them. Knows neither HTTP nor Prometheus.
+
+An item begins as a whole image. Stages replace it by none, one or many items, each with its place in the request. An
+item ends with an outcome: what was seen, or why it cannot be read. A request is complete when all its items have ended.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import Grammar
+from service.errors import InputError, TooLate
+from service.reading.containers import Encoded
+from service.reading.geometry import Pixels
+from service.reading.text import Reading
+
+Source = Encoded | Pixels | InputError  # an image: a file, BGR uint8 (H, W, 3), or why there is none
+Place = tuple[int, ...]  # number of the image, then of the part of it, then of the part of that, ...
+
+STAGES: Final = ("decode", "preprocess", "inference", "postprocess")  # whose time is told
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One plate: size of its image in pixels, orientation applied, what the network computed (T, C), and its text."""
+
+    width: int
+    height: int
+    logits: NDArray[np.float32]
+    reading: Reading
+    truncated: bool = False  # whether the file ended early, and only a part of the image was seen
+
+
+Outcome = Seen | InputError  # of one item
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per stage of a request. Where several threads shared its items: of the one that was done last.
+
+    `queue` is all the waiting: for a thread, for the images computed together with its own, for hand-overs.
+    """
+
+    decode: float
+    preprocess: float
+    queue: float
+    inference: float
+    postprocess: float
+    total: float
+
+
+class Item:
+    """A part of an image. `value` is what the last stage made of it; an item that is queued is not changed any more,
+    but for `Request.drop`."""
+
+    __slots__ = ("begun", "place", "request", "seconds", "value")
+
+    def __init__(self, request: "Request", place: Place, value: Any) -> None:
+        self.request = request
+        self.place = place
+        self.value = value
+        self.seconds: dict[str, float] = {}  # by stage
+        self.begun = False  # whether an engine computes it or has done so
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add to the time of a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def become(self, values: Sequence[Any]) -> "list[Item]":
+        """The items of these values, which take the place of this one. Where there are none, it ends here."""
+        alone = len(values) == 1
+        parts = [
+            Item(self.request, self.place if alone else (*self.place, number), value)
+            for number, value in enumerate(values)
+        ]
+        if not parts:
+            self.finish(None)
+            return parts
+        parts[0].seconds = self.seconds
+        if self.begun:
+            for part in parts:
+                part.begun = True
+        if not alone:
+            self.request.split(self, len(parts))
+        return parts
+
+    def finish(self, outcome: Outcome | None) -> None:
+        """End with an outcome, or with none where the item is no part of what was asked for."""
+        self.request.finish(self, outcome)
+
+
+class Request:
+    """The items of one request and their outcomes. Threads share it."""
+
+    def __init__(
+        self,
+        images: Sequence[Any],
+        done: Callable[[Exception | None], None],
+        top_k: int = 1,
+        only: Grammar | None = None,
+        expires: float = math.inf,
+    ) -> None:
+        """`done` is called on any thread once all items have ended, or with the error that fails the request.
+
+        `top_k` and `only` are those of `Recognizer.recognize`; `expires` is by time.perf_counter.
+        """
+        self.top_k = top_k
+        self.only = only
+        self.expires = expires
+        self.dropped = False
+        self.items = [Item(self, (number,), image) for number, image in enumerate(images)]  # as they enter the line
+        self._images = self._unfinished = self._waiting = len(images)
+        self._outcomes: dict[Place, Outcome] = {}
+        self._spent: dict[int, dict[str, float]] = {}  # by thread
+        self._last: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._done = done
+        if not images:
+            done(None)
+
+    def wanted(self) -> bool:
+        """Whether its items are worth any work; fails the request where they have waited too long."""
+        if not self.dropped and time.perf_counter() > self.expires:
+            self.fail(too_late())
+        return not self.dropped
+
+    def drop(self) -> bool:
+        """Have no more of its items computed, and free them; False if all of them are computed already."""
+        with self._lock:
+            self.dropped = self.dropped or self._waiting > 0
+        if self.dropped:
+            for item in self.items:  # which a queue may hold for a while yet
+                item.value = b""
+        return self.dropped
+
+    def begin(self, item: Item) -> bool:
+        """Let an engine compute an item, unless the request was dropped."""
+        with self._lock:
+            if not self.dropped and not item.begun:
+                item.begun = True
+                self._waiting -= 1
+            return not self.dropped
+
+    def split(self, item: Item, parts: int) -> None:
+        """Wait for so many parts of an item instead of the item."""
+        with self._lock:
+            self._unfinished += parts - 1
+            self._waiting += 0 if item.begun else parts - 1
+
+    def finish(self, item: Item, outcome: Outcome | None) -> None:
+        """Take the outcome of an item, with the time that the calling thread spent on it."""
+        with self._lock:
+            if outcome is not None:
+                self._outcomes[item.place] = outcome
+            spent = self._spent.setdefault(threading.get_ident(), {})
+            for stage, seconds in item.seconds.items():
+                spent[stage] = spent.get(stage, 0.0) + seconds
+            self._waiting -= not item.begun
+            self._unfinished -= 1
+            done = self._unfinished == 0 and not self.dropped
+        if done:
+            self._last = spent
+            self._done(None)
+
+    def fail(self, error: Exception) -> None:
+        """End the request without its outcomes."""
+        self.dropped = True
+        self._done(error)
+
+    def outcomes(self) -> list[tuple[Outcome, ...]]:
+        """Of each image the outcomes of its items, in the order of their places, once the request is complete."""
+        found: list[list[Outcome]] = [[] for _ in range(self._images)]
+        for place in sorted(self._outcomes):
+            found[place[0]].append(self._outcomes[place])
+        return [tuple(outcomes) for outcomes in found]
+
+    def timing(self, total: float) -> Timing:
+        """Where the `total` seconds went."""
+        spent = {stage: self._last.get(stage, 0.0) for stage in STAGES}
+        return Timing(**spent, queue=max(0.0, total - sum(spent.values())), total=total)
+
+
+def fail(items: Sequence[Item], error: Exception) -> None:
+    """Fail the requests of items."""
+    for item in items:
+        item.request.fail(error)
+
+
+def too_late() -> TooLate:
+    """The error of what waited longer than it may."""
+    return TooLate("The server is too busy to read this in time: try again in a moment, or send less at a time.")

@@ -1,0 +1,121 @@
+"""Items on a line of test stages, without an engine: an image becomes none, one or many, a refusal keeps its place."""
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from service.errors import EmptyImage, TooLate, UndecodableImage
+from service.pipeline.items import Item, Request
+from service.pipeline.stages import Each, Stage, line, refused, through, wanted
+
+
+class Asked(Request):
+    """A request of these images, and its end."""
+
+    def __init__(self, *images: Any, expires: float = math.inf) -> None:
+        self.end: Future[None] = Future()
+        super().__init__(images, self.ended, expires=expires)
+
+    def ended(self, error: Exception | None) -> None:
+        if error:
+            self.end.set_exception(error)
+        else:
+            self.end.set_result(None)
+
+
+def outcomes(images: Sequence[Any], *stages: Stage) -> list[tuple[Any, ...]]:
+    """What a request ends with whose items go through the stages; their last value is the outcome."""
+    request = Asked(*images)
+    line([refused, *stages])(request.items)
+    request.end.result(timeout=0)
+    return list(request.outcomes())
+
+
+def letters(item: Item) -> Sequence[str]:
+    """A stage of tests: a text becomes its letters."""
+    return item.value
+
+
+def backwards(items: Iterable[Item]) -> Iterable[Item]:
+    return reversed(list(items))
+
+
+@pytest.mark.parametrize("order", [[], [backwards]])
+def test_an_image_becomes_none_one_or_many_items(order):
+    split = Each("split", letters)
+    assert outcomes(["", "a", "bcd"], split, *order) == [(), ("a",), ("b", "c", "d")]
+    assert outcomes(["", ""], split) == [(), ()]
+    assert outcomes([]) == []
+
+
+def test_parts_may_have_parts():
+    words = Each("words", lambda item: item.value.split())
+    assert outcomes(["ab c", "d", "ef gh"], words, Each("letters", letters), backwards) == [
+        ("a", "b", "c"),
+        ("d",),
+        ("e", "f", "g", "h"),
+    ]
+
+
+def test_a_refusal_is_an_outcome_in_its_place_from_the_start_and_from_any_stage():
+    early, late = EmptyImage("nothing came"), UndecodableImage("cannot be read")
+
+    def work(item: Item) -> Sequence[str]:
+        if item.value == "x":
+            raise late
+        return [item.value.upper()]
+
+    assert outcomes([early, "a", "x", "bc", early], Each("work", work), Each("split", letters)) == [
+        (early,),
+        ("A",),
+        (late,),
+        ("B", "C"),
+        (early,),
+    ]
+    assert outcomes([early, early]) == [(early,), (early,)]
+
+
+def test_an_unexpected_error_fails_the_request_and_no_other():
+    def work(item: Item) -> Sequence[int]:
+        return [1 // item.value]
+
+    request, other = Asked(1, 0, 1), Asked(1)
+    line([Each("work", work)])([*request.items, *other.items])
+    with pytest.raises(ZeroDivisionError):
+        request.end.result(timeout=0)
+    assert other.outcomes() == [(1,)]
+
+
+def test_a_request_is_dropped_until_an_engine_has_begun_with_every_part():
+    request = Asked("ab")
+    first, second = through([Each("split", letters)], request.items)
+    assert request.begin(first)
+    assert request.begin(second)
+    assert not request.drop()
+    request = Asked("ab")
+    first, second = through([Each("split", letters)], request.items)
+    assert request.begin(first)
+    assert request.drop()
+    assert not request.begin(second)
+    assert [item.value for item in request.items] == [b""]  # a queue that holds it holds no image any more
+
+
+def test_what_waited_too_long_goes_no_further():
+    request = Asked("a", "b", expires=-math.inf)
+    assert list(wanted(request.items)) == []
+    with pytest.raises(TooLate):
+        request.end.result(timeout=0)
+
+
+def test_the_time_of_a_stage_counts_once_for_an_item_that_is_split():
+    request = Asked("abc")
+    (item,) = request.items
+    item.spend("decode", 2.0)
+    for part in item.become("abc"):
+        part.spend("postprocess", 1.0)
+        part.finish(None)
+    timing = request.timing(10.0)
+    assert (timing.decode, timing.postprocess, timing.queue, timing.total) == (2.0, 3.0, 5.0, 10.0)
