@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from service import logs
 from service.errors import ArtifactError
-from service.process.server import REFUSED, NoPort, serve
+from service.process.listeners import NoPort
+from service.process.server import REFUSED, serve
 from service.process.workers import Workers
 from service.settings import Settings, faults, listing, warnings
 

@@ -25,6 +25,7 @@ from service.allocator import return_large_blocks
 from service.app import create_app
 from service.http import access_log
 from service.metrics import Shared
+from service.process import listeners
 from service.process.connections import BEYOND, Connection, allow_many
 from service.settings import Settings
 
@@ -32,6 +33,7 @@ REFUSED: Final = 2  # exit status: wrong settings, or an artifact that cannot be
 # Signals that end it gracefully: those that the system would end it by.
 STOPS: Final = tuple(signal.Signals[f"SIG{name}"] for name in ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2"))
 BEAT_S: Final = 0.5  # between signs of life of the event loop
+READ_S: Final = 0.1  # for reading what clients have sent on connections that were accepted last
 CLOSING_S: Final = 0.5  # of the time to drain, for what is left once nobody is served any more
 
 logger = logging.getLogger("uvicorn.error")
@@ -121,13 +123,11 @@ class Server(uvicorn.Server):
         """Close the port, finish what was accepted, and give up on the rest in time."""
         if self._closes is not None:
             self.config.timeout_graceful_shutdown = max(0.0, self._ends - time.monotonic())  # type: ignore[assignment]
+        await listeners.close(self.servers)
+        await asyncio.sleep(READ_S)
         await super().shutdown(sockets)
         if self.force_exit:  # what is left is cancelled now, as somebody wanted it: no tracebacks tell of that
             logger.disabled = True
-
-
-class NoPort(OSError):
-    """The server cannot listen where LPR_HOST and LPR_PORT say; the message is a sentence."""
 
 
 def connections(settings: Settings) -> type[asyncio.Protocol]:
@@ -141,7 +141,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     meanwhile. Raises ArtifactError or NoPort where it cannot start."""
     heed(lambda number, frame: sys.exit(0))  # nothing is accepted yet
     if worker is None:  # before the model is loaded; uvicorn takes the port by itself
-        for reserved in bind(settings.host, settings.port, shared=False):
+        for reserved in listeners.bind(settings.host, settings.port, shared=False):
             reserved.close()
     with logs.guarded() as out, access_log.written_to(out) if settings.log else nullcontext():
         app = create_app(settings, worker.shared if worker else None)
@@ -153,7 +153,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         server = Server(app, settings, worker)
         heed(server.handle_exit)
         try:
-            server.run(bind(settings.host, worker.port, shared=True) if worker else None)
+            server.run(listeners.bind(settings.host, worker.port, shared=True) if worker else None)
         except SystemExit:  # uvicorn has said why
             return REFUSED
         heed(signal.SIG_IGN)  # it ends already
@@ -165,39 +165,3 @@ def heed(handler: Any) -> None:
     for number in STOPS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
-
-
-def bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
-    """Sockets for every address of `host`, bound but not listening; raises NoPort where another server listens.
-
-    Port 0 is a free one. The sockets themselves can be joined by others on the same port; unless `shared`, it is first
-    made sure that nobody else does so already.
-    """
-    found: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            if not shared:
-                with _socket(family, kind, protocol) as alone:
-                    alone.bind((address[0], port, *address[2:]))
-                    port = alone.getsockname()[1]
-            found.append(_socket(family, kind, protocol))
-            found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            found[-1].bind((address[0], port, *address[2:]))
-    except OSError as error:
-        for reserved in found:
-            reserved.close()
-        raise NoPort(
-            f"LPR_HOST and LPR_PORT: the server cannot listen on {host} port {port}: {error.strerror}. Choose others, "
-            "or stop what listens there."
-        ) from error
-    return found
-
-
-def _socket(family: int, kind: int, protocol: int) -> socket.socket:
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    return made

@@ -21,7 +21,7 @@ from typing import Final
 from service import artifact, logs, metrics
 from service.errors import ArtifactError
 from service.pipeline.registry import beginning, naming
-from service.process import server
+from service.process import listeners, server
 from service.settings import Settings
 
 LONGEST_PAUSE_S: Final = 30.0  # between attempts to replace a process that cannot start
@@ -68,7 +68,7 @@ class Workers:
 
         Raises NoPort.
         """
-        reserved = server.bind(self._settings.host, self._settings.port, shared=False)
+        reserved = listeners.bind(self._settings.host, self._settings.port, shared=False)
         self._port = reserved[0].getsockname()[1]
         server.heed(self._stop)
         with logs.recorded(), metrics.shared_folder(len(self._slots)) as self._folder:
@@ -177,7 +177,7 @@ def _serve(settings: Settings, worker: server.Worker) -> None:
     os.setsid()
     try:
         sys.exit(server.serve(settings, worker))
-    except (ArtifactError, server.NoPort) as error:
+    except (ArtifactError, listeners.NoPort) as error:
         print(error, file=sys.stderr)
         sys.exit(server.REFUSED)
     finally:

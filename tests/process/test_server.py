@@ -1,19 +1,24 @@
 """`python -m service` as a process: starting, refusing to start, serving, stopping."""
 
+import asyncio
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
+from service.app import create_app
+from service.process.server import Server
 from service.settings import REPOSITORY, Settings
 from tests.support.artifacts import PUBLISHED, TINY_TEXT
 from tests.support.images import encode, picture
@@ -94,6 +99,38 @@ def test_asked_to_stop_it_ends_connections_with_an_answer_and_loses_no_request(a
         server.process.send_signal(signal.SIGTERM)
         assert [client.result() for client in clients] == [{200}] * 4
         assert server.process.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_connections_that_the_kernel_made_before_the_port_closes_are_served(artifacts, turns):
+    """They come while the event loop is busy; it closes the port some turns later."""
+    settings = Settings(variant="tiny", artifacts=artifacts, threads=1, port=0, notice_s=0)
+    server = Server(create_app(settings), settings)
+    on_tick, busy, sent = server.on_tick, threading.Event(), threading.Event()
+
+    async def late(counter: int) -> bool:
+        if not await on_tick(counter):
+            return False
+        busy.set()
+        sent.wait(20)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return True
+
+    server.on_tick = late  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        ended = pool.submit(server.run)
+        eventually(lambda: server.started)
+        address = server.servers[0].sockets[0].getsockname()
+        server.handle_exit(signal.SIGTERM, None)
+        assert busy.wait(20)
+        clients = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        sent.set()
+        for client in clients:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        ended.result()
 
 
 def test_what_never_arrives_holds_it_up_no_longer_than_it_may(artifacts):

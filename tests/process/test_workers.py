@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.process import server
+from service.process import listeners
 from tests.support.artifacts import PUBLISHED
 from tests.support.processes import HEAD, VARIANT, Process, environment, refuse, started
 from tests.support.samples import FILE, FOLDER, TEXT
@@ -143,13 +143,13 @@ def test_they_listen_on_ipv6(workers):
 
 
 def test_a_port_can_be_shared_but_not_by_chance():
-    (reserved,) = server.bind("127.0.0.1", 0, shared=False)
+    (reserved,) = listeners.bind("127.0.0.1", 0, shared=False)
     port = reserved.getsockname()[1]
-    (worker,) = server.bind("127.0.0.1", port, shared=True)
+    (worker,) = listeners.bind("127.0.0.1", port, shared=True)
     with reserved, worker:
         worker.listen()
         with pytest.raises(OSError, match="in use"):
-            server.bind("127.0.0.1", port, shared=False)
+            listeners.bind("127.0.0.1", port, shared=False)
 
 
 def test_a_process_that_is_stopped_is_killed_and_replaced():
