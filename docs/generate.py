@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 
 from model_builder.measure import blocks
 from model_builder.measure.load.servers import ours, running
-from service.settings import PREFIX, REPOSITORY, ClientSettings, Settings, Within
+from service.settings import PREFIX, REPOSITORY, ClientSettings, Settings
+from service.validators import Within
 
 DOCS = REPOSITORY / "docs"
 IMAGES = DOCS / "images"

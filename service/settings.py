@@ -1,164 +1,56 @@
-"""All that can be configured, from environment variables with the prefix LPR_; nothing else reads the environment."""
+"""Settings: environment variables with the prefix LPR_. No other module reads the environment."""
 
 import difflib
 import os
-import re
-import socket
-import tempfile
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import bundled, host
+from service.validators import (
+    MOST_THREADS,
+    Host,
+    Key,
+    Keys,
+    Proxies,
+    SwitchFile,
+    Threads,
+    VariantName,
+    Within,
+    is_loopback,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PREFIX: Final = "LPR_"
 INDENT = 6 * " "
-MOST_THREADS = max(64, 4 * host.available())  # of all processes together
-SWITCH_BYTES: Final = 1024  # most of a file LPR_SWITCH_FILE: a name and a word
 RENAMED: Final = {"LPR_BACKEND": "LPR_VARIANT", "LPR_MEMORY": "LPR_SWITCH_FILE"}  # old names, kept for one release
-
-_NAME = re.compile(r"[^./\\\x00-\x20\x7f][^/\\\x00-\x1f\x7f]{0,254}")  # of a folder, as `artifact.variants` finds them
-_KEY = re.compile(r"[\x20-\x7e]{1,1024}")
-
-
-@dataclass(frozen=True)
-class Within:
-    """A check of a number: from `lowest` to `highest`; `why` is the reason for these bounds."""
-
-    lowest: float
-    highest: float
-    why: str
-
-    def __call__(self, value: float) -> float:
-        """The value itself; raises ValueError with a sentence."""
-        if not self.lowest <= value <= self.highest:  # written so that NaN fails too
-            raise ValueError(f"must be from {self}: {self.why}")
-        return value
-
-    def __str__(self) -> str:
-        return f"{self.lowest:,} to {self.highest:,}"
-
-
-def _split(value: object) -> object:
-    """A variable's text as the parts between its commas; one that is set has at least one."""
-    if not isinstance(value, str):
-        return value
-    if not (parts := [part.strip() for part in value.split(",") if part.strip()]):
-        raise ValueError("holds commas and blanks alone: name at least one, or unset it")
-    return parts
-
-
-def _sendable(key: SecretStr) -> SecretStr:
-    if not _KEY.fullmatch(key.get_secret_value()):
-        raise ValueError(
-            "a key is 1 to 1,024 printable characters of ASCII, because it is sent in an HTTP header: "
-            "`openssl rand -hex 16` makes one"
-        )
-    return key
-
-
-def _long(key: SecretStr) -> SecretStr:
-    if len(key.get_secret_value()) < 16:
-        raise ValueError("a key needs at least 16 characters: `openssl rand -hex 16` makes one")
-    return key
-
-
-def _name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            "must be the name of a folder below LPR_ARTIFACTS, such as tvm-fast, and not a path: "
-            "LPR_ARTIFACTS is the path of the folder that holds the variants"
-        )
-    return name
-
-
-@cache
-def addresses(host: str) -> tuple[str, ...]:
-    """The IP addresses of a host; raises ValueError with a sentence where it has none."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no host is called that"
-        raise ValueError(
-            f"is not the address or the name of a host ({reason}): 127.0.0.1 is for this machine, 0.0.0.0 for every "
-            "interface"
-        ) from error
-    return tuple(str(address[0]) for *_, address in found)
-
-
-def _host(host: str) -> str:
-    addresses(host)
-    return host
-
-
-def local(host: str) -> bool:
-    """Whether a server that listens on `host` is reached from this machine alone."""
-    return all(ip_address(address.partition("%")[0]).is_loopback for address in addresses(host))
-
-
-def _switch_file(path: Path) -> Path:
-    """Whether the file can be written, and holds what the server writes to it, if it exists."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a file: name a file, which need not exist yet")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent}: make it, or name a file elsewhere")
-    try:  # as a switch does: a new file beside it, which replaces it
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}."):
-            pass
-    except OSError as error:
-        raise ValueError(f"no file can be written in {path.parent} ({error.strerror}): name one elsewhere") from error
-    try:
-        with path.open("rb") as file:
-            content = file.read(SWITCH_BYTES + 1).decode()
-    except FileNotFoundError:
-        return path
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
-    except UnicodeError:
-        content = "\0"
-    name, *words = content.split(" ")
-    if content and (len(content) > SWITCH_BYTES or len(words) > 1 or not _NAME.fullmatch(name)):
-        raise ValueError(f"{path} does not hold the name of a variant, as the server writes it: remove it")
-    return path
-
-
-Key = Annotated[SecretStr, AfterValidator(_sendable)]
-Keys = Annotated[tuple[Annotated[Key, AfterValidator(_long)], ...], NoDecode, BeforeValidator(_split)]
-Name = Annotated[str, AfterValidator(_name)]
-Networks = Annotated[
-    int, AfterValidator(Within(1, MOST_THREADS, "more than four for each CPU only take memory from each other"))
-]
 
 
 class Settings(BaseSettings):
-    """Each field is the environment variable LPR_<NAME>; its description is the documentation."""
+    """The server's settings: each field is the variable LPR_<NAME>, and its description is the documentation."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
-    variant: Name = Field(
+    variant: VariantName = Field(
         default=bundled.VARIANT, description="Name of the variant to serve: a folder below LPR_ARTIFACTS."
     )
     artifacts: Path = Field(default=bundled.artifacts(), description="Folder that holds the variants.")
-    host: Annotated[str, AfterValidator(_host)] = Field(
+    host: Host = Field(
         default="127.0.0.1", description="Address or name to listen on; 0.0.0.0 for every interface, :: for IPv6."
     )
     port: Annotated[int, AfterValidator(Within(0, 65535, "a port is a number of 16 bits"))] = Field(
         default=8000, description="Port to listen on; 0 takes a free one."
     )
-    workers: Networks = Field(
+    workers: Threads = Field(
         default=1,
         description="Processes that serve the port together, each with a copy of everything; the limits below are for "
         "each of them. Beyond 1, one more process starts them and replaces those that end.",
     )
-    threads: Networks = Field(
+    threads: Threads = Field(
         default_factory=lambda others: max(1, host.available() // others.get("workers", 1)),
         description="CPU threads of a process, each with a network of its own: so many plates are computed at a time. "
         "Default: what the affinity mask and the cgroup limit allow, shared among the processes.",
@@ -208,22 +100,22 @@ class Settings(BaseSettings):
         "where a proxy on this machine lets others in.",
     )
     choice: bool = Field(
-        default_factory=lambda others: bool(others["api_keys"]) or local(others["host"]),
+        default_factory=lambda others: bool(others["api_keys"]) or is_loopback(others["host"]),
         description="Whether a request may choose another installed variant; it is loaded beside the active one then. "
         "Default: whether LPR_API_KEYS holds keys or the server listens on the loopback alone.",
     )
-    switch_file: Annotated[Path, AfterValidator(_switch_file)] | None = Field(
+    switch_file: SwitchFile | None = Field(
         default=None,
         description="A file that keeps the variant that the server was switched to: after a restart it goes before "
         "LPR_VARIANT, and all processes that share the file switch together.",
     )
-    shadow: Name | None = Field(
+    shadow: VariantName | None = Field(
         default=None, description="A variant that reads part of the traffic too, to be compared; none by default."
     )
     shadow_share: Annotated[float, AfterValidator(Within(0, 1, "1 is all requests"))] = Field(
         default=0.1, description="The share of requests that it reads."
     )
-    proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_split)] = Field(
+    proxies: Proxies = Field(
         default=(),
         description="Addresses or networks, with commas between, of the proxies whose X-Forwarded-For and "
         "X-Forwarded-Proto are believed. None: the client in the log is whoever opened the connection.",
@@ -240,8 +132,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _sensible(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Raise ValueError for what no field would notice: unknown names, and values of blanks."""
+    def _check_variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Check what no field can check: unknown names, old names, and values that are blank."""
         if unknown := [*_unknown(os.environ)]:
             raise ValueError("\n".join(unknown))
         given = _with_old_names(given)
@@ -251,11 +143,12 @@ class Settings(BaseSettings):
 
     @property
     def local(self) -> bool:
-        """Whether the server is reached from this machine alone."""
-        return local(self.host)
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_together(self) -> Self:
+        """Check the settings that depend on each other."""
         if self.workers * self.threads > MOST_THREADS:
             raise ValueError(
                 f"LPR_WORKERS ({self.workers}) times LPR_THREADS ({self.threads}) must be at most {MOST_THREADS}: more "
@@ -280,12 +173,12 @@ class Settings(BaseSettings):
 
 
 def listing() -> str:
-    """Every variable with what it is for and its default."""
+    """The help text: every variable with its description, its bounds and its default."""
     paragraphs = []
     for name, field in Settings.model_fields.items():
-        told = not field.default_factory and field.default not in (None, ())  # else the description tells it
-        default = f" Default: {field.default}." if told else ""
-        bounds = "".join(f" Allowed: {check.func}." for check in field.metadata if _bounds(check))
+        fixed = not field.default_factory and field.default not in (None, ())  # else the description has it
+        default = f" Default: {field.default}." if fixed else ""
+        bounds = "".join(f" Allowed: {check.func}." for check in field.metadata if _has_bounds(check))
         text = textwrap.fill(
             f"{field.description}{bounds}{default}", 100, initial_indent=INDENT, subsequent_indent=INDENT
         )
@@ -293,7 +186,7 @@ def listing() -> str:
     return "\n".join(paragraphs)
 
 
-def _bounds(check: object) -> bool:
+def _has_bounds(check: object) -> bool:
     return isinstance(check, AfterValidator) and isinstance(check.func, Within)
 
 
@@ -321,7 +214,7 @@ def _set(variable: str) -> str | None:
 
 
 def _unknown(names: Iterable[str]) -> Iterator[str]:
-    """A sentence for each variable that looks like a setting and is none, with the nearest that is."""
+    """A sentence for each variable with the prefix that is no setting, with the setting of the nearest name."""
     known = [f"{PREFIX}{field.upper()}" for field in (*Settings.model_fields, *ClientSettings.model_fields)]
     for name in sorted(name for name in names if name.upper().startswith(PREFIX)):
         if name.upper() not in (*known, *RENAMED):
@@ -333,7 +226,7 @@ def _unknown(names: Iterable[str]) -> Iterator[str]:
 
 
 def faults(error: ValidationError) -> list[str]:
-    """What is wrong with the variables, by their names, and nothing of their values, among which may be a key."""
+    """A sentence for each variable that is wrong. It holds the name and no value, because a value may be a key."""
     found = []
     for fault in error.errors():
         if fault["type"] == "default_factory_not_called":  # because another one is wrong
@@ -344,9 +237,9 @@ def faults(error: ValidationError) -> list[str]:
 
 
 class ClientSettings(BaseSettings):
-    """What the command line `lpr` takes from the environment."""
+    """The settings of the command line `lpr`."""
 
-    model_config = SettingsConfigDict(env_prefix="LPR_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     url: str | None = Field(default=None, description="Server to read on, such as http://127.0.0.1:8000.")
     api_key: Key | None = Field(default=None, description="Its API key, if it wants one.")

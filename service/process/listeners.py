@@ -65,7 +65,7 @@ async def close(servers: Iterable[asyncio.Server]) -> None:
                 copy = stack.enter_context(socket.socket(fileno=os.dup(listener.fileno())))
                 copy.listen(0)  # from now on the kernel keeps at most one: others try again, and are refused then
                 poll.register(copy, select.POLLIN)
-        while poll.poll(0) and time.monotonic() < ends:
+        while poll.poll(0) and time.monotonic() < ends:  # noqa: ASYNC110 - the event loop tells of none
             await asyncio.sleep(0)  # in which the event loop accepts all that wait
         for server in servers:
             server.close()

@@ -1,0 +1,138 @@
+"""Types of settings: each is a pydantic type with its validation. Every error message is a sentence for an operator."""
+
+import re
+import socket
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator, IPvAnyNetwork, SecretStr
+from pydantic_settings import NoDecode
+
+from service import host
+
+MOST_THREADS = max(64, 4 * host.available())  # of all workers together
+SWITCH_BYTES: Final = 1024  # the longest content of LPR_SWITCH_FILE: a name and a word
+
+_VARIANT = re.compile(r"[^./\\\x00-\x20\x7f][^/\\\x00-\x1f\x7f]{0,254}")  # a folder that `artifact.variants` finds
+_KEY = re.compile(r"[\x20-\x7e]{1,1024}")
+
+
+@dataclass(frozen=True)
+class Within:
+    """A validator of numbers: from `lowest` to `highest`. `why` is the reason for these bounds."""
+
+    lowest: float
+    highest: float
+    why: str
+
+    def __call__(self, value: float) -> float:
+        """Return the value. Raises ValueError."""
+        if not self.lowest <= value <= self.highest:  # written so that NaN fails too
+            raise ValueError(f"must be from {self}: {self.why}")
+        return value
+
+    def __str__(self) -> str:
+        return f"{self.lowest:,} to {self.highest:,}"
+
+
+def _split_at_commas(value: object) -> object:
+    """The entries between the commas of a variable. A variable that is set has at least one entry."""
+    if not isinstance(value, str):
+        return value
+    if not (parts := [part.strip() for part in value.split(",") if part.strip()]):
+        raise ValueError("holds commas and blanks alone: name at least one, or unset it")
+    return parts
+
+
+def _check_key(key: SecretStr) -> SecretStr:
+    if not _KEY.fullmatch(key.get_secret_value()):
+        raise ValueError(
+            "a key is 1 to 1,024 printable characters of ASCII, because it is sent in an HTTP header: "
+            "`openssl rand -hex 16` makes one"
+        )
+    return key
+
+
+def _check_length(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < 16:
+        raise ValueError("a key needs at least 16 characters: `openssl rand -hex 16` makes one")
+    return key
+
+
+def _check_variant(name: str) -> str:
+    if not _VARIANT.fullmatch(name):
+        raise ValueError(
+            "must be the name of a folder below LPR_ARTIFACTS, such as tvm-fast, and not a path: "
+            "LPR_ARTIFACTS is the path of the folder that holds the variants"
+        )
+    return name
+
+
+@cache
+def addresses(host: str) -> tuple[str, ...]:
+    """The IP addresses of a host. Raises ValueError if it has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no host is called that"
+        raise ValueError(
+            f"is not the address or the name of a host ({reason}): 127.0.0.1 is for this machine, 0.0.0.0 for every "
+            "interface"
+        ) from error
+    return tuple(str(address[0]) for *_, address in found)
+
+
+def _check_host(host: str) -> str:
+    addresses(host)
+    return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    return all(ip_address(address.partition("%")[0]).is_loopback for address in addresses(host))
+
+
+def _check_switch_file(path: Path) -> Path:
+    """Check that the file can be written, and that an existing file holds what the server writes."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file: name a file, which need not exist yet")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}: make it, or name a file elsewhere")
+    try:  # a switch of the variant does the same: it writes a new file beside it, which replaces it
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}."):
+            pass
+    except OSError as error:
+        raise ValueError(f"no file can be written in {path.parent} ({error.strerror}): name one elsewhere") from error
+    _check_switch(path)
+    return path
+
+
+def _check_switch(path: Path) -> None:
+    """Check that a file that exists holds the name of a variant, and perhaps a word that tells switches apart."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(SWITCH_BYTES + 1).decode()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeError:
+        content = "\0"
+    name, *words = content.split(" ")
+    if content and (len(content) > SWITCH_BYTES or len(words) > 1 or not _VARIANT.fullmatch(name)):
+        raise ValueError(f"{path} does not hold the name of a variant, as the server writes it: remove it")
+
+
+VariantName = Annotated[str, AfterValidator(_check_variant)]
+Host = Annotated[str, AfterValidator(_check_host)]
+SwitchFile = Annotated[Path, AfterValidator(_check_switch_file)]
+Proxies = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_split_at_commas)]
+Key = Annotated[SecretStr, AfterValidator(_check_key)]
+Keys = Annotated[tuple[Annotated[Key, AfterValidator(_check_length)], ...], NoDecode, BeforeValidator(_split_at_commas)]
+Threads = Annotated[
+    int, AfterValidator(Within(1, MOST_THREADS, "more than four for each CPU only take memory from each other"))
+]
