@@ -1,6 +1,9 @@
 """Blocks of a Markdown page, each between two markers and written by one command of the Makefile."""
 
 from pathlib import Path
+from typing import Final
+
+PAGE: Final = "README.md"  # of the folder report/
 
 
 def markers(command: str) -> tuple[str, str]:

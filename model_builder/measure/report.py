@@ -36,7 +36,6 @@ from service.errors import ArtifactError
 
 BATCHES = (1, 8, 32)
 THREADS = (1, 2)
-PAGE = "README.md"  # of the report's folder
 RAW = "report.json"  # in the folder of finished parts
 
 _ENGINES = ("torch", "onnxruntime", "apache-tvm", "openvino")
@@ -44,7 +43,7 @@ _ABLATION_ROUNDS = 5  # its first rows take a second a plate
 
 
 class Parts:
-    """Finished parts, a file each. One is taken again where what it was measured on, and where, is the same."""
+    """Store of finished parts, a file each. One is reused if its subject, the machine and the engines are the same."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +52,7 @@ class Parts:
         self.measured: dict[str, str] = {}  # when each part was, UTC
 
     def get(self, name: str, subject: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
-        """The part as JSON gives it back, kept or measured now; `subject` is what else it depends on."""
+        """The part as JSON holds it, reused or measured now; it depends on `subject`, the machine and the engines."""
         path = self._folder / f"{re.sub(r'[^a-z0-9-]+', '-', name.lower())}.json"
         key = json.loads(json.dumps({**self._here, **subject}))
         saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -72,7 +71,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class _Subjects:
-    """What is measured of each variant, and of the others, on which sets."""
+    """The measurements of variants and of other contestants on the given sets."""
 
     artifacts: Path
     sets: Mapping[str, Crops]
@@ -82,7 +81,7 @@ class _Subjects:
         return contract.find(self.artifacts, name)
 
     def identity(self, name: str) -> str | None:
-        """A name for exactly these files: a version names weights, not what they were compiled to."""
+        """Digest of the files of a variant. A version names the weights alone, not the compiled library."""
         if name not in contract.variants(self.artifacts):
             return None
         files = json.dumps(self.artifact(name).manifest.files, sort_keys=True)
@@ -126,7 +125,7 @@ class _Subjects:
 
 
 def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, rounds: int) -> dict[str, Any]:
-    """Every figure of the report. Takes a quarter of an hour; let nothing else run meanwhile."""
+    """All figures of the report, as plain data. Takes a quarter of an hour; let nothing else run meanwhile."""
     photographs = labels.read_sets(real, RENDERED)
     sets = {**photographs, RENDERED: labels.read_set(evaluate.SHIPPED)}
     subjects = _Subjects(artifacts, sets, parts := Parts(work))
@@ -158,14 +157,14 @@ def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, roun
 
 
 def _engines() -> dict[str, str]:
-    """Versions of those that are installed."""
+    """Versions of the engines that are installed."""
     return {name: version(name) for name in _ENGINES if any(distributions(name=name))}
 
 
 def _timed(
     parts: Parts, contestants: Sequence[Contestant], versions: Mapping[str, str | None], rounds: int
 ) -> dict[str, Any]:
-    """Times and engines of those that ran with every number of threads, and why others did not."""
+    """Times and engines of the contestants that ran with every number of threads; reasons of the others."""
     names = [contestant.name for contestant in contestants]
     times: dict[str, list[Any]] = {name: [] for name in names}
     engine: dict[str, str] = {}
@@ -191,7 +190,7 @@ def _contest(contestants: Sequence[Contestant], threads: int, batches: Sequence[
 
 
 def accuracies(artifact: Artifact, contestant: Contestant, sets: Mapping[str, Crops]) -> dict[str, Any]:
-    """Exact match of a contestant on each set, and on all photographs pooled; `artifact` tells how to read logits."""
+    """Exact match of a contestant on each set and on all photographs together; `artifact` says how to read logits."""
     backend = peers.engine(contestant, threads=1)
     scores = {name: evaluate.accuracy(artifact, backend, crops) for name, crops in sets.items()}
     backend.close()
@@ -202,7 +201,7 @@ def accuracies(artifact: Artifact, contestant: Contestant, sets: Mapping[str, Cr
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:
-    """What needs no clock. `bytes` is what a server here loads, of several libraries the one for this CPU."""
+    """Figures that need no clock. `bytes` is the size of what a server loads here: one library of several."""
     manifest = artifact.manifest
     assert manifest.measured is not None
     files = [name for name in manifest.files if name != contract.PROBE]
@@ -233,7 +232,7 @@ def nonzero(artifact: Artifact) -> int | None:
 
 
 def compiled_from(artifact: Artifact) -> Artifact | None:
-    """What a compiled artifact was compiled from, where that is still there beside it."""
+    """The source of a compiled artifact, or None if it is not in the same folder any more."""
     if artifact.manifest.backend != "tvm":
         return None
     name, _, version = str(artifact.manifest.provenance.arguments.get("source")).partition(" ")
@@ -288,7 +287,7 @@ def _ablation(parts: Parts, baseline: Artifact, work: Path, notes: list[str]) ->
 
 
 def ablation(source: Artifact, level: str, work: Path) -> dict[str, Any]:
-    """Milliseconds a plate of `source`, compiled with one pass more each time."""
+    """Milliseconds a plate of `source` after each pass of the compiler, with all passes before it."""
     rows = compile_stages(source, level, work)
     contestants = [Contestant(name, "artifact", work / name) for name in rows]
     outcome = contest(contestants, 1, (1,), rounds=_ABLATION_ROUNDS)
@@ -340,7 +339,7 @@ def write(folder: Path, report: Mapping[str, Any]) -> None:
     names = tables.by_speed(report, [*report["variants"], *report["peers"]])
     rows = [_contender(report, name, chosen) for name in names]
     figures.comparison(folder / tables.FIGURE, rows, report["machine"], label)
-    blocks.put(folder / PAGE, "report", tables.page(report))
+    blocks.put(folder / blocks.PAGE, "report", tables.page(report))
 
 
 def _contender(report: Mapping[str, Any], name: str, chosen: str) -> figures.Contender:

@@ -114,7 +114,7 @@ def _circumstances(report: Report) -> str:
 
 
 def speeds(times: Mapping[str, Sequence[Mapping[str, Any]]], peers: Iterable[str]) -> str:
-    """The contest alone, the fastest first, with ratios to the baseline and to the fastest peer."""
+    """Times of the contest, the fastest first, with ratios to the baseline and to the fastest peer."""
     report, present = {"times": times}, [name for name in peers if name in times]
     blocks = []
     for batch, threads in _settings(report):
@@ -250,7 +250,7 @@ def _kernel_row(name: str, microseconds: float, count: int, limit: float) -> lis
 
 
 def _tried(report: Report) -> list[str]:
-    """What is often recommended, and brought nothing."""
+    """Techniques that are often recommended and brought nothing here."""
     return [
         "## What was tried and brought nothing?",
         *_recipe(report),
@@ -319,7 +319,7 @@ def _fastest_peer(report: Report) -> str:
 
 
 def by_speed(report: Report, names: Iterable[str]) -> list[str]:
-    """The names, that of the least time a plate first."""
+    """Names in order of the time a plate, the fastest first."""
     return sorted(names, key=lambda name: time_of(report, name)["median"])
 
 

@@ -166,7 +166,7 @@ def test_what_was_not_measured_is_left_away_and_told(measured):
 
 def test_the_page_is_written_with_its_figure_the_same_bytes_for_the_same_data(measured, tmp_path):
     report.write(tmp_path, measured)
-    assert {path.name for path in tmp_path.iterdir()} == {report.PAGE, tables.FIGURE}
+    assert {path.name for path in tmp_path.iterdir()} == {blocks.PAGE, tables.FIGURE}
     first = (tmp_path / tables.FIGURE).read_bytes()
     ElementTree.fromstring(first)  # noqa: S314 - our own figure
     report.write(tmp_path, measured)
@@ -320,17 +320,17 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     assert any(note.startswith("The compiler's ablation was not measured") for note in found["notes"])
     assert f"| `baseline` | {tables.USE[BASELINE]} | 0.0 % (" in readme.read_text(encoding="utf-8")
     assert "](out/comparison.svg)" in readme.read_text(encoding="utf-8")
-    assert "## Which one should I take?" in (tmp_path / "out" / report.PAGE).read_text(encoding="utf-8")
+    assert "## Which one should I take?" in (tmp_path / "out" / blocks.PAGE).read_text(encoding="utf-8")
 
     def again(*_: object, **__: object) -> contest.Outcome:
         raise ValueError("measured again")
 
     monkeypatch.setattr(report, "contest", again)
     assert main(["report", *map(str, options)]) == 0  # every part was kept
-    (tmp_path / "out" / report.PAGE).unlink()
+    (tmp_path / "out" / blocks.PAGE).unlink()
     (tmp_path / "artifacts" / BASELINE).unlink()
     assert main(["report", "--redraw", *map(str, options)]) == 0  # without measuring
-    assert "## Which one should I take?" in (tmp_path / "out" / report.PAGE).read_text(encoding="utf-8")
+    assert "## Which one should I take?" in (tmp_path / "out" / blocks.PAGE).read_text(encoding="utf-8")
     (tmp_path / "artifacts" / BASELINE).symlink_to(small_variants / BASELINE)
     capsys.readouterr()
     assert main(["report", "--fresh", *map(str, options)]) == 1

@@ -53,7 +53,7 @@ class Line:
         return self.beyond <= LIMITS_MS[self.body]
 
     def row(self) -> list[str]:
-        """As COLUMNS has it."""
+        """The cells of COLUMNS."""
         cpu = self.spent["event loop"] + self.spent["threads"]
         figures = [cpu, self.beyond, LIMITS_MS[self.body], *(self.spent[name] for name in COLUMNS[6:])]
         return [self.body, str(self.connections), f"{self.batch:.1f}", *(f"{figure:.3f}" for figure in figures)]
@@ -71,7 +71,7 @@ def main() -> int:
     text = markdown(evaluate.machine(), evaluate.commit(), options.variant, options.requests, lines)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
-    blocks.put(options.out / "README.md", "profile", text)
+    blocks.put(options.out / blocks.PAGE, "profile", text)
     return int(not all(line.good for line in lines))
 
 
@@ -108,7 +108,7 @@ def measure(running: Running, requests: int) -> Iterator[Line]:
 
 
 def ask(port: int, sent: bytes, connections: int, requests: int) -> None:
-    """Ask on all connections at once, read all answers, and again."""
+    """Send a request on every connection, read all answers, and repeat."""
     sockets = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(connections)]
     for _ in range(requests // connections):
         for connection in sockets:
@@ -162,7 +162,7 @@ def metrics(url: str) -> Measured:
 
 
 def markdown(machine: str, commit: str, variant: str, requests: int, lines: Sequence[Line]) -> str:
-    """What was measured how, and a row a line."""
+    """The method and the table, in Markdown."""
     over = sum(not line.good for line in lines)
     rows = [COLUMNS, ["---"] * len(COLUMNS), *(line.row() for line in lines)]
     return "\n\n".join(

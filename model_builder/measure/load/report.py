@@ -46,7 +46,7 @@ def write(folder: Path, result: Result) -> None:
     """Write the figure, and the load test's block of the report's page."""
     folder.mkdir(parents=True, exist_ok=True)
     figures.sustained(folder / "load.svg", intervals(result), result.machine)
-    blocks.put(folder / "README.md", "loadtest", markdown(result))
+    blocks.put(folder / blocks.PAGE, "loadtest", markdown(result))
 
 
 def intervals(result: Result) -> dict[str, dict[str, figures.Interval]]:

@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def verdict(steps: Sequence[Step]) -> list[str]:
-    """What is wrong with a soak of at least three loads, each as a sentence's part; empty if nothing is."""
+    """Faults of a soak of at least three loads, each as part of a sentence; empty if there are none."""
     faults = []
     statuses = {status for step in steps for status in step.outcome.statuses}
     if statuses != {200}:
