@@ -45,4 +45,4 @@ def lacking(name: BackendName) -> str | None:
 
 
 def _named(name: BackendName) -> str:
-    return f"the {name} engine: pip install '.[{name}]' in the repository"
+    return f"the {name} engine: pip install '.[{name}]' in the repository, or 'WHEEL[{name}]' with the wheel's path"
