@@ -39,7 +39,7 @@ class FinderConfig:
     weight_decay: float = 0.02
     clip: float = 10.0  # gradient norm
     average: float = 0.999  # exponential moving average of the weights
-    corners: float = 1.0  # share of the corners' loss
+    corners: float = 8.0  # weight of the corners' loss: at 1, its gradients are a tenth of the heat's
     seed: int = 1
     development: int = 160  # rendered scenes that the log's figures are measured on
     log_every: int = 250  # steps between figures and checkpoints

@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 
 LEARNED = 0.4  # corners are learned where the heat is above
 _ALONG, _ACROSS, _LEAST = 0.12, 0.22, 0.6  # deviation of the heat: shares of the plate's width and height; cells
-_BETA = 0.1  # heights of the plate: beyond it the loss of a corner grows linearly
+_BETA = 1.0  # heights of the plate: only plates taken for turned otherwise are so far off, and those shall pull hardest
 
 
 class Targets(NamedTuple):
