@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 
@@ -25,13 +25,14 @@ from model_builder.graph import onnx
 from model_builder.train.data import Crops, development_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
-from service.artifact import Artifact, Score
+from service.artifact import Artifact, Origin, Score, Source, provenance
 from service.backends.onnxruntime import MODEL
 from service.errors import ArtifactError
 
 BASELINE: Final = "baseline"
 
 Maker = Callable[..., candidates.Candidate]
+Made = TypeVar("Made", provenance.Pruned, provenance.Quantized)
 
 
 @dataclass(frozen=True)
@@ -58,43 +59,28 @@ def pruned(
     **training: Any,
 ) -> candidates.Candidate:
     """`source` with fewer channels; `note` is kept in the manifest; `training` are more fields of TrainConfig."""
-    made_with = {name: value for name, value in asdict(config).items() if value != ""}
-    match _arguments(published):
-        case {"source": {"version": str(version)}, "prune": settings, "cuts": cuts, **rest} if (
-            _same_weights(version, source) and settings == made_with
-        ):
-            note = rest.get("note")
-            network = candidates.load_network(_taken(published))
-        case _:
-            crops = development_set(config.plates)
-            network, made = prune.prune_network(folder, candidates.load_network(source), config, crops, **training)
-            cuts = [asdict(cut) for cut in made]
-    arguments = {
-        "source": {"variant": source.manifest.variant, "version": source.manifest.version},
-        "prune": made_with,
-        "cuts": cuts,
-    } | ({"note": note} if note else {})
-    return candidates.torch_candidate(variant, network, seed=10, arguments=arguments)
+    settings = asdict(config)
+    if published and (made := _taken(published, source, provenance.Pruned, settings)):
+        network, note = candidates.load_network(published), published.manifest.provenance.note
+    else:
+        crops = development_set(config.plates)
+        network, cuts = prune.prune_network(folder, candidates.load_network(source), config, crops, **training)
+        made = provenance.Pruned(settings=settings, cuts=tuple(cuts))
+    origin = Origin(seed=10, source=Source.of(source.manifest), made=made, note=note)
+    return candidates.torch_candidate(variant, network, origin)
 
 
 def quantized(
     source: Artifact, variant: str, folder: Path, published: Artifact | None = None, *, config: QuantizeConfig
 ) -> candidates.Candidate:
     """`source` in integers."""
-    match _arguments(published):
-        case {"version": str(version), "quantization": {"configuration": settings} as record} if _same_weights(
-            version, source
-        ) and settings == asdict(config):
-            network = onnx.read(_taken(published).file(MODEL))
-        case _:
-            done = quantize.quantize(folder, candidates.load_network(source), config)
-            network, record = done.network, done.record()
-    arguments = {
-        "source": source.manifest.variant,
-        "version": source.manifest.version,
-        "quantization": record,
-    }
-    return quantize.candidate(variant, network, seed=config.seed, arguments=arguments)
+    if published and (made := _taken(published, source, provenance.Quantized, asdict(config))):
+        network = onnx.read(published.file(MODEL))
+    else:
+        done = quantize.quantize(folder, candidates.load_network(source), config)
+        network, made = done.network, done.record()
+    origin = Origin(seed=config.seed, source=Source.of(source.manifest), made=made)
+    return quantize.candidate(variant, network, origin)
 
 
 def compiled(
@@ -175,7 +161,7 @@ def build(
             print(f"{title}: of {stage.source} {source.manifest.version}", flush=True)
             use_all_cores()
             # Weights in the name: a training of another source is not gone on with.
-            place = folder / f"{stage.variant}-{_weights(source.manifest.version)}"
+            place = folder / f"{stage.variant}-{Source.of(source.manifest).weights}"
             candidate = stage.make(source, stage.variant, place, known)
             published = publish.publish(root, candidate, sets, gate, known)
             print_figures(published)
@@ -239,23 +225,14 @@ def _state_of(artifact: Artifact) -> str:
     return hashlib.sha256((artifact.folder / contract.MANIFEST).read_bytes()).hexdigest()
 
 
-def _arguments(published: Artifact | None) -> dict[str, Any]:
-    return published.manifest.provenance.arguments if published else {}
-
-
-def _same_weights(version: str, source: Artifact) -> bool:
-    return _weights(version) == _weights(source.manifest.version)
-
-
-def _weights(version: str) -> str:
-    """Their digest in an artifact's version; what is before it is the package's version."""
-    return version.rpartition("+")[2]
-
-
-def _taken(published: Artifact | None) -> Artifact:
-    assert published is not None
+def _taken(published: Artifact, source: Artifact, kind: type[Made], settings: dict[str, Any]) -> Made | None:
+    """How `published` was made, where that was of the weights of `source` with `settings`: then its own are taken."""
+    was = published.manifest.provenance
+    same = was.source is not None and was.source.weights == Source.of(source.manifest).weights
+    if not (same and isinstance(was.made, kind) and was.made.settings == settings):
+        return None
     print(f"its weights are those of {published.folder}, made of the same source with the same settings", flush=True)
-    return published
+    return was.made
 
 
 def print_figures(published: Artifact) -> None:

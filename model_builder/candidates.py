@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from model_builder.graph.trace import trace
 from model_builder.networks.reader import HEIGHT, SIZE, WIDTH, LPRNet
-from service.artifact import Artifact, BackendName, Library
+from service.artifact import Artifact, BackendName, Library, Network, Origin
 from service.backends.torch import MODEL
 from service.errors import ArtifactError
 
@@ -44,14 +44,13 @@ class Candidate:
     max_batch: int
     parameters: int
     multiply_adds: int
-    seed: int
-    arguments: dict[str, object]
+    origin: Origin
     libraries: tuple[Library, ...] = ()
     others: Mapping[str, Logits] = field(default_factory=dict)
 
 
-def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict[str, object]) -> Candidate:
-    """`network` as a `torch.export` program."""
+def torch_candidate(variant: str, network: LPRNet, origin: Origin) -> Candidate:
+    """`network` as a `torch.export` program; its configuration joins `origin`."""
     # Built anew, for the file is to depend on the weights alone, not on what training left: strides, dropout, a device.
     trained, network = network, LPRNet.configured(network.classify.out_channels, network.configuration())
     network.load_state_dict(trained.state_dict())
@@ -67,8 +66,7 @@ def torch_candidate(variant: str, network: LPRNet, *, seed: int, arguments: dict
         max_batch=MAX_BATCH,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         multiply_adds=sum(trace(network, SIZE).multiply_adds().values()),
-        seed=seed,
-        arguments={**arguments, "network": network.configuration()},
+        origin=origin.model_copy(update={"network": Network.model_validate(network.configuration())}),
     )
 
 
@@ -81,14 +79,13 @@ def torch_logits(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.flo
 
 def load_network(artifact: Artifact) -> LPRNet:
     """The network of a published torch artifact as a module that can be trained again."""
-    arguments = artifact.manifest.provenance.arguments
-    configuration = arguments.get("network")
-    if artifact.manifest.backend != "torch" or not isinstance(configuration, dict):
+    configuration = artifact.manifest.provenance.network
+    if artifact.manifest.backend != "torch" or configuration is None:
         raise ArtifactError(
             f"{artifact.folder} holds no network that can be trained or quantized: give the torch variant that it was "
             "made of"
         )
-    network = LPRNet.configured(len(artifact.manifest.alphabet) + 1, configuration)
+    network = LPRNet.configured(len(artifact.reader.alphabet) + 1, configuration.model_dump())
     network.load_state_dict(torch.export.load(artifact.file(MODEL)).state_dict)
     return network
 

@@ -34,14 +34,14 @@ def wilson(exact: int, total: int) -> Score:
 
 def readings(artifact: Artifact, backend: Backend, crops: Crops) -> Iterator[Reading]:
     """What the server would read on each crop, one at a time, however unsure."""
-    reader = Reader.of(artifact.manifest)
+    reader = Reader.of(artifact.reader)
     for image in crops.images:
-        yield reader.read(backend.infer(geometry.prepare(image, artifact.manifest.size)[None])[0])
+        yield reader.read(backend.infer(geometry.prepare(image, artifact.reader.size)[None])[0])
 
 
 def read_texts(artifact: Artifact, logits: NDArray[np.float32]) -> list[str]:
     """What the server would answer to each of `logits` (n, steps, classes)."""
-    reader = Reader.of(artifact.manifest)
+    reader = Reader.of(artifact.reader)
     return [reader.read(rows).text for rows in logits]
 
 
@@ -62,9 +62,7 @@ def sets(real: Sequence[Path], rendered: int, *taken: str) -> dict[str, Crops]:
     return {"rendered": validation_set(rendered), **photographs}
 
 
-def latency(
-    backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300, size: tuple[int, int] = geometry.SIZE
-) -> Latency:
+def latency(backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300, size: tuple[int, int]) -> Latency:
     """Milliseconds of `infer` on `batch` plates: median and 95th percentile of `repeats` calls after 30 of warm-up."""
     crops = np.random.default_rng(0).integers(0, 255, (batch, *size, 3), np.uint8)
     times = []

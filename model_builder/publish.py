@@ -6,29 +6,36 @@ import errno
 import importlib.metadata
 import os
 import shutil
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from model_builder import evaluate
 from model_builder.candidates import Candidate
-from model_builder.networks.reader import HEIGHT, WIDTH
 from model_builder.plates.kinds import ALPHABET, GRAMMAR
 from model_builder.train.data import Crops, validation_set
 from service import artifact as contract
 from service.artifact import (
     Artifact,
-    Description,
+    BackendName,
     Measured,
+    Origin,
     Probe,
     Provenance,
+    Reads,
     Score,
     Tensor,
 )
-from service.backends import load
+from service.backends import Backend, load
 
 _PROBE_PLATES = 8
+_DISTRIBUTIONS: Final[dict[BackendName, str]] = {
+    "torch": "torch",
+    "onnxruntime": "onnxruntime",
+    "tvm": "apache-tvm",
+}  # what pip calls each engine
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
@@ -81,54 +88,18 @@ def publish(
     from the candidate's reference by more than the tolerance, Refused by the gate; either leaves an older artifact as
     it was.
     """
-    probe = validation_set(_PROBE_PLATES).images
-    logits = candidate.logits(probe)
     aside = root / f".{candidate.variant}.new"
     _remove(aside)
     aside.mkdir(parents=True)
     try:
-        candidate.write(aside)
-        contract.write_probe(aside, probe, logits)
-        for file, compute in candidate.others.items():
-            contract.write_probe(aside, probe, compute(probe), file)
-        description = Description(
-            variant=candidate.variant,
-            version=f"{importlib.metadata.version('lpr')}+{candidate.digest}",
-            backend=candidate.backend,
-            input=Tensor(
-                dtype="uint8",
-                shape=("N", HEIGHT, WIDTH, 3),
-                description="BGR crop of one plate, resized; not normalized",
-            ),
-            output=Tensor(dtype="float32", shape=("N", *logits.shape[1:]), description="CTC logits, blank last"),
-            alphabet=ALPHABET,
-            blank=len(ALPHABET),
-            grammar=GRAMMAR,
-            max_batch=candidate.max_batch,
-            probe=Probe(tolerance=candidate.tolerance),
-            provenance=_provenance(candidate.seed, candidate.arguments),
-            libraries=candidate.libraries,
-        )
-        written = contract.write(aside, description)
-        backend = load(written)
-        contract.check_probe(backend, written)
-        accuracy = {name: evaluate.accuracy(written, backend, crops) for name, crops in sets.items()}
-        if gate is not None:
-            gate.check(accuracy["rendered"])
-        _check_other_libraries(written, gate)
-        measured = Measured(
-            accuracy=accuracy,
-            latency_ms=evaluate.latency(backend, threads=1),
-            size_bytes=sum(path.stat().st_size for path in aside.iterdir()),
-            parameters=candidate.parameters,
-            multiply_adds=candidate.multiply_adds,
-            machine=evaluate.machine(),
-        )
-        written = contract.write(aside, description.model_copy(update={"measured": measured}))
-        kept = older if older is not None and _unchanged(older, written) else None
-        if kept is not None:
-            contract.check_probe(backend, kept)
-        backend.close()
+        written = contract.write(aside, _write_files(aside, candidate))
+        with closing(load(written)) as backend:
+            contract.check_probe(backend, written)
+            measured = _measured(written, backend, candidate, sets, gate)
+            written = contract.write(aside, written.reader.model_copy(update={"measured": measured}))
+            kept = older if older is not None and _unchanged(older, written) else None
+            if kept is not None:
+                contract.check_probe(backend, kept)
         if kept is None:
             _replace(aside, root / candidate.variant)
     finally:
@@ -136,16 +107,57 @@ def publish(
     return kept or contract.read(root / candidate.variant)
 
 
-def _provenance(seed: int, arguments: dict[str, object]) -> Provenance:
-    libraries = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "opencv-python-headless")}
-    return Provenance.model_validate(
-        {
-            "commit": evaluate.commit(40),
-            "created": datetime.datetime.now(datetime.UTC).replace(microsecond=0),
-            "seed": seed,
-            "arguments": arguments,
-            "libraries": libraries,
-        }
+def _write_files(folder: Path, candidate: Candidate) -> Reads:
+    """Write the model and its probes, and describe them."""
+    images = validation_set(_PROBE_PLATES).images
+    logits = candidate.logits(images)
+    candidate.write(folder)
+    contract.write_probe(folder, images, logits)
+    for file, compute in candidate.others.items():
+        contract.write_probe(folder, images, compute(images), file)
+    return Reads(
+        variant=candidate.variant,
+        version=f"{importlib.metadata.version('lpr')}+{candidate.digest}",
+        backend=candidate.backend,
+        input=Tensor(
+            dtype="uint8", shape=("N", *images.shape[1:]), description="BGR crop of one plate, resized; not normalized"
+        ),
+        output=Tensor(dtype="float32", shape=("N", *logits.shape[1:]), description="CTC logits, blank last"),
+        alphabet=ALPHABET,
+        blank=len(ALPHABET),
+        grammar=GRAMMAR,
+        max_batch=candidate.max_batch,
+        probe=Probe(tolerance=candidate.tolerance),
+        provenance=_provenance(candidate.origin, candidate.backend),
+        libraries=candidate.libraries,
+    )
+
+
+def _provenance(origin: Origin, backend: BackendName) -> Provenance:
+    names = dict.fromkeys(("torch", "numpy", "opencv-python-headless", _DISTRIBUTIONS[backend]))
+    return Provenance(
+        **dict(origin),
+        commit=evaluate.commit(40),
+        created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+        libraries={name: importlib.metadata.version(name) for name in names},
+    )
+
+
+def _measured(
+    written: Artifact, backend: Backend, candidate: Candidate, sets: dict[str, Crops], gate: Gate | None
+) -> Measured:
+    """Figures of what was written, through the serving code. Raises Refused where the gate does not let it pass."""
+    accuracy = {name: evaluate.accuracy(written, backend, crops) for name, crops in sets.items()}
+    if gate is not None:
+        gate.check(accuracy["rendered"])
+    _check_other_libraries(written, gate)
+    return Measured(
+        accuracy=accuracy,
+        latency_ms=evaluate.latency(backend, threads=1, size=written.reader.size),
+        size_bytes=sum(path.stat().st_size for path in written.folder.iterdir()),
+        parameters=candidate.parameters,
+        multiply_adds=candidate.multiply_adds,
+        machine=evaluate.machine(),
     )
 
 
@@ -177,7 +189,7 @@ def _unchanged(old: Artifact, new: Artifact) -> bool:
         probes = {probe.file for probe in manifest.probes}
         files = {name: value for name, value in manifest.files.items() if name not in probes}
         told = manifest.model_dump(exclude={"files", "measured", "provenance"})
-        return told | {"files": files, "seed": manifest.provenance.seed, "arguments": manifest.provenance.arguments}
+        return told | {"files": files} | manifest.provenance.model_dump(include=set(Origin.model_fields))
 
     was, now = old.manifest.measured, new.manifest.measured
     assert now is not None

@@ -68,18 +68,18 @@ class Reader:
         given: dict[str, Any] = {"variant": variant, "artifacts": artifacts, "threads": threads}
         self._settings = Settings(**{name: value for name, value in given.items() if value is not None})
         found = artifact.find(self._settings.artifacts, self._settings.variant)
-        self.manifest = found.manifest
-        most, size = self._settings.max_pixels, found.manifest.size
+        self.manifest = found.reader
+        most, size = self._settings.max_pixels, self.manifest.size
         self._front: list[Stage] = [
             Each("open", self._open),
             Each("decode", Check(most)),
             Each("decode", Decode(most, size)),
             Each("preprocess", Prepare(size)),
         ]
-        self._back: list[Stage] = [Each("postprocess", Read(found.manifest))]
-        self._ahead = 2 * threads * found.manifest.max_batch
+        self._back: list[Stage] = [Each("postprocess", Read(self.manifest))]
+        self._ahead = 2 * threads * self.manifest.max_batch
         self._closed = False
-        self._crew: Crew[Item] = Crew(found, threads, self._work, fail, found.manifest.max_batch)
+        self._crew: Crew[Item] = Crew(found, threads, self._work, fail, self.manifest.max_batch)
         self.engine = self._crew.engine
 
     def read(

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from service.artifact import BackendName, Manifest, Measured
+from service.artifact import BackendName, Measured, ReadManifest
 
 
 class FromAttributes(BaseModel):
@@ -120,7 +120,7 @@ class Recognition(BaseModel):
     timing_ms: TimingMs
 
 
-class Served(Manifest):
+class Served(ReadManifest):
     """The answer to GET /model: the manifest of the model served, and what runs it here."""
 
     engine: str = Field(

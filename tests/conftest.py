@@ -13,6 +13,7 @@ import pytest
 from service import backends
 from service.artifact import (
     Artifact,
+    Origin,
     read,
     variants,
     write,
@@ -105,8 +106,8 @@ def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = LPRNet(len(CHARACTERS) + 1, Widths(4, (6,), (8, 8), (10,), 10, 8)).eval()
     with torch.no_grad():
         network.classify.weight.view(-1)[::10] = 0
-    publish(root, torch_candidate("baseline", network, seed=0, arguments={}), {})
-    publish(root, quantize.candidate("quantized", trace(network, SIZE), seed=0, arguments={}), {})
+    publish(root, torch_candidate("baseline", network, Origin(seed=0)), {})
+    publish(root, quantize.candidate("quantized", trace(network, SIZE), Origin(seed=0)), {})
     return root
 
 

@@ -1,6 +1,5 @@
 """Building every variant: what may be taken is not trained again, what loses too much is not published."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +22,7 @@ from model_builder.plates.kinds import ALPHABET
 from model_builder.train.data import Crops, validation_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
-from service.artifact import Artifact
+from service.artifact import Artifact, Origin, Source
 from service.backends import load
 from tests.support.artifacts import PUBLISHED
 
@@ -48,7 +47,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(3):
             network.train()(torch.from_numpy(validation_set(8).images))
     root = tmp_path_factory.mktemp("baseline")
-    publish.publish(root, candidates.torch_candidate("baseline", network, seed=0, arguments={}), {})
+    publish.publish(root, candidates.torch_candidate("baseline", network, Origin(seed=0)), {})
     return root
 
 
@@ -72,7 +71,7 @@ def alone(built: Path, tmp_path: Path) -> Path:
     """A folder with a baseline alone; one in integers, because that is published in no time."""
     root = tmp_path / "artifacts"
     network = onnx.read(contract.find(built, "quantized").file("model.onnx"))
-    publish.publish(root, quantize.candidate("baseline", network, seed=0, arguments={}), {})
+    publish.publish(root, quantize.candidate("baseline", network, Origin(seed=0)), {})
     return root
 
 
@@ -104,7 +103,7 @@ def test_every_variant_is_published_with_its_source(built):
         "pruned-quantized": "onnxruntime",
     }
     for stage in STAGES:
-        assert found[stage.source].version in str(found[stage.variant].provenance.arguments)
+        assert found[stage.variant].provenance.source == Source.of(found[stage.source])
     assert found["pruned-quantized"].measured.parameters < found["quantized"].measured.parameters
 
 
@@ -126,7 +125,9 @@ def test_weights_are_taken_of_the_same_source_and_settings_only(root, tmp_path, 
     }[variant]
     taken = make(source, variant, tmp_path, published)
     assert taken.digest == published.manifest.version.rpartition("+")[2]
-    assert json.loads(json.dumps(taken.arguments)) == published.manifest.provenance.arguments
+    assert taken.origin == Origin.model_validate(
+        published.manifest.provenance.model_dump(include=set(Origin.model_fields))
+    )
     newer = source.manifest.model_copy(update={"version": source.manifest.version.replace("0.", "7.", 1)})
     make(replace(source, manifest=newer), variant, tmp_path, published)  # a package's version tells nothing of weights
     another = source.manifest.model_copy(update={"version": "0.1.0+01234567"})
@@ -144,8 +145,7 @@ def test_weights_are_taken_of_the_same_source_and_settings_only(root, tmp_path, 
 def test_what_the_repository_holds_need_not_be_trained_to_build_it(variant, tmp_path):
     (stage,) = (stage for stage in build.STAGES if stage.variant == variant)
     source, published = (contract.find(PUBLISHED, name) for name in (stage.source, stage.variant))
-    arguments = published.manifest.provenance.arguments
-    assert source.manifest.version in f"{arguments['source']} {arguments.get('version')}"
+    assert published.manifest.provenance.source == Source.of(source.manifest)
     if published.manifest.backend != "tvm":  # which is compiled each time
         stage.make(source, stage.variant, tmp_path, published)
 
@@ -158,7 +158,7 @@ def again(source: Artifact, variant: str, _folder: Path, _published: Artifact | 
     network = onnx.read(source.file("model.onnx"))
     biases = network.output.bias + bias * (np.arange(len(ALPHABET) + 1) == 3).astype(np.float32)
     network = network.replaced({network.output.name: replace(network.output, bias=biases)})
-    return quantize.candidate(variant, network, seed=0, arguments={})
+    return quantize.candidate(variant, network, Origin(seed=0))
 
 
 def test_a_variant_that_loses_too_much_is_refused_and_those_that_need_it_are_left_out(alone, sets, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from model_builder import evaluate
 from model_builder.measure import thresholds
+from model_builder.plates import CROP
 from model_builder.plates.kinds import GRAMMAR, PLATES
 from model_builder.render.plate import draw_text
 from model_builder.train import labels
@@ -37,7 +38,7 @@ def test_wilson(exact, total, low, high):
 
 def test_accuracy_counts_the_readings_of_the_serving_code(tiny):
     backend = load(tiny)
-    images = np.stack([prepare(picture(120 + 10 * i, 40)) for i in range(4)])
+    images = np.stack([prepare(picture(120 + 10 * i, 40), CROP) for i in range(4)])
     crops = Crops(images, [TINY_TEXT, "沪A12345", TINY_TEXT, TINY_TEXT[:-1]])
     assert [reading.text for reading in evaluate.readings(tiny, backend, crops)] == [TINY_TEXT] * 4
     assert evaluate.accuracy(tiny, backend, crops) == evaluate.wilson(2, 4)
@@ -59,7 +60,7 @@ def test_latency_is_of_so_many_calls_on_so_many_plates(tiny):
             self.backend.close()
 
     backend = Counting()
-    times = evaluate.latency(backend, threads=1, batch=3, repeats=20)
+    times = evaluate.latency(backend, threads=1, batch=3, repeats=20, size=CROP)
     assert (times.threads, times.batch, times.repeats) == (1, 3, 20)
     assert len(backend.shapes) > 20  # some to warm up
     assert set(backend.shapes) == {(3, 24, 94, 3)}

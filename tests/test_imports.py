@@ -36,7 +36,7 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
     },
     "model_builder": {
         "plates": set(),
-        "networks": set(),
+        "networks": {"plates"},
         "kernels": set(),
         "render": {"plates"},
         "graph": {"networks", "kernels"},

@@ -15,7 +15,8 @@ from model_builder.networks.reader import LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET, GRAMMAR
 from model_builder.train.data import Crops, validation_set
 from service import artifact as contract
-from service.artifact import Artifact
+from service.artifact import Artifact, Network, Origin
+from service.artifact.provenance import Trained
 from service.backends import load
 from service.errors import ArtifactError
 
@@ -33,7 +34,7 @@ def publish_small(root: Path, network: LPRNet, **sets: Crops) -> Artifact:
 
 
 def small_candidate(network: LPRNet) -> candidates.Candidate:
-    return candidates.torch_candidate("small", network, seed=7, arguments={"training": {"steps": 0}})
+    return candidates.torch_candidate("small", network, Origin(seed=7, made=Trained(settings={"steps": 0})))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,8 @@ def test_the_manifest_describes_the_network(published):
 def test_the_manifest_tells_where_the_network_came_from(published):
     provenance = published.manifest.provenance
     assert provenance.seed == 7
-    assert provenance.arguments == {"network": small(1).configuration(), "training": {"steps": 0}}
+    assert provenance.network == Network.model_validate(small(1).configuration())
+    assert provenance.made == Trained(settings={"steps": 0})
     assert provenance.commit
     assert provenance.libraries["torch"] == torch.__version__
     assert {"numpy", "opencv-python-headless"} < set(provenance.libraries)

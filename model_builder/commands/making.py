@@ -26,7 +26,8 @@ from model_builder.train.data import Crops, validation_set
 from model_builder.train.labels import DataError
 from model_builder.train.loop import Interrupted, TrainConfig, train
 from service import artifact as contract
-from service.artifact import Artifact
+from service.artifact import Artifact, Origin, Source
+from service.artifact.provenance import OwnCrops, Trained
 from service.errors import LprError
 
 _NETWORK = "network.pt"
@@ -138,17 +139,16 @@ def _train(options: argparse.Namespace) -> None:
         build.print_score(f"{own_crops.HELD_OUT} before, read by {source}", before)
     build.use_all_cores()
     network = train(folder, config, own=own, initial=initial)
-    arguments: dict[str, object] = {"training": asdict(config)}
-    if source:
-        arguments["source"] = source
-    if own and held:
-        arguments["crops"], arguments["held out"] = len(own.texts), len(held.texts)
-    if options.note:
-        arguments["note"] = options.note
+    crops = OwnCrops(trained=len(own.texts), held_out=len(held.texts)) if own and held else None
+    origin = Origin(
+        seed=config.seed,
+        source=Source.of(start.manifest) if start else None,
+        made=Trained(settings=asdict(config), own_crops=crops),
+        note=options.note,
+    )
     torch.save(
         {
-            "arguments": arguments,
-            "seed": config.seed,
+            "origin": origin.model_dump(mode="json"),
             "network": network.configuration(),
             "weights": network.state_dict(),
         },
@@ -251,25 +251,25 @@ def _republish(options: argparse.Namespace) -> None:
 
 def _publish_run(options: argparse.Namespace, folder: Path, variant: str, sets: dict[str, Crops]) -> Artifact:
     """Publish what a training left and print what was measured."""
-    saved, network = _trained(folder / _NETWORK)
-    candidate = candidates.torch_candidate(variant, network, seed=saved["seed"], arguments=saved["arguments"])
-    published = publish.publish(options.artifacts, candidate, sets)
+    origin, network = _trained(folder / _NETWORK)
+    published = publish.publish(options.artifacts, candidates.torch_candidate(variant, network, origin), sets)
     print(f"published {published.folder} {published.manifest.version}")
     build.print_figures(published)
     return published
 
 
-def _trained(path: Path) -> tuple[dict[str, Any], LPRNet]:
-    """What a training saved, and its network. Raises DataError."""
+def _trained(path: Path) -> tuple[Origin, LPRNet]:
+    """What a training saved: how its network was made, and the network. Raises DataError."""
     if not path.is_file():
         raise DataError(f"there is no {path}: give the folder of a training that has come to its end")
     try:
         saved = torch.load(path, weights_only=True)
+        origin = Origin.model_validate(saved["origin"])
         network = LPRNet.configured(len(ALPHABET) + 1, saved["network"])
         network.load_state_dict(saved["weights"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not what a training saves, or is damaged: train again") from error
-    return saved, network
+    return origin, network
 
 
 def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         judged[name] = thresholds.judge(read, crops.texts)
     if options.thresholds:
         _print_thresholds(judged, options.no_plate, artifact, backend)
-    times = evaluate.latency(backend, threads=options.threads, size=artifact.manifest.size)
+    times = evaluate.latency(backend, threads=options.threads, size=artifact.reader.size)
     print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
 
 

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +54,8 @@ from model_builder.graph.ops import Concatenate, Convolution, Linear, Weights
 from model_builder.graph.trace import trace
 from model_builder.kernels import tuning_space, winograd
 from model_builder.networks.reader import SIZE, LPRNet
-from service.artifact import Artifact, Library, Probe
+from service.artifact import Artifact, Library, Origin, Probe, Source
+from service.artifact.provenance import Compiled
 from service.backends.onnxruntime import MODEL
 from service.backends.tvm import cpu_flags
 from service.errors import ArtifactError
@@ -379,18 +379,17 @@ def candidate(
     passes = passes or Passes()
     network = network_of(source)
     levels = levels or levels_of(network)
-    seed = source.manifest.provenance.seed
-    arguments: dict[str, object] = {
-        "source": f"{source.manifest.variant} {source.manifest.version}",
-        "passes": asdict(passes),
-        "apache-tvm": version("apache-tvm"),
-        "tuned on": {level.name: _tuned_on(_file(records, level)) for level in levels},
-    }
+    tuned_on = {level.name: _tuned_on(_file(records, level)) for level in levels}
+    origin = Origin(
+        seed=source.manifest.provenance.seed,
+        source=Source.of(source.manifest),
+        made=Compiled(passes=asdict(passes), tuned_on=tuned_on),
+    )
     if isinstance(network, Graph):
-        made = quantize.candidate(variant, network, seed=seed, arguments=arguments)
+        made = quantize.candidate(variant, network, origin)
     else:
         assert isinstance(network, LPRNet)
-        made = candidates.torch_candidate(variant, network, seed=seed, arguments=arguments)
+        made = candidates.torch_candidate(variant, network, origin)
 
     def write(folder: Path) -> None:
         for level in levels:
@@ -485,5 +484,5 @@ def _keep(path: Path, key: str, record: dict[str, Any]) -> None:
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def _tuned_on(path: Path) -> list[str]:
-    return sorted({record["cpu"] for record in _read(path).values()})
+def _tuned_on(path: Path) -> tuple[str, ...]:
+    return tuple(sorted({record["cpu"] for record in _read(path).values()}))

@@ -2,15 +2,13 @@
 
 The widths of `pruned` are chosen as NetAdapt does (Yang et al., arXiv 1804.03230): cut, again and again, the
 convolution whose next weakest channels cost the least loss for the multiply-adds they save. In between the network is
-trained, distilled from the one it came from. That search can't tell what training brings back where much is cut: of
-`pruned` it took, for another quarter of the multiply-adds, 128 of the 160 channels of the column, which cost next to
-nothing. For networks that small, widths are given instead (`given`), and each convolution keeps its strongest channels.
+trained, distilled from the one it came from.
 """
 
 import copy
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +24,7 @@ from model_builder.networks.blocks import ConvUnit
 from model_builder.networks.reader import SIZE, LPRNet
 from model_builder.train.data import Crops, collate
 from model_builder.train.loop import TrainConfig, ctc_loss, exact_match, option, train
+from service.artifact.provenance import Cut, Size
 
 RATIOS = tuple(tenth / 10 for tenth in range(1, 10))
 GRAIN = 16  # channels of a cut: what a vector of integers or floats holds
@@ -173,33 +172,16 @@ def _cut_outputs(unit: ConvUnit, kept: Tensor) -> None:
             setattr(normalization, name, buffer[kept])
 
 
-@dataclass(frozen=True)
-class Size:
-    """Shares of the source's multiply-adds and weights; as a target, the most that may be left."""
-
-    multiply_adds: float
-    parameters: float
-
-    @classmethod
-    def of(cls, network: LPRNet, source: LPRNet) -> "Size":
-        """What is left of `source` in `network`."""
-        counts = [sum(trace(n, SIZE).multiply_adds().values()) for n in (network, source)]
-        weights = [sum(parameter.numel() for parameter in n.parameters()) for n in (network, source)]
-        return cls(counts[0] / counts[1], weights[0] / weights[1])
-
-    def within(self, target: "Size") -> bool:
-        """Whether no more is left than `target` allows."""
-        return self.multiply_adds <= target.multiply_adds and self.parameters <= target.parameters
+def left(network: LPRNet, source: LPRNet) -> Size:
+    """What is left of `source` in `network`."""
+    counts = [sum(trace(n, SIZE).multiply_adds().values()) for n in (network, source)]
+    weights = [sum(parameter.numel() for parameter in n.parameters()) for n in (network, source)]
+    return Size(multiply_adds=counts[0] / counts[1], parameters=weights[0] / weights[1])
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One step of the search: a unit, the channels it has then, and the network's size (as shares) and loss."""
-
-    unit: str
-    channels: int
-    size: Size
-    loss: float
+def _within(size: Size, target: Size) -> bool:
+    """Whether no more is left than `target` allows."""
+    return size.multiply_adds <= target.multiply_adds and size.parameters <= target.parameters
 
 
 def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator[tuple[Cut, LPRNet]]:
@@ -212,11 +194,11 @@ def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator
 
     def measured(unit: str, keep: Keep) -> tuple[Cut, Keep]:
         network = slim(start, keep)
-        return Cut(unit, len(keep[unit]), Size.of(network, source), _loss(network, crops)), keep
+        return Cut(unit=unit, channels=len(keep[unit]), size=left(network, source), loss=_loss(network, crops)), keep
 
     keep: Keep = strongest(start, {})
-    size, loss = Size.of(start, source), _loss(start, crops)
-    while not size.within(target):
+    size, loss = left(start, source), _loss(start, crops)
+    while not _within(size, target):
         possible = [measured(name, fewer) for name in keep if (fewer := _fewer(start, keep, name))]
         if not possible:
             raise ValueError(f"nothing is left to cut at {size}, and {target} was asked for")
@@ -225,7 +207,7 @@ def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator
         yield cut, slim(start, keep)
     while True:
         larger = [measured(name, more) for name in keep if (more := _more(start, keep, name))]
-        helpful = [step for step in larger if step[0].size.within(target) and step[0].loss < loss]
+        helpful = [step for step in larger if _within(step[0].size, target) and step[0].loss < loss]
         if not helpful:
             return
         cut, keep = min(helpful, key=lambda step: step[0].loss)
@@ -284,7 +266,6 @@ class PruneConfig:
     last_steps: int = option(33000, "steps of training after the last round; a smaller network learns more slowly")
     learning_rate: float = option(6e-3, "Muon's, the baseline's own: half of it was slower")
     plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
-    channels: str = option("", "channels of each convolution, comma-separated, in place of the search and its rounds")
 
 
 def prune_network(
@@ -296,14 +277,13 @@ def prune_network(
     own files. Raises ValueError when the folder holds a pruning of another configuration.
     """
     network, cuts = source, []
-    rounds = 1 if config.channels else config.rounds
-    for number in range(1, rounds + 1):
+    for number in range(1, config.rounds + 1):
         place = folder / f"round-{number}"
-        share = number / rounds
-        target = Size(config.multiply_adds**share, config.parameters**share)
-        made = _cut_round(place / "cut.pt", network, crops, source, target, config.channels)
+        share = number / config.rounds
+        target = Size(multiply_adds=config.multiply_adds**share, parameters=config.parameters**share)
+        made = _cut_round(place / "cut.pt", network, crops, source, target)
         cuts += made[1]
-        steps = config.last_steps if number == rounds else config.steps
+        steps = config.last_steps if number == config.rounds else config.steps
         settings = TrainConfig(
             steps=steps,
             learning_rate=config.learning_rate,
@@ -317,48 +297,29 @@ def prune_network(
     return network, cuts
 
 
-def given(network: LPRNet, channels: str) -> LPRNet:
-    """The strongest channels of each convolution of `network`, as many as `channels` says, in order of computation.
-
-    Raises ValueError where these are no counts for this network.
-    """
-    most = {name: int(unit[1].num_features) for name, unit in units(network).items()}  # type: ignore[arg-type]
-    counts = [int(count) if count.strip().isdigit() else 0 for count in channels.split(",")]
-    if len(counts) != len(most) or not all(0 < n <= limit for n, limit in zip(counts, most.values(), strict=True)):
-        raise ValueError(
-            f"channels {channels!r}: give {len(most)} counts, at most {', '.join(map(str, most.values()))}"
-        )
-    return slim(network, strongest(network, dict(zip(most, counts, strict=True))))
-
-
-def _cut_round(
-    path: Path, network: LPRNet, crops: Crops, source: LPRNet, target: Size, channels: str
-) -> tuple[LPRNet, list[Cut]]:
-    """Cut down to `target`, or to `channels`; what an earlier run left at `path` is taken if that was its aim too."""
-    aim: dict[str, Any] = {"channels": channels} if channels else asdict(target)
+def _cut_round(path: Path, network: LPRNet, crops: Crops, source: LPRNet, target: Size) -> tuple[LPRNet, list[Cut]]:
+    """Cut down to `target`; what an earlier run left at `path` is taken if that was its aim too."""
+    aim = target.model_dump()
     if path.exists():
         saved: dict[str, Any] = torch.load(path, weights_only=True)
         if saved["target"] != aim:
             raise ValueError(f"{path} was cut to {saved['target']}, not to {aim}: give another --out")
         network = LPRNet.configured(network.classify.out_channels, saved["network"])
         network.load_state_dict(saved["weights"])
-        return network, [Cut(**{**cut, "size": Size(**cut["size"])}) for cut in saved["cuts"]]
+        return network, [Cut.model_validate(cut) for cut in saved["cuts"]]
     cuts = []
-    if channels:
-        network = given(network, channels)
-    else:
-        progress = tqdm(adapt(network, crops, source, target), desc=f"cut to {target.multiply_adds:.0%}", unit="cut")
-        for cut, smaller in progress:
-            network = smaller
-            cuts.append(cut)
-            progress.set_postfix_str(f"{cut.unit} {cut.channels}, loss {cut.loss:.3f}")
+    progress = tqdm(adapt(network, crops, source, target), desc=f"cut to {target.multiply_adds:.0%}", unit="cut")
+    for cut, smaller in progress:
+        network = smaller
+        cuts.append(cut)
+        progress.set_postfix_str(f"{cut.unit} {cut.channels}, loss {cut.loss:.3f}")
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
         {
             "target": aim,
             "network": network.configuration(),
             "weights": network.state_dict(),
-            "cuts": [asdict(cut) for cut in cuts],
+            "cuts": [cut.model_dump() for cut in cuts],
         },
         path,
     )

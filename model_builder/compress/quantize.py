@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -44,7 +42,8 @@ from model_builder.train.loop import (
     ctc_loss,
     option,
 )
-from service.artifact import Artifact
+from service.artifact import Artifact, Origin, provenance
+from service.artifact.provenance import Choice, Fidelity
 from service.backends.onnxruntime import MODEL, open_session, options
 from service.reading import text
 
@@ -79,29 +78,6 @@ class QuantizeConfig:
 
 
 @dataclass(frozen=True)
-class Fidelity:
-    """`exact` of `total` plates read without an error; mean divergence (KL, nats a frame) from the float network."""
-
-    exact: int
-    total: int
-    divergence: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was measured on the development set before any training, and what follows from it."""
-
-    float32: Fidelity
-    methods: dict[str, Fidelity]  # each way to choose ranges, all layers but the given ones in integers
-    method: str  # the one of least divergence: exact matches differ by a plate or two by chance
-    ranges: dict[str, float]  # largest real value of each layer's output
-    alone_integer: dict[str, Fidelity]
-    alone_float: dict[str, Fidelity]
-    floats: list[str]  # layers that stay in float
-    calibrated: Fidelity
-
-
-@dataclass(frozen=True)
 class Quantized:
     """An integer network and how it came about.
 
@@ -113,13 +89,9 @@ class Quantized:
     trained: Fidelity | None
     config: QuantizeConfig
 
-    def record(self) -> dict[str, object]:
+    def record(self) -> provenance.Quantized:
         """For an artifact's provenance."""
-        return {
-            "configuration": asdict(self.config),
-            "choice": asdict(self.choice),
-            "trained": asdict(self.trained) if self.trained else None,
-        }
+        return provenance.Quantized(settings=asdict(self.config), choice=self.choice, trained=self.trained)
 
 
 def quantize(folder: Path, source: nn.Module, config: QuantizeConfig) -> Quantized:
@@ -155,16 +127,16 @@ def _kept_choice(
     with suppress(OSError, ValueError, KeyError, TypeError):  # none, or one that was not written to its end
         saved = json.loads(path.read_text())
         if saved["identity"] == identity:
-            return TypeAdapter(Choice).validate_python(saved["choice"])
+            return Choice.model_validate(saved["choice"])
     choice = choose(simulation, source, development, config)
-    path.write_text(json.dumps({"identity": identity, "choice": asdict(choice)}, indent=1))
+    path.write_text(json.dumps({"identity": identity, "choice": choice.model_dump()}, indent=1))
     return choice
 
 
 def choose(simulation: FakeQuantized, source: nn.Module, development: Crops, config: QuantizeConfig) -> Choice:
     """Choose ranges and the layers that stay in float, by what each choice does to the development set's readings."""
     reference = logits_of(source, development)
-    float32 = Fidelity(_exact(reference, development), len(development.texts), 0.0)
+    float32 = Fidelity(exact=_exact(reference, development), total=len(development.texts), divergence=0.0)
     given = frozenset(name for name in config.floats.split(",") if name)
     simulation.floats = given  # refuses unknown names before anything is computed
     methods: dict[str, Fidelity] = {}
@@ -192,7 +164,7 @@ def choose(simulation: FakeQuantized, source: nn.Module, development: Crops, con
         ranges=candidates[method],
         alone_integer=alone_integer,
         alone_float=alone_float,
-        floats=[name for name in simulation.names if name in floats],
+        floats=tuple(name for name in simulation.names if name in floats),
         calibrated=calibrated,
     )
 
@@ -240,7 +212,7 @@ def compare(model: nn.Module, crops: Crops, reference: Tensor) -> Fidelity:
     logits = logits_of(model, crops)
     target = reference.log_softmax(2)
     divergence = (target.exp() * (target - logits.log_softmax(2))).sum(2).mean(dtype=torch.float64)
-    return Fidelity(_exact(logits, crops), len(crops.texts), round(float(divergence), 9))
+    return Fidelity(exact=_exact(logits, crops), total=len(crops.texts), divergence=round(float(divergence), 9))
 
 
 @torch.inference_mode()
@@ -313,7 +285,7 @@ def _rate(step: int, config: QuantizeConfig) -> float:
     return min((step + 1) / max(1, config.warmup), (config.steps - step) / max(1, config.steps - config.warmup))
 
 
-def candidate(variant: str, network: Graph, *, seed: int, arguments: dict[str, object]) -> candidates.Candidate:
+def candidate(variant: str, network: Graph, origin: Origin) -> candidates.Candidate:
     """The network as ONNX, to be published where ONNX Runtime computes what `integer.py` does."""
     arrays = description.arrays(network)
     return candidates.Candidate(
@@ -326,8 +298,7 @@ def candidate(variant: str, network: Graph, *, seed: int, arguments: dict[str, o
         max_batch=candidates.MAX_BATCH,
         parameters=sum(array.size for name, array in arrays.items() if not name.endswith("scales")),
         multiply_adds=sum(network.multiply_adds().values()),
-        seed=seed,
-        arguments={**arguments, "onnxruntime": onnxruntime.__version__},
+        origin=origin,
     )
 
 

@@ -66,11 +66,11 @@ def decoding(images: Path = SHIPPED / "images") -> dict[str, float]:
 def reading(artifact: Artifact, images: Path = SHIPPED / "images", top_k: int = 3) -> tuple[float, float]:
     """Milliseconds from a decoded image to its text and candidates beyond inference: median and 95th percentile over
     the images of a folder."""
-    reader = Reader.of(artifact.manifest)
+    reader = Reader.of(artifact.reader)
     crops = [decode.decode_image(path.read_bytes(), _MAX_PIXELS) for path in sorted(images.iterdir())]
     cv2.setNumThreads(1)
     backend = load(artifact)
-    size = artifact.manifest.size
+    size = artifact.reader.size
     logits = [backend.infer(geometry.prepare(crop, size)[None])[0] for crop in crops]
     backend.close()
     times = [

@@ -235,11 +235,11 @@ def compiled_from(artifact: Artifact) -> Artifact | None:
     """The source of a compiled artifact, or None if it is not in the same folder any more."""
     if artifact.manifest.backend != "tvm":
         return None
-    name, _, version = str(artifact.manifest.provenance.arguments.get("source")).partition(" ")
-    if name not in contract.variants(artifact.folder.parent):
+    named = artifact.manifest.provenance.source
+    if named is None or named.variant not in contract.variants(artifact.folder.parent):
         return None
-    source = contract.find(artifact.folder.parent, name)
-    return source if source.manifest.version == version else None
+    source = contract.find(artifact.folder.parent, named.variant)
+    return source if source.manifest.version == named.version else None
 
 
 def parity(artifact: Artifact, source: Artifact, sets: Mapping[str, Crops]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model_builder.plates import CROP
 from model_builder.train.data import Crops
 from service.errors import InputError
 from service.reading import decode
@@ -38,7 +39,7 @@ def whole(paths: Sequence[Path]) -> Crops:
     images = []
     for file in (file for path in paths for file in (sorted(path.rglob("*.*")) if path.is_dir() else [path])):
         try:
-            images.append(decode.load(file.read_bytes(), _MAX_PIXELS))
+            images.append(decode.load(file.read_bytes(), _MAX_PIXELS, CROP))
         except (InputError, OSError) as error:
             print(f"{file} left out: {error}")
     if not images:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_builder.networks.blocks import ConvUnit, GlobalContext, Normalize, Sequence
+from model_builder.plates import CROP
 
-HEIGHT, WIDTH = 24, 94
+HEIGHT, WIDTH = CROP
 SIZE = (HEIGHT, WIDTH, 3)
 
 

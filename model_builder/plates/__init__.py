@@ -1,0 +1,5 @@
+"""Plates: their kinds, typefaces and glyphs as data, and the size of a crop of one."""
+
+from typing import Final
+
+CROP: Final = (24, 94)  # height and width in pixels of the crops that training renders and the reader takes

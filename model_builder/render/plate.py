@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model_builder.plates import glyphs
+from model_builder.plates import CROP, glyphs
 from model_builder.plates.kinds import (
     DRILL,
     PLATES,
@@ -410,11 +410,11 @@ def _sensor(rng: random.Random, noise: np.random.Generator, image: Floats) -> Im
     photo = np.clip(image, 0, 255).astype(np.uint8)
     late = rng.random() < 0.5  # the codec sees the crop or the whole photograph
     if late:
-        photo = prepare(photo)
+        photo = prepare(photo, CROP)
     if rng.random() < 0.5:
         quality = [cv2.IMWRITE_JPEG_QUALITY, rng.randint(35, 95) if late else rng.randint(18, 95)]
         photo = np.asarray(cv2.imdecode(cv2.imencode(".jpg", photo, quality)[1], cv2.IMREAD_COLOR), np.uint8)
-    return photo if late else prepare(photo)
+    return photo if late else prepare(photo, CROP)
 
 
 def batch(renderer: Renderer, seed: int, count: int, *, drill: float = 0.0) -> tuple[Image, list[str]]:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model_builder.plates import CROP
 from model_builder.plates.kinds import ALPHABET
 from model_builder.train.data import MAX_CHARACTERS, Crops
 from service.errors import InputError
@@ -201,14 +202,14 @@ def _check_trainable(entry: _Entry) -> None:
 def _crop(entry: _Entry) -> NDArray[np.uint8]:
     data = entry.path.read_bytes()
     if entry.corners is None:
-        return decode.load(data, _MAX_PIXELS)
+        return decode.load(data, _MAX_PIXELS, CROP)
     image = decode.decode_image(data, _MAX_PIXELS)
     edge = image.shape[1::-1]
     left, top = np.clip(np.floor(entry.corners.min(0)), 0, edge).astype(int)
     right, bottom = np.clip(np.ceil(entry.corners.max(0)), 0, edge).astype(int)
     if left >= right or top >= bottom:
         raise DataError(f"{entry.path}: the box of its corners holds no pixel of the image; correct them")
-    return geometry.prepare(image[top:bottom, left:right])
+    return geometry.prepare(image[top:bottom, left:right], CROP)
 
 
 def write_folder(folder: Path, crops: Crops, *, suffix: str = ".jpg", replace: bool = False) -> None:

@@ -3,15 +3,9 @@
 from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]  # stands in answers, logs and metrics
-
-
-class Frozen(BaseModel):
-    """Immutable, and an unknown key is an error rather than ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from service.artifact.types import Frozen, Label
 
 
 class Format(Frozen):

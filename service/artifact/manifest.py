@@ -1,22 +1,22 @@
-"""Manifest of an artifact: everything that a builder says about a model, as typed data."""
+"""Manifest of an artifact: everything that a builder says about a model, as typed data.
+
+A manifest has one `task`: `read` (a crop of one plate to a text) or `find` (a photograph to the plates in it). `Model`
+holds what both have. A further task is a class beside `Reads` and `Finds`, and a member of the union `Manifest`.
+"""
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AwareDatetime, Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
-from service.artifact.grammar import Frozen, Grammar, Label
+from service.artifact.grammar import Grammar
+from service.artifact.provenance import Provenance
+from service.artifact.types import Count, FileName, Frozen, Label, Milliseconds, Positive, Sha256, Share
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 PROBE: Final = "probe.npz"
-INPUT_PIXELS: Final = 1 << 20  # most of an image as the network takes it
+INPUT_PIXELS: Final = 1 << 20  # most of an image as a network takes it
 
-Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
-Milliseconds = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 BackendName = Literal["torch", "onnxruntime", "tvm"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Tensor(Frozen):
@@ -32,16 +32,6 @@ class Probe(Frozen):
 
     file: FileName = PROBE
     tolerance: Annotated[float, Field(gt=0, le=1)]  # beyond it, a probe would prove nothing
-
-
-class Provenance(Frozen):
-    """Where the model came from: enough to build it again."""
-
-    commit: str
-    created: AwareDatetime
-    seed: int
-    arguments: dict[str, JsonValue]
-    libraries: dict[str, str]
 
 
 class Score(Frozen):
@@ -86,23 +76,42 @@ class Library(Frozen):
     probe: Probe | None = None
 
 
-class Description(Frozen):
-    """All that a builder has to say about an artifact: the manifest without the hashes, which `write` adds."""
+class Model(Frozen):
+    """What is said of a model of any task, without the hashes of its files, which `write` adds."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
+    task: Literal["read", "find"]
     variant: FileName
     version: Label
     backend: BackendName
     input: Tensor
     output: Tensor
-    alphabet: Annotated[str, Field(min_length=1)]
-    blank: Count
-    grammar: Grammar
     max_batch: Annotated[int, Field(gt=0, le=1 << 16)]
     probe: Probe
     provenance: Provenance
     libraries: tuple[Library, ...] = ()  # compiled code, the fastest first
     measured: Measured | None = None
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """The artifact's probe, and those of libraries that have their own."""
+        return self.probe, *(library.probe for library in self.libraries if library.probe)
+
+    def library(self, flags: frozenset[str]) -> Library | None:
+        """The first, and so fastest, library that a CPU with `flags` can run; None where it can run none."""
+        return next((library for library in self.libraries if flags.issuperset(library.needs)), None)
+
+
+class Reads(Model):
+    """A model that reads: crops uint8 (N, height, width, 3) to CTC logits float32 (N, frames, classes).
+
+    A crop shows one plate. The classes are the characters of `alphabet` in their order, with the blank at `blank`.
+    """
+
+    task: Literal["read"] = "read"
+    alphabet: Annotated[str, Field(min_length=1)]
+    blank: Count
+    grammar: Grammar
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -131,17 +140,41 @@ class Description(Frozen):
         _, height, width, _ = self.input.shape
         return int(height), int(width)
 
-    @property
-    def probes(self) -> tuple[Probe, ...]:
-        """The artifact's probe, and those of libraries that have their own."""
-        return self.probe, *(library.probe for library in self.libraries if library.probe)
 
-    def library(self, flags: frozenset[str]) -> Library | None:
-        """The first, and so fastest, library that a CPU with `flags` can run; None where it can run none."""
-        return next((library for library in self.libraries if flags.issuperset(library.needs)), None)
+class Finds(Model):
+    """A model that finds plates: images uint8 (N, H, W, 3) to maps float32 (N, H/stride, W/stride, channels).
+
+    H and W are free; `sizes` are the heights and widths that the model was made for.
+    """
+
+    task: Literal["find"] = "find"
+    sizes: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)]
+    stride: Positive  # pixels of the image a cell of the maps
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        match self.input, self.output:
+            case Tensor(dtype="uint8", shape=(str(), str(), str(), 3)), Tensor(dtype="float32", shape=(_, _, _, int())):
+                pass
+            case _:
+                raise ValueError("input must be uint8 (N, H, W, 3), output float32 (N, rows, columns, channels)")
+        for height, width in self.sizes:
+            if height % self.stride or width % self.stride or height * width > INPUT_PIXELS:
+                raise ValueError(f"size {height} x {width} must be whole cells, and at most {INPUT_PIXELS} pixels")
+        return self
 
 
-class Manifest(Description):
-    """The content of manifest.json."""
-
+class _Listed(Frozen):
     files: dict[FileName, Sha256]
+
+
+class ReadManifest(_Listed, Reads):
+    """The content of manifest.json of a model that reads."""
+
+
+class FindManifest(_Listed, Finds):
+    """The content of manifest.json of a model that finds."""
+
+
+Description = Reads | Finds
+Manifest = ReadManifest | FindManifest

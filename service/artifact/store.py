@@ -3,7 +3,7 @@
 ::
 
     artifacts/<variant>/manifest.json    Manifest; names every other file with its sha256
-                        probe.npz        "input" uint8 (n, H, W, 3), "logits" float32 (n, T, C)
+                        probe.npz        "input" uint8 (n, H, W, 3), "logits" float32: (n, T, C), of a finder its maps
                         model.pt2, ...   whatever the backend named in the manifest loads
                         <level>.npz      as probe.npz, for a library that computes something else
 
@@ -22,17 +22,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from service.artifact.manifest import FORMAT_VERSION, Description, Manifest
+from service.artifact.manifest import FORMAT_VERSION, Description, Manifest, ReadManifest
 from service.errors import ArtifactError, UnknownVariant, brief, first_fault
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES: Final = 1 << 20  # most of a manifest; those of this repository have 14 kB
 FILE_BYTES: Final = 1 << 30  # most of any other file, which is read whole to be loaded
+
+_MANIFEST: Final = TypeAdapter[Manifest](Annotated[Manifest, Field(discriminator="task")])
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,13 @@ class Artifact:
 
     folder: Path
     manifest: Manifest
+
+    @property
+    def reader(self) -> ReadManifest:
+        """The manifest of a model that reads; ArtifactError if the model has another task."""
+        if not isinstance(self.manifest, ReadManifest):
+            raise ArtifactError(f"{self.folder} holds a model of task {self.manifest.task}; one that reads is needed")
+        return self.manifest
 
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists; ArtifactError if it does not."""
@@ -123,10 +132,11 @@ def read_manifest(folder: Path) -> Manifest:
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path} has format version {brief(repr(version))}; this server reads version {FORMAT_VERSION}"
+            f"{path} has format version {brief(repr(version))}; this server reads version {FORMAT_VERSION}: "
+            "publish the model again"
         )
     try:
-        return Manifest.model_validate_json(data)
+        return _MANIFEST.validate_json(data)
     except ValidationError as error:
         raise ArtifactError(f"{path}: {brief(first_fault(error))}") from error
 
@@ -138,7 +148,7 @@ def write(folder: Path, description: Description) -> Artifact:
     """
     files = {name: _sha256(folder / name) for name in sorted(_names(folder))}
     fields = {key: value for key, value in description.model_dump(mode="json").items() if key != "files"}
-    manifest = Manifest.model_validate_json(json.dumps({**fields, "files": files}))
+    manifest = _MANIFEST.validate_json(json.dumps({**fields, "files": files}))
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return read(folder)
 

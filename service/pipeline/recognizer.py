@@ -62,19 +62,19 @@ class Recognizer:
         batch_wait_s: float = 0.0,
     ) -> None:
         """Load and prove the artifact; raises ArtifactError. All recognizers of a process share one `budget`."""
-        self.manifest = artifact.manifest
+        self.manifest = artifact.reader
         # Told of what was computed together, on any thread: how many images, and the CPU time in seconds.
         self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
         self._budget = budget
         self._deadline_s = deadline_s
         self._admitted, self._held = _Count(), _Count()
         self._retired = self._closed = False
-        size = artifact.manifest.size
+        size = self.manifest.size
         decoding = [Each("decode", Decode(max_pixels, size)), Each("preprocess", Prepare(size))]
         self._entry: list[Stage] = [refused, Each("decode", Check(max_pixels, LARGE_BYTES))]
         self._large: list[Stage] = [wanted, Each("decode", Check(max_pixels)), within(budget), *decoding]
         self._front: list[Stage] = [taking_turns, wanted, *decoding]
-        self._back: list[Stage] = [taking_turns, Each("postprocess", Read(artifact.manifest))]
+        self._back: list[Stage] = [taking_turns, Each("postprocess", Read(self.manifest))]
         self._crew: Crew[Item] = Crew(artifact, threads, self._work, fail, artifact.manifest.max_batch, batch_wait_s)
         self.engine = self._crew.engine
 

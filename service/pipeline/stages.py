@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Manifest
+from service.artifact import Reads
 from service.backends import Backend
 from service.errors import InputError
 from service.pipeline.budget import Budget
@@ -223,7 +223,7 @@ class Infer:
 class Read:
     """Reads the text in the logits of a model."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Reads) -> None:
         self._reader = Reader.of(manifest)
 
     def __call__(self, item: Item) -> Sequence[Seen]:

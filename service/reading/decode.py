@@ -21,7 +21,7 @@ from service.reading.containers import (
     contain,
     sniff,
 )
-from service.reading.geometry import SIZE, Pixels, prepare
+from service.reading.geometry import Pixels, prepare
 
 MARGIN = 4  # a JPEG of a plate is decoded reduced only where it stays so many times as large as the network's input
 REDUCED = {
@@ -93,7 +93,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def decode_plate(image: Contained, max_pixels: int, wanted: tuple[int, int] = SIZE) -> Decoded:
+def decode_plate(image: Contained, max_pixels: int, wanted: tuple[int, int]) -> Decoded:
     """As `decode`, of an image of one plate.
 
     `wanted` is the height and width that the network takes.
@@ -145,7 +145,7 @@ def _decode_guarded(image: Contained, max_pixels: int) -> Decoded:
     return Decoded(np.frombuffer(pixels, np.uint8).reshape(height, width, 3), (width, height))
 
 
-def load(data: Encoded, max_pixels: int, wanted: tuple[int, int] = SIZE) -> Pixels:
+def load(data: Encoded, max_pixels: int, wanted: tuple[int, int]) -> Pixels:
     """An encoded image of one plate to the network's input, as the server does it; raises as `decode_image` does."""
     return prepare(decode_plate(check(data, max_pixels), max_pixels, wanted).pixels, wanted)
 

@@ -1,19 +1,17 @@
-"""Geometry of images: the size that a network takes, and resizing to it."""
+"""Geometry of images: resizing to the size that a network takes."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 94, 24  # of the crops that the builder's reader takes; a server takes the size from the manifest
-SIZE = HEIGHT, WIDTH
-
 Pixels = NDArray[np.uint8]  # BGR (H, W, 3)
 
 
-def prepare(image: Pixels, wanted: tuple[int, int] = SIZE) -> Pixels:
+def prepare(image: Pixels, wanted: tuple[int, int]) -> Pixels:
     """A BGR crop (H, W, 3) of one plate to the network's input uint8 (*wanted, 3).
 
-    Areas are averaged where the crop shrinks in both directions, else it is interpolated linearly.
+    `wanted` is the height and width that the network takes. Areas are averaged where the crop shrinks in both
+    directions, else it is interpolated linearly.
     """
     if image.shape[:2] == wanted:
         return image

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Description, Grammar
+from service.artifact import Grammar, Reads
 from service.reading import ctc
 from service.reading.prior import Prior
 
@@ -70,7 +70,7 @@ class Reader:
         self._prior = Prior(grammar.formats, self._classes)
 
     @classmethod
-    def of(cls, model: Description) -> "Reader":
+    def of(cls, model: Reads) -> "Reader":
         """The reader of a model, by its manifest."""
         return cls(model.alphabet, model.blank, model.grammar)
 

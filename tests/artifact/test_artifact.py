@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service import artifact as contract
 from service import host
-from service.artifact import Artifact, Library, Measured, Probe
+from service.artifact import Artifact, Finds, Library, Measured, Probe, Tensor
 from service.errors import ArtifactError, UnknownVariant
 from tests.support.artifacts import describe
 
@@ -76,7 +76,12 @@ def test_a_stray_file_is_refused(folder, name):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: m.update(format_version=2), "format version 2; this server reads version 1"),
+        (
+            lambda m: m.update(format_version=1),
+            "format version 1; this server reads version 2: publish the model again",
+        ),
+        (lambda m: m.pop("task"), "task"),
+        (lambda m: m.update(task="drive"), "does not match any of the expected tags: 'read', 'find'"),
         (lambda m: m.pop("format_version"), "format version None"),
         (lambda m: m.update(colour="red"), "colour: Extra inputs"),
         (lambda m: m["provenance"].update(colour="red"), "provenance.colour: Extra inputs"),
@@ -198,16 +203,6 @@ def test_a_library_whose_probe_is_missing_is_refused(libraries):
         contract.read(libraries.folder)
 
 
-def test_manifests_from_before_libraries_had_probes_are_read(libraries):
-    (libraries.folder / "plain.npz").unlink()
-    edit_manifest(libraries.folder, lambda m: m["files"].pop("plain.npz"))
-    edit_manifest(libraries.folder, lambda m: [library.pop("probe") for library in m["libraries"]])
-    manifest = contract.read(libraries.folder).manifest
-    assert manifest.format_version == 1
-    assert manifest.probes == (manifest.probe,)
-    assert [library.level for library in manifest.libraries] == ["fast", "plain"]
-
-
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -222,3 +217,37 @@ def test_a_probe_of_another_shape_is_refused(folder, arrays):
     np.savez(folder / "probe.npz", **arrays)
     with pytest.raises(ArtifactError, match=r"probe\.npz"):
         contract.read_probe(contract.write(folder, describe()))
+
+
+@pytest.fixture
+def finder(tmp_path: Path) -> Artifact:
+    """An artifact of task `find`, of images of any size. Its model is no model."""
+    contract.write_probe(tmp_path, np.zeros((1, 64, 96, 3), np.uint8), np.zeros((1, 8, 12, 9), np.float32))
+    (tmp_path / "model.pt2").touch()
+    shared = describe().model_dump(exclude={"task", "alphabet", "blank", "grammar", "input", "output"})
+    image = Tensor(dtype="uint8", shape=("N", "H", "W", 3), description="BGR photograph")
+    maps = Tensor(dtype="float32", shape=("N", "H/8", "W/8", 9), description="maps")
+    return contract.write(tmp_path, Finds(**shared, input=image, output=maps, sizes=((640, 384),), stride=8))
+
+
+def test_a_manifest_is_of_its_task(finder, tiny):
+    assert (finder.manifest.task, tiny.manifest.task) == ("find", "read")
+    contract.check_probe(Computes(np.zeros((1, 8, 12, 9), np.float32)), finder)
+    assert tiny.reader is tiny.manifest
+    with pytest.raises(ArtifactError, match="holds a model of task find; one that reads is needed"):
+        _ = finder.reader
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda m: m.update(alphabet="AB"), "alphabet: Extra inputs"),
+        (lambda m: m.update(sizes=[[640, 380]]), "640 x 380 must be whole cells"),
+        (lambda m: m.update(sizes=[[2048, 2048]]), "at most 1048576 pixels"),
+        (lambda m: m["output"].update(dtype="uint8"), "output float32"),
+    ],
+)
+def test_a_finder_that_is_described_wrongly_is_refused(finder, edit, message):
+    edit_manifest(finder.folder, edit)
+    with pytest.raises(ArtifactError, match=message):
+        contract.read(finder.folder)

@@ -20,7 +20,7 @@ from model_builder.plates.kinds import ALPHABET
 from model_builder.train.data import development_set
 from service import artifact as contract
 from service import backends, host
-from service.artifact import Artifact
+from service.artifact import Artifact, Origin
 from service.backends import Backend
 from service.backends.onnxruntime import MODEL, options
 from service.errors import ArtifactError
@@ -47,7 +47,7 @@ def network(crops: np.ndarray) -> Graph:
 @pytest.fixture(scope="module")
 def artifact(network: Graph, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Published; change nothing in it."""
-    made = candidate("small", network, seed=0, arguments={})
+    made = candidate("small", network, Origin(seed=0))
     return publish.publish(tmp_path_factory.mktemp("artifacts"), made, {})
 
 
@@ -93,7 +93,7 @@ def test_an_input_that_is_not_contiguous_is_served(backend, crops):
 def test_a_float_network_is_served_too(crops, tmp_path):
     torch.manual_seed(0)
     source = LPRNet(len(ALPHABET) + 1, SMALL).eval()
-    made = candidate("float", trace(source, SIZE), seed=0, arguments={})
+    made = candidate("float", trace(source, SIZE), Origin(seed=0))
     loaded = backends.load(publish.publish(tmp_path, made, {}))
     with torch.inference_mode():
         expected = source(torch.from_numpy(crops)).numpy()
@@ -109,7 +109,7 @@ def test_a_model_that_computes_something_else_is_not_published(network, tmp_path
     write = onnx.write
     monkeypatch.setattr(onnx, "write", damaged)
     with pytest.raises(ArtifactError, match=r"onnxruntime .* is off by 0\.01, more than"):
-        publish.publish(tmp_path, candidate("small", network, seed=0, arguments={}), {})
+        publish.publish(tmp_path, candidate("small", network, Origin(seed=0)), {})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,6 +24,8 @@ from model_builder.render.plate import Renderer, batch
 from model_builder.train import labels
 from model_builder.train.data import Batch, Crops
 from service import artifact as contract
+from service.artifact import Network, Origin, Source
+from service.artifact.provenance import OwnCrops
 from service.backends import load
 from service.settings import REPOSITORY
 from tests.support.crops import WIDTHS, write_crops
@@ -41,7 +43,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = LPRNet(len(ALPHABET) + 1, WIDTHS)
     root = tmp_path_factory.mktemp("baseline")
-    publish(root, torch_candidate("baseline", network, seed=0, arguments={}), {})
+    publish(root, torch_candidate("baseline", network, Origin(seed=0)), {})
     return root
 
 
@@ -101,7 +103,7 @@ def test_training_publishes_a_baseline(tmp_path, capsys):
     options = ("--out", tmp_path / "run", "--artifacts", tmp_path, *SHORT, "--steps", 1)
     assert call("train", *options) == 0
     artifact = contract.find(tmp_path, "baseline")
-    assert artifact.manifest.provenance.arguments["network"] == LPRNet(74).configuration()
+    assert artifact.manifest.provenance.network == Network.model_validate(LPRNet(74).configuration())
     assert "million multiply-adds" in capsys.readouterr().out
 
 
@@ -113,9 +115,10 @@ def test_fine_tuning_on_a_folder_publishes_a_network_of_its_own(tuned, baseline)
     assert new.manifest.version != old.manifest.version
     contract.check_probe(load(new), new)
     assert new.manifest.measured.accuracy["rendered"].total == 5
-    arguments = new.manifest.provenance.arguments
-    assert (arguments["source"], arguments["training"]["steps"]) == ("baseline", 3)
-    assert (arguments["crops"], arguments["held out"]) == (10, 2)
+    provenance = new.manifest.provenance
+    assert provenance.source == Source.of(contract.find(new.folder.parent, "baseline").manifest)
+    assert provenance.made.settings["steps"] == 3
+    assert provenance.made.own_crops == OwnCrops(trained=10, held_out=2)
     assert new.manifest.measured.accuracy["held-out"].total == 2
 
 
@@ -182,8 +185,8 @@ def test_a_training_can_start_from_an_artifact(artifacts, tmp_path):
     rest = ("--batch-size", "4", "--development", "8", "--workers", "0", "--rendered", "5")
     assert call("train", "--artifacts", artifacts, "--source", "baseline", *options, *rest) == 0
     published = contract.find(artifacts, "straight")
-    assert published.manifest.provenance.arguments["source"] == "baseline"
-    assert published.manifest.provenance.arguments["note"] == "x"
+    assert published.manifest.provenance.source.variant == "baseline"
+    assert published.manifest.provenance.note == "x"
     network, source = load_network(published), load_network(contract.find(artifacts, "baseline"))
     torch.testing.assert_close(network.classify.weight, source.classify.weight, atol=1e-6, rtol=0)
 
@@ -193,8 +196,8 @@ def test_what_was_trained_can_be_published_under_another_name(tuned, tmp_path, c
     first = contract.find(tuned / "artifacts", "fine-tuned").manifest
     second = contract.find(tmp_path, "second").manifest
     assert second.version == first.version
-    assert second.provenance.arguments == first.provenance.arguments
-    assert second.provenance.seed == first.provenance.seed
+    origins = [manifest.provenance.model_dump(include=set(Origin.model_fields)) for manifest in (first, second)]
+    assert origins[0] == origins[1]
     out = capsys.readouterr().out
     assert f"published {tmp_path / 'second'} {second.version}" in out
     assert "rendered: 0 of 3 exact" in out

@@ -16,6 +16,7 @@ from model_builder.networks.reader import LPRNet
 from model_builder.plates.kinds import ALPHABET
 from model_builder.publish import publish
 from service import artifact as contract
+from service.artifact import Origin
 from service.settings import REPOSITORY
 from tests.support.crops import WIDTHS, write_crops
 from tests.support.images import encode
@@ -48,7 +49,7 @@ def test_own_crops_to_a_served_variant_with_the_commands_of_the_page(tmp_path, m
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     artifacts = tmp_path / "artifacts"
-    publish(artifacts, torch_candidate("pruned", LPRNet(len(ALPHABET) + 1, WIDTHS), seed=0, arguments={}), {})
+    publish(artifacts, torch_candidate("pruned", LPRNet(len(ALPHABET) + 1, WIDTHS), Origin(seed=0)), {})
     write_crops(tmp_path / "crops")
     *steps, serve = printed()
     for step in steps:

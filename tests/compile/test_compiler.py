@@ -20,7 +20,7 @@ from model_builder.networks.reader import SIZE, LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET
 from model_builder.train.data import validation_set
 from service import artifact as contract
-from service.artifact import Artifact, Library, Probe
+from service.artifact import Artifact, Library, Origin, Probe, Source
 from service.backends import load
 from service.backends.tvm import Network, choose, cpu_flags, flush_denormals
 from service.errors import ArtifactError
@@ -61,7 +61,7 @@ def lowered(network: LPRNet) -> compiler.tvm.IRModule:
 def published(network: LPRNet, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The network as `baseline`, and what the command line compiles from it. Copy before changing anything."""
     root = tmp_path_factory.mktemp("published")
-    publish.publish(root, candidates.torch_candidate("baseline", network, seed=7, arguments={}), {})
+    publish.publish(root, candidates.torch_candidate("baseline", network, Origin(seed=7)), {})
     options = ["--artifacts", str(root), "--target", LEVEL.name, "--rendered", "5", "--max-loss", "0"]
     assert main(["compile", *options]) == 0
     return contract.find(root, "tvm")
@@ -194,7 +194,7 @@ def test_the_manifest_tells_what_was_compiled(published):
     source = contract.find(published.folder.parent, "baseline").manifest
     assert (manifest.backend, manifest.libraries) == ("tvm", (EVERYWHERE,))
     assert sorted(manifest.files) == ["probe.npz", "x86-64-v3.so"]
-    assert manifest.provenance.arguments["source"] == f"baseline {source.version}"
+    assert manifest.provenance.source == Source.of(source)
     assert manifest.version == source.version  # the same weights
     assert (manifest.measured.parameters, manifest.measured.multiply_adds) == (
         source.measured.parameters,

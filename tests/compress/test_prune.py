@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from model_builder.compress import prune
-from model_builder.compress.prune import Size
 from model_builder.networks.reader import LPRNet, Widths
 from model_builder.train.data import Crops, validation_set
 from model_builder.train.loop import TrainConfig, train
+from service.artifact.provenance import Size
 
 CLASSES = 74
 WIDTHS = Widths(32, (32,), (48, 32), (48, 32, 32), 32, 48)
@@ -33,6 +33,10 @@ def network(crops: Crops) -> LPRNet:
                 module.momentum = None
         result.train()(torch.from_numpy(crops.images))
     return result.eval()
+
+
+def size(multiply_adds: float, parameters: float) -> Size:
+    return Size(multiply_adds=multiply_adds, parameters=parameters)
 
 
 def zeros(network: LPRNet) -> dict[str, float]:
@@ -99,17 +103,17 @@ def test_the_weakest_channels_go_first(network):
 
 
 def test_the_search_reaches_its_target_and_tells_each_cut(network, crops):
-    target = Size(0.5, 0.7)
+    target = size(0.5, 0.7)
     cuts = list(prune.adapt(network, crops, network, target))
-    size, smallest = cuts[-1][0].size, cuts[-1][1]
-    assert size.within(target)
-    assert size == Size.of(smallest, network)
+    last, smallest = cuts[-1]
+    assert prune._within(last.size, target)
+    assert last.size == prune.left(smallest, network)
     for cut, result in cuts:
         assert cut.channels % prune.GRAIN == 0
         assert len(prune.importance(prune.units(result)[cut.unit])) == cut.channels
-    reached = [cut.size.within(target) for cut, _ in cuts].index(True)
+    reached = [prune._within(cut.size, target) for cut, _ in cuts].index(True)
     given_back = [cut for cut, _ in cuts[reached + 1 :]]
-    assert all(cut.size.within(target) for cut in given_back)
+    assert all(prune._within(cut.size, target) for cut in given_back)
     losses = [cut.loss for cut, _ in cuts[reached:]]
     assert losses == sorted(losses, reverse=True)
 
@@ -124,17 +128,17 @@ def test_what_is_given_back_is_the_strongest_that_was_cut(network):
 
 
 def test_a_saving_counts_only_what_is_too_much():
-    before, target = Size(0.8, 0.7), Size(0.6, 0.65)
-    assert prune._saving(before, Size(0.7, 0.7), target) == pytest.approx(0.1)
-    assert prune._saving(before, Size(0.5, 0.6), target) == pytest.approx(0.2)
-    assert prune._saving(before, Size(0.8, 0.6), target) == 1e-3
-    assert prune._saving(Size(0.6, 0.7), Size(0.5, 0.5), target) == pytest.approx(0.05)
+    before, target = size(0.8, 0.7), size(0.6, 0.65)
+    assert prune._saving(before, size(0.7, 0.7), target) == pytest.approx(0.1)
+    assert prune._saving(before, size(0.5, 0.6), target) == pytest.approx(0.2)
+    assert prune._saving(before, size(0.8, 0.6), target) == 1e-3
+    assert prune._saving(size(0.6, 0.7), size(0.5, 0.5), target) == pytest.approx(0.05)
 
 
 def test_a_search_that_cannot_reach_its_target_says_so(crops):
     small = LPRNet(CLASSES, Widths(16, (16,), (16,), (16,), 16, 16))
     with pytest.raises(ValueError, match="nothing is left to cut"):
-        list(prune.adapt(small, crops, small, Size(0.1, 0.1)))
+        list(prune.adapt(small, crops, small, size(0.1, 0.1)))
 
 
 def test_distillation_draws_the_student_to_its_teacher(network, crops, tmp_path):
@@ -164,30 +168,9 @@ def test_a_pruning_goes_on_where_it_was(network, crops, tmp_path):
     config = prune.PruneConfig(0.6, 0.7, rounds=2, steps=2, last_steps=2)
     short = {"batch_size": 4, "development": 4, "workers": 0}
     first, cuts = prune.prune_network(tmp_path, network, config, crops, **short)
-    assert Size.of(first, network).multiply_adds <= 0.6
+    assert prune.left(first, network).multiply_adds <= 0.6
     again, same = prune.prune_network(tmp_path, network, config, crops, **short)
     assert same == cuts
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
     with pytest.raises(ValueError, match=r"cut\.pt was cut to"):
         prune.prune_network(tmp_path, network, prune.PruneConfig(0.5, 0.7, rounds=2), crops, **short)
-
-
-def test_given_channels_are_the_strongest_ones_and_are_trained(network, crops, tmp_path):
-    config = prune.PruneConfig(last_steps=2, channels="16,16,32,16,16,32,16,32,16")
-    trained, cuts = prune.prune_network(tmp_path, network, config, crops, batch_size=4, development=4, workers=0)
-    assert trained.widths == Widths(16, (16,), (32, 16), (16, 32, 16), 32, 16)
-    assert cuts == []
-    cut = prune.given(network, config.channels)
-    counts = dict(zip(prune.units(network), (16, 16, 32, 16, 16, 32, 16, 32, 16), strict=True))
-    images = torch.from_numpy(crops.images)
-    with torch.no_grad():
-        expected = prune.masked(network, prune.strongest(network, counts))(images)
-        torch.testing.assert_close(cut(images), expected, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"cut\.pt was cut to .*16,16,32,16"):
-        prune.prune_network(tmp_path, network, prune.PruneConfig(), crops)
-
-
-@pytest.mark.parametrize("channels", ["16", "16,16,32,16,16,32,16,32,0", "64,16,32,16,16,32,16,32,16", "a,,,,,,,,"])
-def test_channels_that_the_network_cannot_keep_are_refused(network, channels):
-    with pytest.raises(ValueError, match="give 9 counts, at most 32, 32, 48, 32, 48, 32, 32, 32, 48"):
-        prune.given(network, channels)

@@ -41,6 +41,7 @@ from model_builder.train.data import Crops, development_set, validation_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service import host
+from service.artifact import Origin
 from service.backends import load
 from service.reading import text
 
@@ -244,7 +245,7 @@ def test_another_onnx_file_is_refused(simulation, tmp_path):
 
 
 def publish_network(root: Path, network: Graph) -> contract.Artifact:
-    return publish.publish(root, candidate("small", network, seed=0, arguments={}), {})
+    return publish.publish(root, candidate("small", network, Origin(seed=0)), {})
 
 
 def test_weights_are_stored_and_multiplied_as_int8(simulation, tmp_path):
@@ -287,7 +288,7 @@ def test_dynamic_quantization_is_counted_where_it_changes_something():
 def baseline(source: LPRNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of artifacts with the source as its baseline. Copy before changing anything."""
     root = tmp_path_factory.mktemp("baseline")
-    publish.publish(root, candidates.torch_candidate("baseline", source, seed=0, arguments={}), {})
+    publish.publish(root, candidates.torch_candidate("baseline", source, Origin(seed=0)), {})
     return root
 
 
@@ -309,10 +310,10 @@ def test_the_command_publishes_an_integer_network(artifacts, capsys):
     assert f"block1.0: {INTEGER}" in out
     published = contract.find(artifacts, "quantized")
     contract.check_probe(load(published), published)
-    arguments = published.manifest.provenance.arguments
-    assert arguments["source"] == "baseline"
-    assert arguments["quantization"]["choice"]["floats"] == []
-    assert set(arguments["quantization"]["choice"]["alone_integer"]) >= {"stem", "column", "classify"}
+    provenance = published.manifest.provenance
+    assert provenance.source.variant == "baseline"
+    assert provenance.made.choice.floats == ()
+    assert set(provenance.made.choice.alone_integer) >= {"stem", "column", "classify"}
     baseline = contract.find(artifacts, "baseline").manifest.measured
     assert published.manifest.measured.multiply_adds == baseline.multiply_adds
     assert set(kernels(published).values()) == {INTEGER, "MatMul float"}
@@ -323,7 +324,7 @@ def test_the_command_composes(artifacts):
     manifest = contract.read(artifacts / "baseline").manifest
     contract.write(artifacts / "pruned", manifest.model_copy(update={"variant": "pruned"}))
     assert call(artifacts, "--source", "pruned", "--variant", "pruned-quantized", "--steps", 0) == 0
-    assert contract.find(artifacts, "pruned-quantized").manifest.provenance.arguments["source"] == "pruned"
+    assert contract.find(artifacts, "pruned-quantized").manifest.provenance.source.variant == "pruned"
 
 
 def test_the_command_refuses_to_publish_what_loses_too_much(artifacts, capsys):
@@ -335,7 +336,7 @@ def test_the_command_refuses_to_publish_what_loses_too_much(artifacts, capsys):
 def test_the_command_keeps_layers_in_float(artifacts):
     assert call(artifacts, "--steps", 0, "--floats", "stem,classify") == 0
     published = contract.find(artifacts, "quantized")
-    assert published.manifest.provenance.arguments["quantization"]["choice"]["floats"] == ["stem", "classify"]
+    assert published.manifest.provenance.made.choice.floats == ("stem", "classify")
     layers = exported.read(published.file("model.onnx")).convolutions
     assert [layer.weights.integer for layer in layers] == [False, *[True] * (len(layers) - 1)]
 

@@ -31,7 +31,7 @@ from model_builder.team import Team
 from model_builder.train.data import development_set
 from service import artifact as contract
 from service import host
-from service.artifact import Artifact, Probe
+from service.artifact import Artifact, Origin, Probe
 from service.backends import load
 from service.backends.tvm import choose
 from service.errors import ArtifactError
@@ -124,7 +124,7 @@ def test_every_schedule_of_the_space_has_the_instruction(network):
 def root(network: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the network as `quantized`, and what the command line compiles of it. Change nothing in it."""
     root = tmp_path_factory.mktemp("artifacts")
-    publish.publish(root, candidate("quantized", network, seed=3, arguments={}), {})
+    publish.publish(root, candidate("quantized", network, Origin(seed=3)), {})
     with redirect_stdout(StringIO()) as said:
         assert main(["compile", "quantized", "--artifacts", str(root), "--rendered", "2"]) == 0
     assert f"{VNNI.name}: no tuning record for" in said.getvalue()

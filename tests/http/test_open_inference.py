@@ -20,6 +20,8 @@ from tests.support.images import encode, picture  # noqa: E402
 from tests.support.samples import FOLDER, SAMPLES  # noqa: E402
 from tests.support.servers import Serving, running  # noqa: E402
 
+SIZE = (24, 94)  # height and width that the network takes
+
 Client = triton.InferenceServerClient
 VERSION = "1"  # of the tiny artifact
 
@@ -110,7 +112,7 @@ def test_any_installed_variant_is_a_model():
         for name in ("tvm", "quantized"):
             assert protocol.is_model_ready(name)
             assert texts(protocol.infer(name, [image(*files)])) == [text for _, text in SAMPLES]
-        pixels = np.stack([geometry.prepare(decode.decode_image(file, 1_000_000)) for file in files])
+        pixels = np.stack([geometry.prepare(decode.decode_image(file, 1_000_000), SIZE) for file in files])
         assert texts(protocol.infer("quantized", [crops(pixels)])) == [text for _, text in SAMPLES]
         protocol.close()
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service import errors
-from service.artifact import Manifest
+from service.artifact import ReadManifest
 from service.http import answers, error_responses, openapi
 from service.pipeline.items import Seen
 from service.reading.text import Candidate, Reading
@@ -464,7 +464,7 @@ def test_health_readiness_and_model(client, tiny):
     assert re.fullmatch(
         r"onnxruntime [\d.]+\S*", model.pop("engine")
     )  # of a compiled one, the level of its library too
-    assert Manifest.model_validate_json(json.dumps(model)) == tiny.manifest
+    assert ReadManifest.model_validate_json(json.dumps(model)) == tiny.manifest
 
 
 def test_metrics_count_what_happened(serving):

@@ -56,7 +56,7 @@ def test_the_builder_measures_it(root):
     backend = backends.load(artifact)
     crops = Crops(np.stack([picture(), picture()]), [TINY_TEXT, "another"])
     assert evaluate.accuracy(artifact, backend, crops).exact == 1
-    assert evaluate.latency(backend, threads=1, repeats=3, size=artifact.manifest.size).median > 0
+    assert evaluate.latency(backend, threads=1, repeats=3, size=artifact.reader.size).median > 0
     backend.close()
 
 

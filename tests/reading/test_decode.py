@@ -11,6 +11,7 @@ from service.errors import EmptyImage, TooManyPixels, UndecodableImage
 from service.reading import decode, geometry
 from tests.support.images import encode, picture, png_bomb
 
+SIZE = (24, 94)  # height and width that the network takes
 LIMIT = 1_000_000
 
 
@@ -112,19 +113,19 @@ def test_a_jpeg_of_too_many_pixels_is_refused_by_the_header_alone():
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (94, 24), (47, 12), (500, 10), (10, 500), (440, 140)])
 def test_prepare_gives_the_input_of_the_network(width, height):
-    crop = geometry.prepare(picture(width, height))
-    assert (crop.shape, crop.dtype) == ((geometry.HEIGHT, geometry.WIDTH, 3), np.uint8)
+    crop = geometry.prepare(picture(width, height), SIZE)
+    assert (crop.shape, crop.dtype) == ((*SIZE, 3), np.uint8)
 
 
 def test_prepare_averages_areas_when_it_shrinks():
     board = np.indices((240, 940)).sum(axis=0) % 2 * 255
-    crop = geometry.prepare(np.repeat(board[:, :, None], 3, axis=2).astype(np.uint8))
+    crop = geometry.prepare(np.repeat(board[:, :, None], 3, axis=2).astype(np.uint8), SIZE)
     assert np.ptp(crop) <= 2
     assert abs(float(crop.mean()) - 127.5) < 2
 
 
 def test_prepare_leaves_a_crop_of_the_right_size_alone():
-    np.testing.assert_array_equal(geometry.prepare(picture()), picture())
+    np.testing.assert_array_equal(geometry.prepare(picture(), SIZE), picture())
 
 
 def photograph(width: int, height: int, turned: bool = False, mode: str = "RGB", **options: object) -> bytes:
@@ -147,24 +148,24 @@ def photograph(width: int, height: int, turned: bool = False, mode: str = "RGB",
 )
 def test_a_large_jpeg_is_decoded_reduced_and_gives_the_same_crop(width, height, factor, turned, mode):
     data = photograph(width, height, turned, mode)
-    decoded = decode.decode_plate(decode.check(data, 5_000_000), 5_000_000)
+    decoded = decode.decode_plate(decode.check(data, 5_000_000), 5_000_000, SIZE)
     reduced, size = decoded.pixels, decoded.size
     assert (size, reduced.shape[:2]) == ((width, height), (-(-height // factor), -(-width // factor)))
-    assert factor == 1 or (reduced.shape[1] >= decode.MARGIN * geometry.WIDTH and reduced.shape[0] >= 96)
-    whole = geometry.prepare(decode.decode_image(data, 5_000_000)).astype(int)
-    assert np.abs(geometry.prepare(reduced) - whole).mean() < 1  # of 255
-    np.testing.assert_array_equal(decode.load(data, 5_000_000), geometry.prepare(reduced))
+    assert factor == 1 or (reduced.shape[1] >= decode.MARGIN * SIZE[1] and reduced.shape[0] >= 96)
+    whole = geometry.prepare(decode.decode_image(data, 5_000_000), SIZE).astype(int)
+    assert np.abs(geometry.prepare(reduced, SIZE) - whole).mean() < 1  # of 255
+    np.testing.assert_array_equal(decode.load(data, 5_000_000, SIZE), geometry.prepare(reduced, SIZE))
 
 
 def test_other_types_are_decoded_whole():
-    decoded = decode.decode_plate(decode.check(encode(".png", picture(1600, 400)), LIMIT), LIMIT)
+    decoded = decode.decode_plate(decode.check(encode(".png", picture(1600, 400)), LIMIT), LIMIT, SIZE)
     assert (decoded.size, decoded.pixels.shape) == ((1600, 400), (400, 1600, 3))
 
 
 def test_a_large_jpeg_that_ends_early_is_reduced_as_well_and_said_to_be_truncated():
     data = photograph(1600, 400)
-    decoded = decode.decode_plate(decode.check(data[:-2000], LIMIT), LIMIT)
+    decoded = decode.decode_plate(decode.check(data[:-2000], LIMIT), LIMIT, SIZE)
     assert (decoded.size, decoded.pixels.shape, decoded.truncated) == ((1600, 400), (100, 400, 3), True)
-    assert not decode.decode_plate(decode.check(data, LIMIT), LIMIT).truncated
+    assert not decode.decode_plate(decode.check(data, LIMIT), LIMIT, SIZE).truncated
     with pytest.raises(UndecodableImage, match="cut off"):
-        decode.decode_plate(decode.check(data[: len(data) // 3], LIMIT), LIMIT)
+        decode.decode_plate(decode.check(data[: len(data) // 3], LIMIT), LIMIT, SIZE)

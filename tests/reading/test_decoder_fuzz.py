@@ -9,6 +9,8 @@ from service.errors import EmptyImage, TooManyPixels, UndecodableImage
 from service.reading import decode, geometry
 from tests.support.images import encode, picture
 
+SIZE = (24, 94)  # height and width that the network takes
+
 SEEDS = [encode(extension, picture(60, 30)) for extension in (".jpg", ".png", ".bmp", ".webp")]
 LIMIT = 200_000
 
@@ -43,7 +45,7 @@ def test_mutated_images_are_read_or_refused(data):
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
     assert image.size <= 3 * LIMIT
-    assert geometry.prepare(image).shape == (geometry.HEIGHT, geometry.WIDTH, 3)
+    assert geometry.prepare(image, SIZE).shape == (*SIZE, 3)
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=["jpeg", "png", "bmp", "webp"])

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from service.artifact import (
-    Description,
     Format,
     Grammar,
     Latency,
     Measured,
     Probe,
     Provenance,
+    Reads,
     Score,
     Tensor,
     write_probe,
@@ -35,10 +35,10 @@ MEASURED = Measured(
 )
 
 
-def describe(variant: str = "tiny", size: tuple[int, int] = (24, 94)) -> Description:
+def describe(variant: str = "tiny", size: tuple[int, int] = (24, 94)) -> Reads:
     """What the builder would say about the tiny model."""
     template = ("京沪", "ABCDE", *["0123456789ABCDE"] * 5)
-    return Description(
+    return Reads(
         variant=variant,
         version="1",
         backend="onnxruntime",
@@ -49,7 +49,7 @@ def describe(variant: str = "tiny", size: tuple[int, int] = (24, 94)) -> Descrip
         grammar=Grammar(formats=(Format(name="cn-standard", templates=(template,)),)),
         max_batch=8,
         probe=Probe(tolerance=1e-4),
-        provenance=Provenance(commit="none", created=datetime.now(UTC), seed=0, arguments={}, libraries={}),
+        provenance=Provenance(commit="none", created=datetime.now(UTC), seed=0, libraries={}),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model_builder import evaluate
+from model_builder.plates import CROP
 from model_builder.train import labels
 from model_builder.train.labels import DataError
 from service.reading.geometry import prepare
@@ -31,7 +32,7 @@ def test_a_folder_is_read_with_its_texts(folder):
     crops = labels.read_folder(folder)
     assert crops.texts == ["京A12345", "沪AD12345"]
     assert crops.images.shape == (2, 24, 94, 3)
-    expected = prepare(np.asarray(cv2.imread(str(folder / "images" / "b.jpg")), np.uint8))
+    expected = prepare(np.asarray(cv2.imread(str(folder / "images" / "b.jpg")), np.uint8), CROP)
     np.testing.assert_array_equal(crops.images[1], expected)
 
 
@@ -117,21 +118,21 @@ def test_a_photograph_is_cut_to_the_box_of_its_corners(photographs):
     listed(photographs, HEADER, "a.png,京A12345,30,52.5,128.2,40,130.7,70.1,28.4,80")
     crops = labels.read_set(photographs)
     assert crops.texts == ["京A12345"]
-    np.testing.assert_array_equal(crops.images, prepare(photograph()[40:80, 28:131])[None])
+    np.testing.assert_array_equal(crops.images, prepare(photograph()[40:80, 28:131], CROP)[None])
 
 
 def test_corners_outside_the_photograph_are_cut_at_its_edge(photographs):
     listed(photographs, HEADER, "a.png,京A12345,-6.5,-3,250,-3,250,30,-6.5,30")
-    np.testing.assert_array_equal(labels.read_set(photographs).images, prepare(photograph()[:30])[None])
+    np.testing.assert_array_equal(labels.read_set(photographs).images, prepare(photograph()[:30], CROP)[None])
 
 
 def test_without_corners_the_whole_image_is_the_crop(photographs):
     listed(photographs, HEADER, "a.png,京A12345,,,,,,,,", "a.png,沪A12345,0,0,10,0,10,10,0,10")
     crops = labels.read_set(photographs)
     assert crops.texts == ["京A12345", "沪A12345"]
-    np.testing.assert_array_equal(crops.images[0], prepare(photograph()))
+    np.testing.assert_array_equal(crops.images[0], prepare(photograph(), CROP))
     listed(photographs, "file,text", "a.png,京A12345")
-    np.testing.assert_array_equal(labels.read_set(photographs).images[0], prepare(photograph()))
+    np.testing.assert_array_equal(labels.read_set(photographs).images[0], prepare(photograph(), CROP))
 
 
 def test_images_that_cannot_be_decoded_are_left_out_with_a_line(photographs, capsys):

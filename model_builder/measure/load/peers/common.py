@@ -28,7 +28,7 @@ class Model:
     def __init__(self) -> None:
         self.settings = Settings()
         self.artifact = artifact.find(self.settings.artifacts, self.settings.variant)
-        self._reader = Reader.of(self.artifact.manifest)
+        self._reader = Reader.of(self.artifact.reader)
 
     def prove(self, engine: Backend) -> None:
         """Raises ArtifactError where the engine does not compute the probe."""
@@ -36,7 +36,7 @@ class Model:
 
     def crop(self, data: bytes) -> NDArray[np.uint8]:
         """An encoded image to the network's input (H, W, 3)."""
-        return decode.load(data, self.settings.max_pixels, self.artifact.manifest.size)
+        return decode.load(data, self.settings.max_pixels, self.artifact.reader.size)
 
     def answers(self, engine: Backend, crops: Sequence[NDArray[np.uint8]]) -> list[dict[str, object]]:
         """What each crop says, as JSON."""
