@@ -31,15 +31,14 @@ class Budget:
         if self._admitted + count > self._images:
             raise Busy(f"{self._admitted} images are already waiting: try again in a moment.")
 
-    @contextmanager
-    def admitted(self, count: int) -> Iterator[None]:
-        """Meanwhile `count` places are taken; raises Busy where there are not so many."""
+    def admit(self, count: int) -> None:
+        """Take `count` places; raises Busy where there are not so many."""
         self.check_room(count)
         self._admitted += count
-        try:
-            yield
-        finally:
-            self._admitted -= count
+
+    def release(self, count: int) -> None:
+        """Give `count` places back."""
+        self._admitted -= count
 
     def decode(self, work: Callable[[], None]) -> None:
         """Have a decode thread do `work`, which must not raise.

@@ -61,33 +61,30 @@ class Item:
 
     __slots__ = ("begun", "place", "request", "seconds", "value")
 
-    def __init__(self, request: "Request", place: Place, value: Any) -> None:
+    def __init__(
+        self, request: "Request", place: Place, value: Any, seconds: dict[str, float] | None = None, begun: bool = False
+    ) -> None:
         self.request = request
         self.place = place
         self.value = value
-        self.seconds: dict[str, float] = {}  # by stage
-        self.begun = False  # whether an engine computes it or has done so
+        self.seconds = {} if seconds is None else seconds  # by stage
+        self.begun = begun  # whether an engine computes it or has done so
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add to the time of a stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
-    def become(self, values: Sequence[Any]) -> "list[Item]":
+    def become(self, values: Sequence[Any]) -> "Sequence[Item]":
         """The items of these values, which take the place of this one. Where there are none, it ends here."""
-        alone = len(values) == 1
-        parts = [
-            Item(self.request, self.place if alone else (*self.place, number), value)
-            for number, value in enumerate(values)
-        ]
-        if not parts:
+        if len(values) == 1:
+            return (Item(self.request, self.place, values[0], self.seconds, self.begun),)
+        if not values:
             self.finish(None)
-            return parts
+            return ()
+        self.request.split(self, len(values))
+        places = [(*self.place, number) for number in range(len(values))]
+        parts = [Item(self.request, *part, begun=self.begun) for part in zip(places, values, strict=True)]
         parts[0].seconds = self.seconds
-        if self.begun:
-            for part in parts:
-                part.begun = True
-        if not alone:
-            self.request.split(self, len(parts))
         return parts
 
     def finish(self, outcome: Outcome | None) -> None:
@@ -158,9 +155,12 @@ class Request:
         with self._lock:
             if outcome is not None:
                 self._outcomes[item.place] = outcome
-            spent = self._spent.setdefault(threading.get_ident(), {})
-            for stage, seconds in item.seconds.items():
-                spent[stage] = spent.get(stage, 0.0) + seconds
+            thread = threading.get_ident()
+            if spent := self._spent.get(thread):
+                for stage, seconds in item.seconds.items():
+                    spent[stage] = spent.get(stage, 0.0) + seconds
+            else:
+                spent = self._spent[thread] = item.seconds
             self._waiting -= not item.begun
             self._unfinished -= 1
             done = self._unfinished == 0 and not self.dropped
@@ -182,8 +182,8 @@ class Request:
 
     def timing(self, total: float) -> Timing:
         """Where the `total` seconds went."""
-        spent = {stage: self._last.get(stage, 0.0) for stage in STAGES}
-        return Timing(**spent, queue=max(0.0, total - sum(spent.values())), total=total)
+        decode, preprocess, inference, postprocess = spent = [self._last.get(stage, 0.0) for stage in STAGES]
+        return Timing(decode, preprocess, max(0.0, total - sum(spent)), inference, postprocess, total)
 
 
 def fail(items: Sequence[Item], error: Exception) -> None:

@@ -14,7 +14,7 @@ them. What is admitted is bounded by one budget of the process, so no queue behi
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -92,9 +92,14 @@ class Recognizer:
         """Wait until nothing is admitted."""
         await self._admitted.none()
 
-    def held(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def held(self) -> Iterator[None]:
         """Meanwhile it is not closed."""
-        return self._held.more(1)
+        self._held.add(1)
+        try:
+            yield
+        finally:
+            self._held.add(-1)
 
     def retire(self) -> None:
         """Stop being ready; requests that come nevertheless are still served until `close`."""
@@ -123,30 +128,36 @@ class Recognizer:
         if self._closed:
             raise Stopping("The server is shutting down: send the request to another one.")
         count = sum(not isinstance(image, InputError) for image in images)
-        with self._budget.admitted(count), self._admitted.more(count):
-            start = time.perf_counter()
-            complete = asyncio.get_running_loop().create_future()
-            request = Request(images, partial(_settle, complete), top_k, only, expires=start + self._deadline_s)
-            try:
-                await self._enter(request)
-                await self._finished(request, complete, gone)
-            finally:
-                request.drop()  # where this very task was cancelled
-            return request.outcomes(), request.timing(time.perf_counter() - start)
+        self._budget.admit(count)
+        self._admitted.add(count)
+        start = time.perf_counter()
+        complete = asyncio.get_running_loop().create_future()
+        request = Request(images, partial(_settle, complete), top_k, only, expires=start + self._deadline_s)
+        try:
+            await self._enter(request)
+            await self._finished(request, complete, gone)
+        finally:
+            request.drop()  # where this very task was cancelled
+            self._admitted.add(-count)
+            self._budget.release(count)
+        return request.outcomes(), request.timing(time.perf_counter() - start)
 
     async def _enter(self, request: Request) -> None:
         """Put each image into the queue that its header asks for."""
-        items, since = [], time.perf_counter()
+        items: list[Item] = []
+        small: list[Item] = []
+        large: list[Item] = []
+        since = time.perf_counter()
         for item in through(self._entry, request.items):
             items.append(item)
+            (large if is_large(item) else small).append(item)
             if time.perf_counter() - since > TURN_S:
                 await asyncio.sleep(0)  # others have their turn
                 since = time.perf_counter()
         request.items = items
-        self._crew.put([item for item in items if not is_large(item)])
-        for item in items:
-            if is_large(item):
-                self._budget.decode(partial(self._decode_large, item))
+        for item in large:
+            self._budget.decode(partial(self._decode_large, item))
+        self._crew.put(small)
 
     async def _finished(self, request: Request, complete: asyncio.Future[None], gone: Gone | None) -> None:
         loop = asyncio.get_running_loop()
@@ -199,18 +210,13 @@ class _Count:
         self._none = asyncio.Event()
         self._none.set()
 
-    @contextmanager
-    def more(self, number: int) -> Iterator[None]:
-        """Meanwhile there are so many more."""
+    def add(self, number: int) -> None:
+        """There are so many more, or fewer."""
         self._number += number
         if self._number:
             self._none.clear()
-        try:
-            yield
-        finally:
-            self._number -= number
-            if not self._number:
-                self._none.set()
+        else:
+            self._none.set()
 
     async def none(self) -> None:
         """Wait until there are none."""

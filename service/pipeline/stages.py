@@ -17,7 +17,7 @@ a batch are never in memory together.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -118,23 +118,24 @@ class Each:
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items in the place of those given."""
+        work, name = self.work, self.name
         for item in items:
-            yield from self._one(item)
+            start = time.perf_counter()
+            try:
+                values = work(item)
+            except Exception as error:
+                item.spend(name, time.perf_counter() - start)
+                _end(item, error)
+                continue
+            item.spend(name, time.perf_counter() - start)
+            yield from item.become(values)
 
-    def _one(self, item: Item) -> Sequence[Item]:
-        start = time.perf_counter()
-        try:
-            values = self.work(item)
-        except InputError as error:
-            item.spend(self.name, time.perf_counter() - start)
-            item.finish(error.with_traceback(None))  # whose frames hold the image
-            return ()
-        except Exception as error:
-            if not item.request.dropped:
-                item.request.fail(error)
-            return ()
-        item.spend(self.name, time.perf_counter() - start)
-        return item.become(values)
+
+def _end(item: Item, error: Exception) -> None:
+    if isinstance(error, InputError):
+        item.finish(error.with_traceback(None))  # whose frames hold the image
+    elif not item.request.dropped:
+        item.request.fail(error)
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,10 @@ class Prepare:
 
     def __call__(self, item: Item) -> Sequence[Decoded]:
         """The image in the size that the network takes."""
-        return (replace(item.value, pixels=geometry.prepare(item.value.pixels, self.size)),)
+        image = item.value
+        if image.pixels.shape[:2] == self.size:
+            return (image,)
+        return (Decoded(geometry.prepare(image.pixels, self.size), image.size, image.truncated),)
 
 
 class Infer:
