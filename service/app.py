@@ -48,7 +48,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
             batch_wait_s=settings.batch_wait_ms / 1e3,
         )
         # The metrics are there by the time that the first image is.
-        recognizer.on_batch = lambda images, cpu_s: app.state.parts.metrics.batch(found.manifest.variant, images, cpu_s)
+        recognizer.on_batch = lambda images, cpu_s: app.state.lpr.metrics.batch(found.manifest.variant, images, cpu_s)
         return recognizer
 
     variants = Variants(
@@ -66,7 +66,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     )
     metrics = Metrics(manifest.variant, manifest.version, engine, error_responses.causes(), shared)
     variants.on_switch = partial(_switched, metrics)
-    app.state.parts = State(
+    app.state.lpr = State(
         variants=variants,
         budget=budget,
         shadow=_shadow(settings, variants, metrics),
@@ -105,7 +105,7 @@ def _switched(metrics: Metrics, recognizer: Recognizer) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    state: State = app.state.parts
+    state: State = app.state.lpr
     tasks = [asyncio.create_task(state.variants.follow())]
     if state.shadow:
         tasks.append(asyncio.create_task(state.shadow.run()))

@@ -27,5 +27,5 @@ class State:
 
 def state_of(request: Request) -> State:
     """The state of the application that a request came to."""
-    state: State = request.app.state.parts
+    state: State = request.app.state.lpr
     return state

@@ -3,7 +3,7 @@
 uvicorn bounds only the time between two requests, and stops that clock at any byte. Here every wait for a client has
 its own end:
 
-- the head of a request arrives within `upload_s`, the first byte included; `Door` bounds its body;
+- the head of a request arrives within `upload_s`, the first byte included; `Admission` bounds its body;
 - after an answer, the next request begins within uvicorn's keep-alive time;
 - an answer is taken by the client within `upload_s`;
 - what still arrives of a request that is answered already is thrown away, within `upload_s` and up to `most_bytes`,

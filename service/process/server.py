@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
         """
         self._interrupts += sig == signal.SIGINT
         if self._closes is None:
-            self._app.state.parts.variants.retire()
+            self._app.state.lpr.variants.retire()
             now = time.monotonic()
             self._closes = now + (0 if sig == signal.SIGINT else self._notice_s)
             self._ends = now + self._drain_s - CLOSING_S
@@ -111,7 +111,7 @@ class Server(uvicorn.Server):
         """Called ten times a second; True ends the serving."""
         if self._worker and self._closes is None and os.getppid() != self._worker.parent:
             self.handle_exit(signal.SIGTERM, None)  # nobody is there to do it
-        if self._closes is None and not self._app.state.parts.variants.alive:
+        if self._closes is None and not self._app.state.lpr.variants.alive:
             logger.critical("A thread of inference has ended: the process ends, too.")
             self.lost = True
             self.handle_exit(signal.SIGTERM, None)
@@ -146,7 +146,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     with logs.guarded() as out, access_log.written_to(out) if settings.log else nullcontext():
         app = create_app(settings, worker.shared if worker else None)
         allow_many()
-        if app.state.parts.variants.active.manifest.backend != "torch":  # whose batches need large blocks all the time
+        if app.state.lpr.variants.active.manifest.backend != "torch":  # whose batches need large blocks all the time
             return_large_blocks()
         gc.collect()
         gc.freeze()  # what is there now stays: collections need not look through it

@@ -23,7 +23,7 @@ def served(error: Exception, *, started: bool = False) -> tuple[Messages, list[t
     sent: Messages = []
     counted: list[tuple[str, str]] = []
     metrics = SimpleNamespace(failed=lambda cause, backend: counted.append((cause, backend)))
-    app = SimpleNamespace(state=SimpleNamespace(parts=SimpleNamespace(metrics=metrics)))
+    app = SimpleNamespace(state=SimpleNamespace(lpr=SimpleNamespace(metrics=metrics)))
 
     async def inside(scope: Any, receive: Any, send: Any) -> None:
         if started:
