@@ -75,7 +75,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         keys=Keys(_texts(settings.api_keys), _texts(settings.admin_keys), local=settings.local),
         log_plates=settings.log_plates,
     )
-    app.router.routes.extend(routes.PLAIN)
+    app.router.routes.extend([*routes.PLAIN, *open_inference.PLAIN])
     app.include_router(routes.router)
     app.include_router(open_inference.router)
     pages.install(app)

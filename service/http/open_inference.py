@@ -15,14 +15,15 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.routing import Route
 
 from service.artifact import Manifest
-from service.errors import NoSuchVariant, VariantUnusable, quoted
+from service.errors import BadParameter, NoSuchVariant, VariantUnusable, quoted
 from service.http import access_log
 from service.http.admission import admitted
 from service.http.answers import record, refusal_of
 from service.http.openapi import REFUSALS
-from service.http.requests import NO_QUERY, Anybody, Name, Reader
+from service.http.requests import LONGEST_NAME, NO_QUERY, Anybody, Name, Reader, no_query, reader
 from service.http.schema import inlined
 from service.http.state import State
 from service.http.tensors import (
@@ -135,6 +136,20 @@ async def infer(request: Request, name: Name, state: Reader) -> Response:
     if state.log_plates:
         access_log.note(request, texts=texts)
     return answer(asked, recognizer.manifest, outputs_of(seen, texts))
+
+
+async def _infer(request: Request) -> Response:
+    """As FastAPI calls `infer`."""
+    await no_query(request)
+    state = await reader(request)
+    name = request.path_params["name"]
+    if len(name) > LONGEST_NAME:
+        raise BadParameter(f"Parameter name: String should have at most {LONGEST_NAME} characters.")
+    return await infer(request, name, state)
+
+
+PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+PLAIN = [Route(path, _infer, methods=["POST"]) for path in PATHS]  # as in `routes`, before FastAPI's own
 
 
 def _all_seen(outcomes: Sequence[Sequence[Outcome]]) -> list[Seen]:

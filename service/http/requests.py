@@ -38,7 +38,8 @@ async def no_query(request: Request) -> None:
     check_names("parameter", list(request.query_params), ())
 
 
-Name = Annotated[str, Path(max_length=200)]  # of a variant, or a version
+LONGEST_NAME = 200  # characters
+Name = Annotated[str, Path(max_length=LONGEST_NAME)]  # of a variant, or a version
 NO_QUERY = [Depends(no_query)]
 Anybody = Annotated[State, Depends(anybody)]
 Reader = Annotated[State, Depends(reader)]

@@ -244,3 +244,15 @@ def test_nested_data_is_taken_as_flat(client):
     nested = IMAGE | {"shape": [1, 1], "data": [[base64.b64encode(encode()).decode()]]}
     answer = client.post("/v2/models/tiny/infer", json={"inputs": [nested]}).json()
     assert answer["outputs"][0]["data"] == [TINY_TEXT]
+
+
+@pytest.mark.parametrize("version", ["", f"/versions/{VERSION}"])
+def test_a_refusal_of_inference_is_what_fastapi_would_say(client, version):
+    """The route is a plain one of Starlette, which checks neither the name nor the query."""
+    long, asked, unknown = (
+        client.post(f"/v2/models/{path}", json={})
+        for path in (f"{'x' * 201}{version}/infer", f"tiny{version}/infer?a=1", f"{'x' * 200}{version}/infer")
+    )
+    assert (long.status_code, asked.status_code, unknown.status_code) == (422, 422, 404)
+    assert long.json()["error"] == client.get(f"/v2/models/{'x' * 201}").json()["error"]
+    assert "takes none" in asked.json()["error"]
