@@ -1,4 +1,4 @@
-"""What the C library does with memory that was freed."""
+"""The memory allocator of glibc: make it return freed memory to the system."""
 
 import ctypes
 from typing import Final
@@ -8,17 +8,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def return_large_blocks() -> None:
-    """Have a freed block of LARGE bytes or more go back to the system at once; of glibc, and nothing elsewhere.
+    """Return freed blocks of LARGE bytes or more to the system at once. Does nothing without glibc.
 
-    Left alone, glibc keeps blocks as large as the largest that was ever freed (up to 32 MB), and what is small and
-    stays ends up between them: then a few photographs leave a server with half as much memory again. See mallopt(3).
+    By default glibc keeps blocks up to the size of the largest that was ever freed (at most 32 MB), and small objects
+    come to lie between them. Then the server keeps 1.5 times its memory after a few photographs. See mallopt(3).
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_M_MMAP_THRESHOLD, LARGE)
-        mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)  # else buffers at the heap's end would come and go with each request
+        mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)  # higher, so that each request does not shrink and grow the heap
 
 
 def return_free() -> None:
-    """Have all free pages go back to the system, of threads that ended too; of glibc, and nothing elsewhere."""
+    """Return all free pages to the system, also those of threads that ended. Does nothing without glibc."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)

@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use, and what they can do."""
+"""CPUs: how many this process may use, and their instruction sets."""
 
 import math
 import os
@@ -10,13 +10,13 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def available() -> int:
-    """CPUs of the affinity mask, or fewer where a cgroup limits them; at least 1. `os.cpu_count` knows neither."""
+    """CPUs of the affinity mask, or fewer if a cgroup limits them; at least 1. `os.cpu_count` ignores both."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min(affinity, cgroup_limit())))
 
 
 def flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
-    """Instruction sets of the CPU as Linux names them, such as "avx512_vnni"; none where Linux does not tell."""
+    """Instruction sets of the CPU as Linux names them, such as "avx512_vnni"; empty without /proc/cpuinfo."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -41,7 +41,7 @@ def cgroup_limit(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> floa
 
 
 def _limit(folder: Path) -> float:
-    """CPUs that one cgroup folder allows: quota over period, from v2's one file or v1's two."""
+    """CPUs that one cgroup folder allows: quota over period, from one file (v2) or two (v1)."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()

@@ -1,9 +1,9 @@
-"""Logs that delay nothing and that no client can forge.
+"""Logs that block no request and that no client can forge.
 
-Lines wait in memory for a thread that writes them; lines that nobody takes are lost. Standard output carries the lines
-of the access log and nothing else. Standard error carries records of Python's logging: each begins with its level in
-the first column, further lines begin with a bar, and characters that a terminal would obey are escaped. Whatever else
-writes to file descriptors 1 and 2 (a decoder's warning, a library's print, a traceback) becomes such a record too.
+Lines wait in memory for a thread that writes them. If the reader is too slow, lines are lost. Standard output has the
+lines of the access log only. Standard error has the records of Python's logging: a record begins with its level in the
+first column, its further lines begin with a bar, and control characters are escaped. What other code writes to file
+descriptors 1 and 2 (a decoder's warning, a library's print, a traceback) becomes such a record too.
 """
 
 import logging
@@ -21,30 +21,30 @@ from uvicorn.logging import DefaultFormatter
 
 from service.errors import printable
 
-BACKLOG: Final = 4 * 1024**2  # bytes that wait for a slow reader; lines beyond it are lost
-LAST_S = 0.5  # in which a reader may take what is left in the end
-PAUSE_S: Final = 0.05  # between writes: to wake the thread that writes, for each line, would cost more than the line
-ATOMIC: Final = 4096  # bytes (PIPE_BUF) that a pipe takes whole: processes that share it do not mix their lines
-NOISE: Final = 4096  # bytes of what libraries write that become a record, once in PAUSE_S; a pipe holds 64 kB more
-LONGEST: Final = 20_000  # characters of a record, beyond which its middle is left out
+BACKLOG: Final = 4 * 1024**2  # bytes that wait for a slow reader; lines beyond them are lost
+LAST_S = 0.5  # for the last lines, when the process ends
+PAUSE_S: Final = 0.05  # between writes: waking the thread for each line would cost more than writing the line
+ATOMIC: Final = 4096  # bytes (PIPE_BUF) that a pipe takes in one piece, so that workers do not mix their lines
+NOISE: Final = 4096  # bytes of other output that become one record each PAUSE_S; the pipe holds 64 kB more
+LONGEST: Final = 20_000  # characters of a record; the middle of a longer one is left out
 INDENT: Final = "\n    | "
 
 log = logging.getLogger(__name__)
 
 
 class Writer:
-    """Writes lines from a thread of its own, those of PAUSE_S together."""
+    """Writes lines on a thread of its own, all lines of PAUSE_S together."""
 
     def __init__(self, descriptor: int) -> None:
         self._lines: deque[bytes] = deque()
-        self._put = self._taken = 0  # bytes; each is counted by one thread
+        self._put = self._taken = 0  # bytes; one thread counts each
         self._there = Event()
         self._closing = False
         self._thread = Thread(target=self._write, args=(descriptor,), name="log", daemon=True)
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Have a line written, or lost where too many wait. Never waits. One thread at a time may call it."""
+        """Queue a line, or drop it if BACKLOG is full. Does not block. One thread at a time may call it."""
         if self._put - self._taken < BACKLOG:
             self._put += len(line)
             self._lines.append(line)
@@ -52,14 +52,14 @@ class Writer:
                 self._there.set()
 
     def close(self) -> None:
-        """Write what there is, if somebody takes it within LAST_S."""
+        """Write the lines that wait, for LAST_S at most."""
         self._closing = True
         self._there.set()
         self._thread.join(LAST_S)
 
     @property
     def stuck(self) -> bool:
-        """Once closed: whether there are lines that nobody took."""
+        """Whether lines are left after `close`, because nobody reads."""
         return self._thread.is_alive()
 
     def _write(self, descriptor: int) -> None:
@@ -72,7 +72,7 @@ class Writer:
                 time.sleep(PAUSE_S)
 
     def _next(self) -> bytes:
-        """Lines that wait: at least one, and no more than can be written at once."""
+        """The next lines to write together: at least one, at most ATOMIC bytes if there are several."""
         together = bytearray()
         while self._lines and (not together or len(together) + len(self._lines[0]) < ATOMIC):
             line = self._lines.popleft()
@@ -82,19 +82,19 @@ class Writer:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Without a buffer, which would hold what could not be written until the process ends, and fail it then."""
+    """Write without a buffer: Python would flush a buffer again at the exit, and fail then."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # whoever started the server made it so
+        except BlockingIOError:  # the descriptor was made non-blocking by the parent process
             select.select([], [descriptor], [])
         except OSError:
             return
 
 
 class _Records(logging.Handler):
-    """Gives records to a writer."""
+    """Formats records and gives them to a writer."""
 
     def __init__(self, writer: Writer) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class _Records(logging.Handler):
 
 @contextmanager
 def recorded(descriptor: int = 2) -> Iterator[Writer]:
-    """Meanwhile Python's logging goes to a file descriptor: warnings, and of uvicorn also what it does."""
+    """Send Python's logging to a file descriptor meanwhile: warnings, and uvicorn's messages of level INFO."""
     root, writer = logging.getLogger(), Writer(descriptor)
     handler = _Records(writer)
     logging.getLogger("uvicorn").setLevel(logging.INFO)
@@ -128,10 +128,10 @@ def recorded(descriptor: int = 2) -> Iterator[Writer]:
 
 @contextmanager
 def guarded() -> Iterator[int]:
-    """Meanwhile descriptors 1 and 2 lead to a pipe, and what is written there becomes records; yields what was 1.
+    """Connect descriptors 1 and 2 to a pipe meanwhile, and make records of its content. Yields the old descriptor 1.
 
-    The pipe refuses what does not fit, because a library may write while it holds Python's lock: if it had to wait for
-    the thread that reads the pipe, both would wait for ever.
+    Writing to the pipe does not block, and what does not fit is lost. A library may write while it holds Python's
+    global lock; if it waited for the thread that reads the pipe, both would wait for ever.
     """
     out, error = os.dup(1), os.dup(2)
     read, write = os.pipe()
@@ -147,17 +147,17 @@ def guarded() -> Iterator[int]:
                 yield out
             finally:
                 _flush()
-                _lead_to(os.devnull)
+                _connect_to(os.devnull)
                 listener.join(LAST_S)
     finally:
-        if not writer.stuck:  # else whatever is written from now on would wait for a reader that is stuck
+        if not writer.stuck:  # else each further write would wait for a reader that is stuck
             _flush()
             os.dup2(out, 1)
             os.dup2(error, 2)
 
 
 def _listen(pipe: int) -> None:
-    """Make records of what arrives in a pipe until its other end is closed."""
+    """Make records of what arrives in a pipe, until its other end is closed."""
     while said := os.read(pipe, NOISE):
         if text := said.decode(errors="backslashreplace").strip():
             log.warning("stderr: %s", text)
@@ -165,7 +165,7 @@ def _listen(pipe: int) -> None:
     os.close(pipe)
 
 
-def _lead_to(path: str) -> None:
+def _connect_to(path: str) -> None:
     opened = os.open(path, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(opened, number)
@@ -179,13 +179,15 @@ def _flush() -> None:
 
 
 def open_missing() -> None:
-    """Open the standard streams that were closed (`>&-`) as empty ones: else the next file, or a client's socket, would
-    get the number of one of them, and with it what is printed."""
+    """Open the standard streams that were closed (`>&-`) on /dev/null.
+
+    Otherwise the next file or socket would get the number of a standard stream, and receive what is printed.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115

@@ -1,14 +1,16 @@
-"""Listening sockets: bind them, alone or shared among workers, and empty their backlogs before they are closed."""
+"""Listening sockets: bind them, alone or shared among workers, and close them without a loss of connections."""
 
 import asyncio
 import os
 import select
 import socket
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Final
 
+FILES: Final = 65_536
 LONGEST_S: Final = 0.5  # for emptying the backlogs, where clients connect faster than the server accepts
 
 
@@ -69,3 +71,15 @@ async def close(servers: Iterable[asyncio.Server]) -> None:
             await asyncio.sleep(0)  # in which the event loop accepts all that wait
         for server in servers:
             server.close()
+
+
+def raise_file_limit() -> None:
+    """Allow up to FILES open files, and so connections, if the hard limit does. The usual soft limit is 1024."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.client.client import AsyncClient
 from service.errors import Refused
-from service.process.connections import BEYOND
+from service.process.connections import DISCARD_BYTES
 from service.settings import Settings
 from tests.support.artifacts import PUBLISHED, TINY_TEXT
 from tests.support.images import encode
@@ -143,6 +143,17 @@ def test_requests_behind_one_that_waits_are_not_parsed_and_do_not_outlive_the_co
             gc.enable()
         with connect(port, sent[:-2] + b"Connection: close\r\n\r\n") as connection:
             assert heard(connection).count(b"HTTP/1.1 200 ") == 1 + many
+
+
+def test_a_request_behind_the_last_answer_is_not_served(artifacts):
+    refused = b"POST /nothing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    with serving(artifacts) as port:
+        with connect(port, refused) as connection:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+            connection.sendall(b"12345" + HEAD % 0)
+            assert heard(connection) == b""
+        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    assert 'lpr_request_seconds_count{backend="tiny"} 0.0' in metrics
 
 
 def test_every_connection_is_closed_in_time(port):
@@ -307,10 +318,10 @@ def test_what_follows_a_refusal_is_bounded_in_bytes_and_in_time(artifacts):
     with serving(artifacts, upload_s=1, max_bytes=1 << 20, queue_bytes=1 << 20) as port:
         sent = 0
         with connect(port, CHUNKED) as connection, suppress(ConnectionError):
-            while sent < 3 * BEYOND:
+            while sent < 3 * DISCARD_BYTES:
                 connection.sendall(chunk)
                 sent += len(chunk)
-        assert sent < 3 * BEYOND
+        assert sent < 3 * DISCARD_BYTES
         with connect(port, CHUNKED) as connection, suppress(ConnectionError):
             for _ in range(600):
                 connection.sendall(b"1\r\na\r\n")

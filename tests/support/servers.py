@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.app import create_app
 from service.backends import Backend
-from service.process.server import connections
+from service.process.server import http_protocol
 from service.settings import Settings
 
 Serving = Callable[..., httpx.Client]
@@ -31,7 +31,7 @@ def running(settings: Settings) -> Iterator[str]:
     """A real server of these settings on a free port, in a thread of this process; yields its URL."""
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings), port=0, http=connections(settings), ws="none", access_log=False, log_level="error"
+            create_app(settings), port=0, http=http_protocol(settings), ws="none", access_log=False, log_level="error"
         )
     )
     thread = threading.Thread(target=server.run)
