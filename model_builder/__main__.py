@@ -6,9 +6,9 @@ import sys
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 when done, 1 for an error that is told on stderr, 130 when interrupted."""
     try:
-        from model_builder.commands import making  # takes seconds, in which Ctrl-C is possible
+        from model_builder.commands.main import main as run  # takes seconds, in which Ctrl-C is possible
 
-        return making.main(arguments)
+        return run(arguments)
     except ModuleNotFoundError as error:
         print(
             f"error: {error}: the builder's packages are not installed. `make evaluate`, `make train` and others "

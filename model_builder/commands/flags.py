@@ -3,9 +3,15 @@
 import argparse
 import math
 import re
-from dataclasses import MISSING, Field
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from model_builder.publish import Gate
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Run = Callable[[argparse.Namespace], None]
 
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
 
@@ -14,9 +20,40 @@ _POINTS = ("layer_loss", "calibrated_loss")
 _SHARES = ("decay", "average", "dropout", "drill")
 
 
+def add_command(
+    commands: Commands, name: str, run: Run, *, help: str, description: str | None = None
+) -> argparse.ArgumentParser:
+    """A command that calls `run` with its options."""
+    parser = commands.add_parser(name, help=help, description=description)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_variant(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--variant`: the name to publish as; `default` tells which it is where none is given."""
+    parser.add_argument("--variant", type=name, help=f"name to publish as (default: {default})")
+
+
+def add_source(parser: argparse.ArgumentParser, purpose: str, files: str) -> None:
+    """What a training starts from, what it is published as, and the folder that it leaves `files` in."""
+    parser.add_argument("--source", default="baseline", help=f"artifact to {purpose} (default: %(default)s)")
+    add_variant(parser, f"{purpose}d, or SOURCE-{purpose}d")
+    parser.add_argument("--out", type=Path, help=f"{files} (default: runs/VARIANT)")
+
+
+def add_artifacts(parser: argparse.ArgumentParser) -> None:
+    """`--artifacts`: where artifacts are."""
+    parser.add_argument("--artifacts", type=Path, default=ARTIFACTS, help="folder of artifacts (default: %(default)s)")
+
+
+def add_note(parser: argparse.ArgumentParser) -> None:
+    """`--note`."""
+    parser.add_argument("--note", help="kept in the manifest's provenance: what its other fields don't tell")
+
+
 def add_publishing(parser: argparse.ArgumentParser) -> None:
     """Where artifacts are, and what accuracy is measured on."""
-    parser.add_argument("--artifacts", type=Path, default=ARTIFACTS, help="folder of artifacts (default: %(default)s)")
+    add_artifacts(parser)
     add_real(parser, "to measure accuracy on")
     parser.add_argument(
         "--rendered",
@@ -37,6 +74,23 @@ def add_real(parser: argparse.ArgumentParser, purpose: str) -> None:
         metavar="FOLDER",
         help=f"photographs or crops {purpose}: a set (labels.csv and images), or a folder of sets; may be repeated",
     )
+
+
+def add_gate(parser: argparse.ArgumentParser, reference: str = "the source") -> None:
+    """`--max-loss`."""
+    parser.add_argument(
+        "--max-loss",
+        type=points,
+        default=Gate.max_loss,
+        help=f"points of rendered accuracy that may be lost against {reference} (default: %(default)s)",
+    )
+
+
+def add_fields(parser: argparse.ArgumentParser, config: type[Any]) -> None:
+    """An option for each field of a configuration, a dataclass whose fields are `option`s."""
+    for field in fields(config):
+        flag, reason = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        parser.add_argument(flag, type=of(field), default=field.default, help=f"{reason} (default: %(default)s)")
 
 
 def positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Commands that measure or show, and publish nothing: evaluate, preview, render, bench and report."""
+"""Commands that measure: evaluate, bench and report."""
 
 import argparse
 import os
@@ -9,10 +9,7 @@ from typing import Any
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
-from model_builder.measure import bench, preview, thresholds
-from model_builder.render.plate import Renderer, batch
-from model_builder.train import labels
-from model_builder.train.data import SHIPPED_SEED, Crops
+from model_builder.measure import bench, thresholds
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.backends import Backend
@@ -20,17 +17,17 @@ from service.backends import Backend
 _PHOTOGRAPHS = ("ccpd-crops", "ccpd-scenes", "easypr-scenes")  # what README's table is measured on
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add(commands: flags.Commands) -> None:
     """Add the commands."""
     _add_evaluate(commands)
-    _add_preview(commands)
-    _add_render(commands)
     _add_bench(commands)
     _add_report(commands)
 
 
-def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("evaluate", help="accuracy and latency of an artifact through the serving code")
+def _add_evaluate(commands: flags.Commands) -> None:
+    parser = flags.add_command(
+        commands, "evaluate", _evaluate, help="accuracy and latency of an artifact through the serving code"
+    )
     parser.add_argument("variant", nargs="?", default="baseline", help="which (default: %(default)s)")
     parser.add_argument(
         "--threads", type=flags.positive, default=1, help="threads of the engine (default: %(default)s)"
@@ -46,7 +43,6 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="images, or folders of them, that are no crops of a plate, for the table of --thresholds",
     )
     flags.add_publishing(parser)
-    parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -82,45 +78,11 @@ def _print_thresholds(
     print(thresholds.table(rendered, [one for other in others for one in other], nothing))
 
 
-def _add_preview(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("preview", help="write a contact sheet of rendered plates")
-    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="image to write (default: %(default)s)")
-    parser.add_argument("--seed", type=flags.natural, default=0, help="seed of the first plate (default: %(default)s)")
-    parser.add_argument("--count", type=flags.positive, default=96, help="rendered plates (default: %(default)s)")
-    parser.add_argument("--columns", type=flags.positive, default=8, help="plates a row (default: %(default)s)")
-    parser.add_argument("--real", type=Path, metavar="FOLDER", help="a set of real crops to show in every other row")
-    parser.set_defaults(run=_preview)
-
-
-def _preview(options: argparse.Namespace) -> None:
-    real = labels.read_set(options.real) if options.real else None
-    preview.write(options.out, options.seed, options.count, options.columns, real)
-    print(f"wrote {options.out}")
-
-
-def _add_render(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "render",
-        help="write rendered plates as a labelled folder",
-        description="Write rendered plates as a set: labels.csv with file,text, and images/. The defaults are those "
-        f"that made {evaluate.SHIPPED.name}, which comes with the repository: seeds that neither training nor "
-        "validation nor any choice of the builder draws from. Typefaces that are installed join in.",
-    )
-    parser.add_argument("folder", type=Path, help="folder to write")
-    parser.add_argument("--count", type=flags.positive, default=500, help="plates (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=SHIPPED_SEED, help="of the first plate (default: %(default)s)")
-    parser.set_defaults(run=_render)
-
-
-def _render(options: argparse.Namespace) -> None:
-    images, texts = batch(Renderer(), options.seed, options.count)
-    labels.write_folder(options.folder, Crops(images, texts))
-    print(f"wrote {options.count} plates to {options.folder}")
-
-
-def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
+def _add_bench(commands: flags.Commands) -> None:
+    parser = flags.add_command(
+        commands,
         "bench",
+        _bench,
         help="measure speeds: the renderer's, and all variants beside other engines; let nothing else run meanwhile",
         description="Measure how fast plates are rendered, small JPEGs decoded (by OpenCV, and by simplejpeg beside "
         "it) and logits read, and how fast every variant and the engines that people "
@@ -131,13 +93,10 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--processes", type=flags.positive, default=cores, help="renderers side by side (default: %(default)s)"
     )
     _add_contest(parser)
-    parser.set_defaults(run=_bench)
 
 
 def _add_contest(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--artifacts", type=Path, default=flags.ARTIFACTS, help="folder of artifacts (default: %(default)s)"
-    )
+    flags.add_artifacts(parser)
     parser.add_argument(
         "--rounds",
         type=flags.positive,
@@ -169,9 +128,11 @@ def _bench(options: argparse.Namespace) -> None:
         print(tables.speeds(times, [other.name for other in others]), flush=True)
 
 
-def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
+def _add_report(commands: flags.Commands) -> None:
+    parser = flags.add_command(
+        commands,
         "report",
+        _report,
         help="measure and compare all variants, and write report/ and README's table",
         description="Measure accuracy, latency beside other engines, start, memory and size of every variant through "
         "the serving code; write the report's page with its figure, and README's table. Takes a quarter of an hour: "
@@ -198,7 +159,6 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: write again what --work holds")
-    parser.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -1,0 +1,53 @@
+"""Commands that show and write rendered plates: preview and render."""
+
+import argparse
+from pathlib import Path
+
+from model_builder import evaluate
+from model_builder.commands import flags
+from model_builder.measure import preview
+from model_builder.render.plate import Renderer, batch
+from model_builder.train import labels
+from model_builder.train.data import SHIPPED_SEED, Crops
+
+
+def add(commands: flags.Commands) -> None:
+    """Add the commands."""
+    _add_preview(commands)
+    _add_render(commands)
+
+
+def _add_preview(commands: flags.Commands) -> None:
+    parser = flags.add_command(commands, "preview", _preview, help="write a contact sheet of rendered plates")
+    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="image to write (default: %(default)s)")
+    parser.add_argument("--seed", type=flags.natural, default=0, help="seed of the first plate (default: %(default)s)")
+    parser.add_argument("--count", type=flags.positive, default=96, help="rendered plates (default: %(default)s)")
+    parser.add_argument("--columns", type=flags.positive, default=8, help="plates a row (default: %(default)s)")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="a set of real crops to show in every other row")
+
+
+def _preview(options: argparse.Namespace) -> None:
+    real = labels.read_set(options.real) if options.real else None
+    preview.write(options.out, options.seed, options.count, options.columns, real)
+    print(f"wrote {options.out}")
+
+
+def _add_render(commands: flags.Commands) -> None:
+    parser = flags.add_command(
+        commands,
+        "render",
+        _render,
+        help="write rendered plates as a labelled folder",
+        description="Write rendered plates as a set: labels.csv with file,text, and images/. The defaults are those "
+        f"that made {evaluate.SHIPPED.name}, which comes with the repository: seeds that neither training nor "
+        "validation nor any choice of the builder draws from. Typefaces that are installed join in.",
+    )
+    parser.add_argument("folder", type=Path, help="folder to write")
+    parser.add_argument("--count", type=flags.positive, default=500, help="plates (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SHIPPED_SEED, help="of the first plate (default: %(default)s)")
+
+
+def _render(options: argparse.Namespace) -> None:
+    images, texts = batch(Renderer(), options.seed, options.count)
+    labels.write_folder(options.folder, Crops(images, texts))
+    print(f"wrote {options.count} plates to {options.folder}")
