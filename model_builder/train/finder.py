@@ -91,17 +91,28 @@ def collate(scenes: Sequence[Scene]) -> Drawn:
     return images, Targets(*(np.stack(values) for values in zip(*wanted, strict=True)))
 
 
-def train(folder: Path, config: FinderConfig, photographs: Sequence[Path] = (), fonts: Sequence[Path] = ()) -> Finder:
+def train(
+    folder: Path,
+    config: FinderConfig,
+    photographs: Sequence[Path] = (),
+    fonts: Sequence[Path] = (),
+    *,
+    initial: Finder | None = None,
+) -> Finder:
     """Train, or go on with the training whose checkpoint lies in `folder`, and return the averaged network.
 
-    Scenes are drawn on `photographs` where there are any. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError
-    when the checkpoint in `folder` was made with another configuration.
+    Scenes are drawn on `photographs` where there are any, with the typefaces of the folders `fonts` beside those
+    installed; `initial` gives the weights and the widths to start from. Writes `folder`/checkpoint.pt and log.csv.
+    Raises ValueError when the checkpoint in `folder` was made with another configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     torch.set_flush_denormal(True)
-    model = Finder().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in loop.py
+    model = Finder(initial.widths if initial else None)
+    if initial is not None:
+        model.load_state_dict(initial.state_dict())
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in loop.py
     averaged = AveragedModel(model, multi_avg_fn=moving_average(config.average), use_buffers=True)
     optimizers = muon_and_adamw(model, model.head, config.learning_rate, config.weight_decay)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_builder.networks.finder import Finder, Widths
 from model_builder.render.scene import Drawn, Scene
 from model_builder.train.finder import FinderConfig, RenderedScenes, overlap, score, train
 from model_builder.train.finder_targets import LEARNED, losses, targets
@@ -130,6 +131,14 @@ def test_a_training_goes_on_where_it_was(tmp_path: Path):
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["2", "4"]
     assert all(float(row["heat"]) > 0 for row in rows)
+
+
+def test_a_training_may_start_from_another_s_weights(tmp_path: Path):
+    torch.manual_seed(5)
+    initial = Finder(Widths(8, 8, (8,), (8,), (8,), (8,)))
+    config = FinderConfig(steps=1, batch_size=1, development=1, learning_rate=0.0, workers=0)
+    trained = train(tmp_path, config, initial=initial)
+    torch.testing.assert_close(trained.head.weight, initial.head.weight)
 
 
 def train_in_halves(folder: Path, config: FinderConfig):
