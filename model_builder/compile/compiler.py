@@ -219,11 +219,8 @@ def _one_product(graph: Graph, more: int) -> Graph:
     product = Convolution(
         name=output.name,
         inputs=(features.name,),
-        weights=Weights(values, np.ones(len(values), np.float32)),
+        parts=(Weights(values),),
         bias=np.pad(output.bias, (0, more)),
-        stride=(1, 1),
-        padding=(0, 0),
-        relu=False,
     )
     return replace(graph, nodes=(*graph.nodes[:-1], features, product))
 

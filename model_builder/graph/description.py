@@ -10,16 +10,13 @@ integer convolution multiplies uint8 by int8, sums in int32, and puts out
     uint8 = clamp(round_half_even(float32(sum + bias) * multiplier), 0, 255)
 
 that is, its ReLU is the clamp. The scheme is that of Jacob et al. (arXiv 1712.05877), but with the multiplier in
-float32, as ONNX Runtime's and oneDNN's kernels have it. Pooling, upsampling, adding and concatenating take tensors of
-the scale that they put out (`tied`), so that they are exact in integers.
+float32, as ONNX Runtime's and oneDNN's kernels have it.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +42,8 @@ class Graph:
                 raise ValueError(f"{node.name} takes {sorted(missing)[0]}, which no node before it puts out")
             known.add(node.name)
         for name, group in tied(self.nodes).items():
-            steps = self[name].scale, self[group].scale
-            if steps[0] != steps[1]:
-                raise ValueError(f"{name} and {group} must have the same steps, not {steps[0]} and {steps[1]}")
+            if (found := self[name].scale) != (expected := self[group].scale):
+                raise ValueError(f"{name} and {group} must have the same steps, not {found} and {expected}")
 
     def __getitem__(self, name: str) -> Node:
         return self._named[name]
@@ -75,11 +71,7 @@ class Graph:
     @property
     def weighted(self) -> list[ops.Weighted]:
         """All nodes with weights in order of computation: those that can be integer ones."""
-        return [node for node in self.nodes if isinstance(node, ops.Convolution | ops.Linear)]
-
-    def consumers(self, name: str) -> list[Node]:
-        """The nodes that take the output of another one."""
-        return [node for node in self.nodes if name in node.inputs]
+        return [node for node in self.nodes if isinstance(node, ops.Weighted)]
 
     def fill(self, node: ops.Convolution) -> int:
         """The number that stands for 0 in the padding of a convolution."""
@@ -90,6 +82,7 @@ class Graph:
         """Real value of one step of each output's integer sum over the tensor `source`, float32 (O)."""
         scale = self[source].scale
         assert scale is not None
+        assert weights.scales is not None
         return np.float32(scale) * weights.scales
 
     def multiplier(self, node: ops.Convolution) -> NDArray[np.float32]:
@@ -97,26 +90,18 @@ class Graph:
         steps = self.steps(node.inputs[0], node.weights)
         return steps if node.scale is None else steps / np.float32(node.scale)
 
-    def shapes(self, size: Shape | None = None) -> dict[str, Shape]:
-        """Height, width and channels of every node's output, for an image of `size`, by default its own."""
+    def shapes(self) -> dict[str, Shape]:
+        """Height, width and channels of every node's output."""
         found: dict[str, Shape] = {}
         for node in self.nodes:
-            found[node.name] = _shape(node, [found[name] for name in node.inputs], size)
+            found[node.name] = node.shape(*(found[name] for name in node.inputs))
         return found
 
     def multiply_adds(self) -> dict[str, int]:
         """Multiply-adds of every node with weights, for one image."""
         shapes = self.shapes()
-        counts = {}
-        for node in self.weighted:
-            height, width, _ = shapes[node.name]
-            parts = (node.weights,) if isinstance(node, ops.Convolution) else node.parts
-            counts[node.name] = height * width * sum(part.values.size for part in parts)
-        return counts
-
-    def replaced(self, nodes: Mapping[str, Node]) -> "Graph":
-        """The same with other nodes of the same names."""
-        return replace(self, nodes=tuple(nodes.get(node.name, node) for node in self.nodes))
+        weights = {node.name: sum(part.values.size for part in node.parts) for node in self.weighted}
+        return {name: shapes[name][0] * shapes[name][1] * count for name, count in weights.items()}
 
 
 def tied(nodes: Iterable[Node]) -> dict[str, str]:
@@ -124,7 +109,7 @@ def tied(nodes: Iterable[Node]) -> dict[str, str]:
     first: dict[str, str] = {}
     for node in nodes:
         first[node.name] = node.name
-        if isinstance(node, ops.MaxPool | ops.AveragePool | ops.Upsample | ops.Add | ops.Concatenate):
+        if isinstance(node, ops.Tied):
             group = {first[name] for name in (node.name, *node.inputs)}
             head = next(name for name in first if name in group)
             first.update({name: head for name, other in first.items() if other in group})
@@ -138,108 +123,58 @@ def dequantized(graph: Graph) -> Graph:
     `Pixels.fill`, it pads with `Pixels.middle`.
     """
 
-    def real(weights: Weights) -> Weights:
-        return Weights(weights.real, np.ones_like(weights.scales))
+    def real(node: Node) -> Node:
+        if isinstance(node, ops.Pixels):
+            return node
+        if isinstance(node, ops.Convolution) and node.weights.integer:
+            source = graph[node.inputs[0]]
+            middle = source.middle if isinstance(source, ops.Pixels) else 0
+            sums = node.bias + middle * node.weights.values.sum((1, 2, 3), dtype=np.int64)
+            node = replace(node, bias=np.asarray(sums * graph.steps(source.name, node.weights), np.float32))
+        if isinstance(node, ops.Weighted):
+            node = replace(node, parts=tuple(Weights(part.real) for part in node.parts))
+        return replace(node, scale=None)
 
-    nodes: dict[str, Node] = {}
-    for node in graph.nodes:
-        match node:
-            case ops.Pixels():
-                continue
-            case ops.Convolution():
-                bias = node.bias
-                if node.weights.integer:
-                    source, values = graph[node.inputs[0]], node.weights.values
-                    middle = source.middle if isinstance(source, ops.Pixels) else 0
-                    sums = bias + middle * values.sum((1, 2, 3), dtype=np.int64)
-                    bias = np.asarray(sums * graph.steps(source.name, node.weights), np.float32)
-                nodes[node.name] = replace(node, weights=real(node.weights), bias=bias, scale=None)
-            case ops.Linear():
-                nodes[node.name] = replace(node, parts=tuple(map(real, node.parts)))
-            case _:
-                nodes[node.name] = replace(node, scale=None)
-    return graph.replaced(nodes)
+    return replace(graph, nodes=tuple(map(real, graph.nodes)))
 
 
-def _shape(node: Node, inputs: list[Shape], size: Shape | None) -> Shape:
-    match node:
-        case ops.Pixels():
-            return size or node.size
-        case ops.Convolution():
-            sizes = zip(inputs[0], node.padding, node.weights.values.shape[2:], node.stride, strict=False)
-            height, width = ((length + 2 * pad - kernel) // stride + 1 for length, pad, kernel, stride in sizes)
-            return height, width, len(node.bias)
-        case ops.MaxPool() | ops.AveragePool():
-            return inputs[0][0] // node.kernel[0], inputs[0][1] // node.kernel[1], inputs[0][2]
-        case ops.Upsample():
-            return inputs[0][0] * node.factor[0], inputs[0][1] * node.factor[1], inputs[0][2]
-        case ops.Concatenate():
-            return *inputs[0][:2], sum(shape[2] for shape in inputs)
-        case ops.Context():
-            return 1, node.columns, sum(shape[2] for shape in inputs)
-        case ops.Linear():
-            return *inputs[0][:2], len(node.bias)
-        case _:
-            return inputs[0]
+def part_names(node: Node) -> list[str]:
+    """What the weights of each input are called, such as "block1.0", or "classify.wide" for one input of several."""
+    return [f"{node.name}.{source}" for source in node.inputs] if isinstance(node, ops.Linear) else [node.name]
 
 
 def arrays(graph: Graph) -> dict[str, Array]:
-    """Every array by name, such as "block1.0.weights", or "classify.wide.weights" for the part of an input."""
+    """Every array by name, such as "block1.0.weights"."""
     found: dict[str, Array] = {}
     for node in graph.weighted:
-        for name, part in _parts(node).items():
+        for name, part in zip(part_names(node), node.parts, strict=True):
             found[f"{name}.weights"] = part.values
-            if part.integer:
+            if part.scales is not None:
                 found[f"{name}.weight_scales"] = part.scales
         found[f"{node.name}.bias"] = node.bias
     return found
 
 
-def _parts(node: ops.Weighted) -> dict[str, Weights]:
-    if isinstance(node, ops.Convolution):
-        return {node.name: node.weights}
-    return {f"{node.name}.{source}": part for source, part in zip(node.inputs, node.parts, strict=True)}
-
-
 def structure(graph: Graph) -> str:
     """All of the graph that is no array, as JSON."""
-    nodes = []
-    for node in graph.nodes:
-        plain = {f.name: getattr(node, f.name) for f in fields(node) if f.name not in ("weights", "parts", "bias")}
-        nodes.append({"type": type(node).__name__, **plain})
+    nodes = [
+        {"type": type(node).__name__}
+        | {field.name: getattr(node, field.name) for field in fields(node) if field.name not in ("parts", "bias")}
+        for node in graph.nodes
+    ]
     return json.dumps({"nodes": nodes, "squeeze": graph.squeeze})
 
 
 def assemble(structure: str, arrays: Mapping[str, Array]) -> Graph:
     """The graph that `structure` and `arrays` were taken from."""
-
-    def weights(name: str) -> Weights:
-        values = arrays[f"{name}.weights"]
-        return Weights(values, arrays.get(f"{name}.weight_scales", np.ones(len(values), np.float32)))
-
-    nodes: list[Node] = []
-    saved = json.loads(structure)
-    for kind, plain in ((entry.pop("type"), entry) for entry in saved["nodes"]):
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
-        name = values["name"]
-        if kind == "Convolution":
-            nodes.append(ops.Convolution(**values, weights=weights(name), bias=arrays[f"{name}.bias"]))
-        elif kind == "Linear":
-            parts = tuple(weights(f"{name}.{source}") for source in values["inputs"])
-            nodes.append(ops.Linear(**values, parts=parts, bias=arrays[f"{name}.bias"]))
+    saved, nodes = json.loads(structure), []
+    for entry in saved["nodes"]:
+        kind = ops.KINDS[entry.pop("type")]
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        if issubclass(kind, ops.Weighted):
+            node = kind(**values, parts=(), bias=arrays[f"{values['name']}.bias"])
+            parts = (Weights(arrays[f"{n}.weights"], arrays.get(f"{n}.weight_scales")) for n in part_names(node))
+            nodes.append(replace(node, parts=tuple(parts)))
         else:
-            nodes.append(ops.TYPES[kind](**values))
+            nodes.append(kind(**values))
     return Graph(tuple(nodes), tuple(saved["squeeze"]))
-
-
-def save(graph: Graph, path: Path) -> None:
-    """Write the graph as .npz, without pickles."""
-    contents: dict[str, Any] = {"structure": np.array(structure(graph)), **arrays(graph)}
-    np.savez_compressed(path, **contents)
-
-
-def load(path: Path) -> Graph:
-    """Read what `save` wrote."""
-    with np.load(path, allow_pickle=False) as contents:
-        found = dict(contents)
-    return assemble(str(found.pop("structure")), found)

@@ -1,4 +1,4 @@
-"""The operations of a graph. A node's output is uint8 in steps of `scale`, or float32 where that is None."""
+"""The kinds of nodes of a graph. A node's output is uint8 in steps of `scale`, or float32 where that is None."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,20 +15,24 @@ TOP: Final = 255  # of uint8
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A linear map of channels: `values` (outputs, inputs, ...), int8 or float32; a real weight is value * scale."""
+    """A linear map of channels: `values` (outputs, inputs, ...), int8 with `scales`, or float32.
+
+    A real weight is value * scale of its output.
+    """
 
     values: Array
-    scales: NDArray[np.float32]  # (outputs), 1 in float
+    scales: NDArray[np.float32] | None = None  # (outputs)
 
     @property
     def integer(self) -> bool:
         """Whether this is computed in integers."""
-        return self.values.dtype == np.int8
+        return self.scales is not None
 
     @property
     def real(self) -> NDArray[np.float32]:
         """The weights as real numbers."""
-        return np.asarray(self.values * self.scales.reshape(-1, *[1] * (self.values.ndim - 1)), np.float32)
+        scales = 1 if self.scales is None else self.scales.reshape(-1, *[1] * (self.values.ndim - 1))
+        return np.asarray(self.values * scales, np.float32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,10 +43,14 @@ class Node:
     inputs: tuple[str, ...] = ()
     scale: float | None = None
 
+    def shape(self, *inputs: Shape) -> Shape:
+        """The shape of the output, of the shapes of the inputs."""
+        return inputs[0]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pixels(Node):
-    """The image, uint8 (H, W, C). Only convolutions take it.
+    """The image, uint8. Only convolutions take it.
 
     A pixel's real value is (pixel - middle) / spread; `scale` is 1 / spread.
     """
@@ -56,52 +64,94 @@ class Pixels(Node):
         """The pixel that stands for 0 in the padding of an integer convolution: the nearest one to `middle`."""
         return int(np.rint(self.middle))
 
+    def shape(self, *inputs: Shape) -> Shape:
+        return self.size
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Convolution(Node):
-    """A convolution (O, I, KH, KW), its bias int32 in steps of the sum, or float32; and a ReLU, if `relu`."""
+class Weighted(Node):
+    """The products of each input with its part of the weights, added up, and `bias` (outputs)."""
 
-    weights: Weights
+    parts: tuple[Weights, ...]
     bias: Array
-    stride: Pair
-    padding: Pair
-    relu: bool
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class MaxPool(Node):
-    """The largest of each window of `kernel`, without what fills none; windows do not overlap."""
+class Convolution(Weighted):
+    """A convolution of one input, weights (O, I, KH, KW), and a ReLU, if `relu`.
+
+    The bias is int32 in steps of the integer sum, or float32.
+    """
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    relu: bool = False
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of its only input."""
+        return self.parts[0]
+
+    def shape(self, *inputs: Shape) -> Shape:
+        sizes = zip(inputs[0], self.padding, self.weights.values.shape[2:], self.stride, strict=False)
+        height, width = ((length + 2 * pad - kernel) // stride + 1 for length, pad, kernel, stride in sizes)
+        return height, width, len(self.bias)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(Weighted):
+    """A linear map (O, I) of the channels of every input, added up. The output and the bias are float32."""
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return *inputs[0][:2], len(self.bias)
+
+
+class Tied(Node):
+    """A node whose inputs and output have one scale, so that it is exact in integers."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pool(Tied):
+    """Windows of `kernel` that do not overlap; what fills no window is left out."""
 
     kernel: Pair
 
+    def shape(self, *inputs: Shape) -> Shape:
+        return inputs[0][0] // self.kernel[0], inputs[0][1] // self.kernel[1], inputs[0][2]
+
+
+class MaxPool(Pool):
+    """The largest of each window."""
+
+
+class AveragePool(Pool):
+    """The mean of each window, rounded half to even."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AveragePool(Node):
-    """The mean of each window of `kernel`, rounded half to even; windows do not overlap."""
-
-    kernel: Pair
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Upsample(Node):
+class Upsample(Tied):
     """Each pixel `factor` times along each axis (nearest neighbour)."""
 
     factor: Pair
 
+    def shape(self, *inputs: Shape) -> Shape:
+        return inputs[0][0] * self.factor[0], inputs[0][1] * self.factor[1], inputs[0][2]
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Add(Node):
+
+class Add(Tied):
     """The sum of two tensors; integers end at 255."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Concatenate(Node):
-    """Tensors behind each other along the channels."""
+class Concatenate(Tied):
+    """Tensors concatenated along the channels."""
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return *inputs[0][:2], sum(shape[2] for shape in inputs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Context(Node):
-    """LPRNet's global context of each input, float32, behind each other: (1, columns, channels of all).
+    """LPRNet's global context of each input, float32, concatenated: (1, columns, channels of all).
 
     Means of columns over the mean of their squares. `channels` counts, for each input, those that this is taken over.
     """
@@ -110,14 +160,11 @@ class Context(Node):
     channels: tuple[int, ...]
     epsilon: float
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Linear(Node):
-    """float32 (H, W, O): a linear map of the channels of each input, added up, and a float32 `bias` (O)."""
-
-    parts: tuple[Weights, ...]
-    bias: NDArray[np.float32]
+    def shape(self, *inputs: Shape) -> Shape:
+        return 1, self.columns, sum(shape[2] for shape in inputs)
 
 
-Weighted = Convolution | Linear
-TYPES: Final = {kind.__name__: kind for kind in (Pixels, MaxPool, AveragePool, Upsample, Add, Concatenate, Context)}
+KINDS: Final[dict[str, Any]] = {
+    kind.__name__: kind
+    for kind in (Pixels, Convolution, Linear, MaxPool, AveragePool, Upsample, Add, Concatenate, Context)
+}

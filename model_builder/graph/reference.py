@@ -28,29 +28,29 @@ def trace(graph: Graph, images: NDArray[np.uint8]) -> Trace:
     """As `run`, with every node's output."""
     outputs: dict[str, Array] = {}
     for node in graph.nodes:
-        outputs[node.name] = _computed(graph, node, [outputs[name] for name in node.inputs], images)
+        taken = [outputs[name] for name in node.inputs]
+        outputs[node.name] = _computed(graph, node, taken) if taken else images
     return Trace(outputs, np.squeeze(outputs[graph.output.name], graph.squeeze))
 
 
-def _computed(graph: Graph, node: Node, taken: list[Array], images: NDArray[np.uint8]) -> Array:
+def _computed(graph: Graph, node: Node, taken: list[Array]) -> Array:
     match node:
-        case ops.Pixels():
-            return images
         case ops.Convolution():
             return convolution(graph, node, taken[0])
         case ops.Linear():
-            products = [_linear(graph, *part) for part in zip(node.inputs, node.parts, taken, strict=True)]
+            products = [_product(graph, *part) for part in zip(node.inputs, node.parts, taken, strict=True)]
             return np.asarray(sum(products) + node.bias, np.float32)
         case ops.MaxPool():
             return np.asarray(_windows(taken[0], node.kernel).max(axis=(2, 4)))
         case ops.AveragePool():
-            return _means(taken[0], node.kernel)
+            sums = _windows(taken[0], node.kernel).sum(axis=(2, 4), dtype=np.float32)  # exact below 2^24
+            means = sums * np.float32(1 / (node.kernel[0] * node.kernel[1]))
+            return means if node.scale is None else np.rint(means).astype(np.uint8)
         case ops.Upsample():
             return taken[0].repeat(node.factor[0], axis=1).repeat(node.factor[1], axis=2)
         case ops.Add():
-            if node.scale is None:
-                return np.asarray(taken[0] + taken[1])
-            return np.minimum(taken[0].astype(np.int32) + taken[1], ops.TOP).astype(np.uint8)
+            total = np.add(*taken, dtype=np.float32)
+            return total if node.scale is None else np.minimum(total, ops.TOP).astype(np.uint8)
         case ops.Concatenate():
             return np.concatenate(taken, axis=3)
         case ops.Context():
@@ -80,24 +80,14 @@ def _windows(x: Array, kernel: Pair) -> Array:
     return whole.reshape(len(x), height, kernel[0], width, kernel[1], x.shape[3])
 
 
-def _means(x: Array, kernel: Pair) -> Array:
-    integer = x.dtype == np.uint8
-    sums = _windows(x, kernel).sum(axis=(2, 4), dtype=np.int32 if integer else np.float32)
-    means = sums.astype(np.float32) * np.float32(1 / (kernel[0] * kernel[1]))
-    return np.asarray(np.rint(means).astype(np.uint8) if integer else means)
-
-
 def convolution(graph: Graph, node: ops.Convolution, x: Array) -> Array:
     """A convolution's output (N, H', W', O) for the output `x` of the node that it takes."""
-    source = graph[node.inputs[0]]
     if node.weights.integer:
         sums = _convolve(node, x, np.float64, graph.fill(node)).astype(np.int32) + node.bias
         y = sums.astype(np.float32) * graph.multiplier(node)
     else:
-        real = _real(x, source)
-        y = _convolve(node, real, np.float32, 0) + node.bias
-        if node.scale is not None:
-            y = y / np.float32(node.scale)
+        y = _convolve(node, _real(x, graph[node.inputs[0]]), np.float32, 0) + node.bias
+        y = y if node.scale is None else y / np.float32(node.scale)
     if node.scale is None:
         return np.asarray(np.maximum(y, 0) if node.relu else y, np.float32)
     return np.asarray(np.clip(np.rint(y), 0, ops.TOP), np.uint8)
@@ -127,7 +117,7 @@ def _convolve(node: ops.Convolution, x: Array, dtype: type[np.floating[Any]], fi
     return sums
 
 
-def _linear(graph: Graph, source: str, part: Weights, x: Array) -> NDArray[np.float32]:
+def _product(graph: Graph, source: str, part: Weights, x: Array) -> NDArray[np.float32]:
     if part.integer:
         sums = x.astype(np.int32) @ part.values.T.astype(np.int32)
         return np.asarray(sums.astype(np.float32) * graph.steps(source, part), np.float32)

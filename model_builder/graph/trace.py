@@ -1,10 +1,11 @@
-"""From a torch module to a `Graph`: the forward pass is recorded by torch.fx, batch normalization is folded.
+"""From a torch module to a `Graph`: torch.fx records the forward pass, batch normalization and ReLU are folded.
 
-Understood are the modules and functions in `_Tracing.node`. The output is a convolution or linear layer without a ReLU,
-behind one of `blocks.Sequence`, `Maps` and `Vector`.
+A network may have the operations of `_FUNCTIONS` and `_Tracing._module`. Its output is a 1x1 convolution without a ReLU
+that `blocks.Sequence` or `blocks.Maps` follows.
 """
 
 import operator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +16,10 @@ from torch.nn import functional
 
 from model_builder.graph import ops
 from model_builder.graph.description import Graph
-from model_builder.graph.ops import Node, Pair, Shape, Weights
+from model_builder.graph.ops import Array, Node, Pair, Shape, Weights
 from model_builder.networks import blocks
-from model_builder.networks.blocks import ConvUnit
 
-LEAVES = (blocks.Normalize, blocks.GlobalContext, blocks.Sequence, blocks.Maps, blocks.Vector)
-SQUEEZED = {blocks.Sequence: (1,), blocks.Maps: (), blocks.Vector: (1, 2)}
+_LEAVES = (blocks.Normalize, blocks.GlobalContext, blocks.Sequence, blocks.Maps)
 
 
 def trace(network: nn.Module, size: Shape) -> Graph:
@@ -28,234 +27,155 @@ def trace(network: nn.Module, size: Shape) -> Graph:
 
     Raises ValueError for an operation that a graph does not have.
     """
-    training = network.training
-    try:
-        recorded = _Tracer().trace(network.eval())
-    finally:
-        network.train(training)
     tracing = _Tracing(network, size)
-    for node in recorded.nodes:
-        tracing.node(node)
-    return tracing.graph()
+    tracing.run(None)
+    return _with_linear_output(Graph(tuple(tracing.nodes.values()), tracing.squeeze))
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
-class _Tracing:
-    """Nodes as they are found. `_named` is the node that a torch.fx node's value is the output of."""
+class _Tracing(fx.Interpreter):
+    """Runs a recorded network on names: the value of an operation is the name of the node that computes it."""
 
     def __init__(self, network: nn.Module, size: Shape) -> None:
-        self._modules, self._size = dict(network.named_modules()), size
-        self._nodes: dict[str, Node] = {}
-        self._named: dict[fx.Node, str] = {}
-        self._flat: dict[str, Shape] = {}  # tensors behind a `flatten`, by what they were
-        self._squeeze: tuple[int, ...] = ()
+        super().__init__(network, graph=_Tracer().trace(network))  # type: ignore[arg-type]  # any module will do
+        self.extra_traceback = False
+        self._size = size
+        self.nodes: dict[str, Node] = {}
+        self.squeeze: tuple[int, ...] = ()
 
-    def graph(self) -> Graph:
-        """What was found, as it is computed: behind the output's inputs alone."""
-        graph = _contexts_joined(_concatenations_dissolved(Graph(tuple(self._nodes.values()), self._squeeze)))
-        for convolution in graph.convolutions:
-            if not convolution.relu and convolution is not graph.output:
-                raise ValueError(f"{convolution.name} has no ReLU: only the output may be without")
-        return graph
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op not in ("call_module", "call_function"):
+            return super().run_node(n)
+        inputs, options = self.fetch_args_kwargs_from_env(n)
+        if n.op == "call_module":
+            return self._module(str(n.target), self.fetch_attr(str(n.target)), *inputs)
+        if n.target is functional.relu:
+            return self._relu(inputs[0])
+        if n.target not in _FUNCTIONS:
+            raise ValueError(f"{n.name}: a graph has no {n.target}")
+        try:
+            return self._add(_FUNCTIONS[n.target](n.name, *inputs, **options))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{n.name}: {error}") from error
 
-    def node(self, node: fx.Node) -> None:
-        """Add what a recorded operation computes."""
-        if node.op in ("placeholder", "output", "get_attr"):
-            return
-        module = self._modules[str(node.target)] if node.op == "call_module" else None
-        inputs = [self._named[argument] for argument in node.all_input_nodes if argument in self._named]
-        match module if module is not None else node.target:
+    def _module(self, path: str, module: nn.Module, *inputs: str) -> str:
+        """Add what a module computes; its output's name."""
+        match module:
             case blocks.Normalize():
-                found = self._add(_pixels(self._size))
-            case nn.Conv2d() as convolution:
-                found = self._convolution(_name(self._modules, str(node.target)), convolution, inputs[0])
-            case nn.Linear() as linear:
-                found = self._linear(str(node.target), linear, inputs[0])
-            case nn.BatchNorm2d() as normalization:
-                found = self._folded(inputs[0], normalization)
-            case nn.ReLU() | functional.relu | torch.relu:
-                found = self._relu(inputs[0])
-            case nn.Dropout() | functional.dropout:
-                found = inputs[0]
-            case nn.MaxPool2d() | functional.max_pool2d:
-                found = self._add(ops.MaxPool(name=node.name, inputs=(inputs[0],), kernel=_window(node, module)))
-            case nn.AvgPool2d() | functional.avg_pool2d:
-                found = self._add(ops.AveragePool(name=node.name, inputs=(inputs[0],), kernel=_window(node, module)))
-            case nn.Upsample() | functional.interpolate:
-                found = self._add(ops.Upsample(name=node.name, inputs=(inputs[0],), factor=_factor(node, module)))
-            case operator.add | torch.add | operator.iadd:
-                if len(inputs) != 2:
-                    raise ValueError(f"{node.name}: only two tensors can be added")
-                found = self._add(ops.Add(name=node.name, inputs=tuple(inputs)))
-            case torch.cat:
-                found = self._add(ops.Concatenate(name=node.name, inputs=tuple(inputs)))
-            case blocks.GlobalContext() as context:
-                found = self._context(str(node.target), context, *inputs)
-            case torch.flatten | "flatten" | nn.Flatten():
-                found = inputs[0]
-                self._flat[found] = self._shapes()[found]
-            case blocks.Sequence() | blocks.Maps() | blocks.Vector() as layout:
-                found, self._squeeze = inputs[0], SQUEEZED[type(layout)]
-            case other:
-                raise ValueError(f"{node.name}: a graph has no {type(other).__name__ if module else other}")
-        self._named[node] = found
+                middle, spread = blocks.MIDDLE, blocks.SPREAD
+                pixels = ops.Pixels(name="pixels", scale=1 / spread, size=self._size, middle=middle, spread=spread)
+                return self._add(pixels)
+            case nn.Conv2d():
+                unit = path.rpartition(".")[0]
+                within = isinstance(self.fetch_attr(unit) if unit else None, blocks.ConvUnit)
+                return self._add(_convolution(unit if within else path, module, inputs[0]))
+            case nn.BatchNorm2d():
+                return self._add(_folded(self.nodes[inputs[0]], module))
+            case nn.ReLU():
+                return self._relu(inputs[0])
+            case nn.Dropout():
+                return inputs[0]
+            case blocks.GlobalContext():
+                like, *tensors = inputs
+                columns = Graph(tuple(self.nodes.values())).shapes()[like][1]
+                context = ops.Context(
+                    name=path, inputs=tuple(tensors), columns=columns, channels=module.channels, epsilon=blocks.EPSILON
+                )
+                return self._add(context)
+            case blocks.Sequence() | blocks.Maps():
+                self.squeeze = module.squeeze
+                return inputs[0]
+        raise ValueError(f"{path}: a graph has no {type(module).__name__}")
 
     def _add(self, node: Node) -> str:
-        self._nodes[node.name] = node
+        self.nodes[node.name] = node
         return node.name
-
-    def _shapes(self) -> dict[str, Shape]:
-        return Graph(tuple(self._nodes.values())).shapes()
-
-    def _convolution(self, name: str, source: nn.Conv2d, taken: str) -> str:
-        if source.groups != 1 or source.dilation != (1, 1) or source.padding_mode != "zeros":
-            raise ValueError(f"{name}: convolutions in groups, dilated or with other padding than 0 are not described")
-        bias = torch.zeros(source.out_channels) if source.bias is None else source.bias
-        return self._add(
-            ops.Convolution(
-                name=name,
-                inputs=(taken,),
-                weights=_weights(source.weight),
-                bias=_array(bias),
-                stride=_pair(source.stride),
-                padding=_pair(source.padding),
-                relu=False,
-            )
-        )
-
-    def _linear(self, name: str, source: nn.Linear, taken: str) -> str:
-        """A convolution whose kernel is as large as what it takes."""
-        height, width, channels = self._flat.get(taken) or self._shapes()[taken]
-        weight = source.weight.reshape(len(source.weight), channels, height, width)
-        bias = torch.zeros(len(weight)) if source.bias is None else source.bias
-        made = ops.Convolution(
-            name=name,
-            inputs=(taken,),
-            weights=_weights(weight),
-            bias=_array(bias),
-            stride=(1, 1),
-            padding=(0, 0),
-            relu=False,
-        )
-        return self._add(made)
-
-    def _folded(self, name: str, normalization: nn.BatchNorm2d) -> str:
-        node, source = self._nodes[name], self._modules.get(f"{name}.0", self._modules.get(name))
-        if not isinstance(node, ops.Convolution) or not isinstance(source, nn.Conv2d) or source.bias is not None:
-            raise ValueError(f"{name}: batch normalization must follow a convolution without a bias")
-        weight, bias = blocks.fold(source, normalization)
-        return self._add(replace(node, weights=_weights(weight), bias=_array(bias)))
 
     def _relu(self, name: str) -> str:
         """Into the convolution that it follows. What else there is puts out nothing below 0."""
-        node = self._nodes[name]
+        node = self.nodes[name]
         return self._add(replace(node, relu=True)) if isinstance(node, ops.Convolution) else name
 
-    def _context(self, name: str, source: blocks.GlobalContext, taken: str, like: str) -> str:
-        columns = self._shapes()[like][1]
-        channels = (source.channels,)
-        return self._add(
-            ops.Context(name=name, inputs=(taken,), columns=columns, channels=channels, epsilon=blocks.EPSILON)
-        )
+
+def _convolution(name: str, source: nn.Conv2d, taken: str) -> Node:
+    if source.groups != 1 or source.dilation != (1, 1) or source.padding_mode != "zeros":
+        raise ValueError(f"{name}: convolutions in groups, dilated or with other padding than 0 are not described")
+    bias = torch.zeros(source.out_channels) if source.bias is None else source.bias
+    geometry = {"stride": _pair(source.stride), "padding": _pair(source.padding)}
+    return ops.Convolution(
+        name=name, inputs=(taken,), parts=(Weights(_array(source.weight)),), bias=_array(bias), **geometry
+    )
 
 
-def _pixels(size: Shape) -> ops.Pixels:
-    return ops.Pixels(name="pixels", scale=1 / blocks.SPREAD, size=size, middle=blocks.MIDDLE, spread=blocks.SPREAD)
+def _folded(node: Node, norm: nn.BatchNorm2d) -> Node:
+    """The convolution with the batch normalization that follows it."""
+    if not isinstance(node, ops.Convolution) or node.relu:
+        raise ValueError(f"{node.name}: batch normalization must follow a convolution")
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = _array(norm.weight / (norm.running_var + norm.eps).sqrt())
+    bias = (node.bias - _array(norm.running_mean)) * gain + _array(norm.bias)
+    return replace(node, parts=(Weights(node.weights.values * gain[:, None, None, None]),), bias=bias)
 
 
-def _name(modules: dict[str, nn.Module], path: str) -> str:
-    """What a convolution is called: as the unit that it is in, if it is in one."""
-    parent = path.rpartition(".")[0]
-    return parent if isinstance(modules[parent], ConvUnit) else path
+def _pool(kind: type[ops.Pool]) -> Callable[..., Node]:
+    def made(name: str, x: str, kernel_size: Any, stride: Any = None, padding: Any = 0, **options: Any) -> Node:
+        kernel = _pair(kernel_size)
+        if any((padding, options.get("ceil_mode"), _pair(stride or kernel) != kernel, options.get("dilation", 1) != 1)):
+            raise ValueError("only windows that do not overlap, without padding, are described")
+        return kind(name=name, inputs=(x,), kernel=kernel)
+
+    return made
 
 
-def _argument(node: fx.Node, module: nn.Module | None, name: str, position: int) -> Any:
-    """An argument of a function or of the module that does the same; None where it is not given."""
-    if module is not None:
-        return getattr(module, name, None)
-    return node.kwargs.get(name, node.args[position] if len(node.args) > position else None)
+def _upsample(name: str, x: str, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **_: Any) -> Node:
+    if mode != "nearest" or size is not None or _pair(scale_factor) not in (scale_factor, (scale_factor,) * 2):
+        raise ValueError("only upsampling to the nearest pixel by a whole factor is described")
+    return ops.Upsample(name=name, inputs=(x,), factor=_pair(scale_factor))
 
 
-def _window(node: fx.Node, module: nn.Module | None) -> Pair:
-    kernel = _pair(_argument(node, module, "kernel_size", 1))
-    stride = _argument(node, module, "stride", 2)
-    if (stride is not None and _pair(stride) != kernel) or _argument(node, module, "padding", 3) not in (None, 0):
-        raise ValueError(f"{node.name}: only windows that do not overlap, without padding, are described")
-    return kernel
+def _concatenate(name: str, tensors: list[str], dim: int = 0) -> Node:
+    if dim != 1:
+        raise ValueError("only channels, dimension 1, can be concatenated")
+    return ops.Concatenate(name=name, inputs=tuple(tensors))
 
 
-def _factor(node: fx.Node, module: nn.Module | None) -> Pair:
-    factor, mode = _argument(node, module, "scale_factor", 2), _argument(node, module, "mode", 3)
-    if factor is None or mode not in (None, "nearest"):
-        raise ValueError(f"{node.name}: only upsampling to the nearest pixel by a whole factor is described")
-    rows, columns = factor if isinstance(factor, tuple) else (factor, factor)
-    if rows != int(rows) or columns != int(columns):
-        raise ValueError(f"{node.name}: {factor} is no whole factor")
-    return int(rows), int(columns)
+_FUNCTIONS: dict[Any, Callable[..., Node]] = {
+    functional.max_pool2d: _pool(ops.MaxPool),
+    functional.avg_pool2d: _pool(ops.AveragePool),
+    functional.interpolate: _upsample,
+    operator.add: lambda name, a, b: ops.Add(name=name, inputs=(a, b)),
+    torch.cat: _concatenate,
+}
 
 
-def _concatenations_dissolved(graph: Graph) -> Graph:
+def _with_linear_output(graph: Graph) -> Graph:
     """The output, a 1x1 convolution without a ReLU, as a linear map of each tensor that is concatenated before it.
 
     These then need no common scale.
     """
-    output = graph.output
-    if not isinstance(output, ops.Convolution) or output.relu or output.weights.values.shape[2:] != (1, 1):
-        return graph
-    before = graph[output.inputs[0]]
-    inputs, nodes = output.inputs, [*graph.nodes[:-1]]
-    if isinstance(before, ops.Concatenate) and graph.consumers(before.name) == [output]:
-        inputs = before.inputs
-        nodes.remove(before)
+    *nodes, output = graph.nodes
+    for node in graph.convolutions:
+        if node.relu == (node is output) or (node is output and node.weights.values.shape[2:] != (1, 1)):
+            raise ValueError(f"{node.name}: only the output is without a ReLU, and it must be a 1x1 convolution")
+    assert isinstance(output, ops.Convolution)
+    inputs = output.inputs
+    if isinstance(nodes[-1], ops.Concatenate) and inputs == (nodes[-1].name,):
+        inputs = nodes.pop().inputs
     counts = [graph.shapes()[name][2] for name in inputs]
     parts = np.split(output.weights.values[:, :, 0, 0], np.cumsum(counts)[:-1], axis=1)
-    ones = np.ones(len(output.bias), np.float32)
-    linear = ops.Linear(
-        name=output.name, inputs=inputs, parts=tuple(Weights(part.copy(), ones) for part in parts), bias=output.bias
-    )
-    return replace(graph, nodes=(*nodes, linear))
-
-
-def _contexts_joined(graph: Graph) -> Graph:
-    """All contexts that the output takes as one node, which is less work than several."""
-    output = graph.output
-    if not isinstance(output, ops.Linear):
-        return graph
-    contexts = [node for name in output.inputs if isinstance(node := graph[name], ops.Context)]
-    if len(contexts) < 2 or any(graph.consumers(context.name) != [output] for context in contexts):
-        return graph
-    first = contexts[0]
-    joined = replace(
-        first,
-        name="contexts",
-        inputs=tuple(name for context in contexts for name in context.inputs),
-        channels=tuple(count for context in contexts for count in context.channels),
-    )
-    places = [output.inputs.index(context.name) for context in contexts]
-    if places != list(range(places[0], places[0] + len(places))):
-        return graph
-    values = np.concatenate([output.parts[place].values for place in places], axis=1)
-    end = places[-1] + 1
-    linear = replace(
-        output,
-        inputs=(*output.inputs[: places[0]], joined.name, *output.inputs[end:]),
-        parts=(*output.parts[: places[0]], replace(output.parts[places[0]], values=values), *output.parts[end:]),
-    )
-    rest = [node for node in graph.nodes[:-1] if node not in contexts]
-    return replace(graph, nodes=(*rest, joined, linear))
+    weights = tuple(Weights(part.copy()) for part in parts)
+    return replace(graph, nodes=(*nodes, ops.Linear(name=output.name, inputs=inputs, parts=weights, bias=output.bias)))
 
 
 def _pair(value: Any) -> Pair:
-    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple) else (int(value), int(value))
 
 
-def _weights(weight: Tensor) -> Weights:
-    return Weights(_array(weight), np.ones(len(weight), np.float32))
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().numpy().astype(np.float32)
+def _array(tensor: Tensor) -> Array:
+    found: Array = tensor.detach().cpu().numpy().astype(np.float32)
+    return found

@@ -1,5 +1,6 @@
-"""Modules that the networks are made of. Those without weights are leaves that `graph/trace.py` knows."""
+"""Modules that the networks are made of. Those without weights are leaves of `graph/trace.py`."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,17 +36,19 @@ class ConvUnit(nn.Sequential):
 
 
 class GlobalContext(nn.Module):
-    """`global_context` of (N, C, H, W) with as many columns as `like` (N, ?, ?, columns) has.
+    """`global_context` of several tensors, concatenated: (N, sum of C, 1, columns of `like`).
 
-    `channels` is how many channels the mean of squares is taken over: a pruned network counts those that were cut.
+    `channels` is, for each tensor, how many channels its mean of squares is taken over: a pruned network counts those
+    that were cut.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.channels = channels
 
-    def forward(self, x: Tensor, like: Tensor) -> Tensor:
-        return global_context(x, like.shape[3], self.channels)
+    def forward(self, like: Tensor, *tensors: Tensor) -> Tensor:
+        pairs = zip(tensors, self.channels, strict=True)
+        return torch.cat([global_context(x, like.shape[3], channels) for x, channels in pairs], 1)
 
 
 def global_context(x: Tensor, columns: int, channels: int) -> Tensor:
@@ -62,6 +65,8 @@ def global_context(x: Tensor, columns: int, channels: int) -> Tensor:
 class Sequence(nn.Module):
     """(N, C, 1, T) -> (N, T, C), float32."""
 
+    squeeze = (1,)  # axes of (N, H, W, C) that the output does not have
+
     def forward(self, x: Tensor) -> Tensor:
         return x.float().squeeze(2).transpose(1, 2)
 
@@ -69,21 +74,7 @@ class Sequence(nn.Module):
 class Maps(nn.Module):
     """(N, C, H, W) -> (N, H, W, C), float32."""
 
+    squeeze = ()
+
     def forward(self, x: Tensor) -> Tensor:
         return x.float().permute(0, 2, 3, 1)
-
-
-class Vector(nn.Module):
-    """(N, C, 1, 1) or (N, C) -> (N, C), float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.float().flatten(1)
-
-
-def fold(convolution: nn.Conv2d, normalization: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weights and bias of the convolution that computes both; the convolution has no bias of its own."""
-    assert normalization.running_mean is not None
-    assert normalization.running_var is not None
-    gain = normalization.weight / (normalization.running_var + normalization.eps).sqrt()
-    weight = (convolution.weight * gain[:, None, None, None]).detach()
-    return weight, (normalization.bias - normalization.running_mean * gain).detach()

@@ -72,7 +72,7 @@ class LPRNet(nn.Module):
         self.column = ConvUnit(w.block3[-1], w.column, (HEIGHT // 4, 1), pad=False)  # 1x23
         self.wide = ConvUnit(w.column, w.wide, (1, 13))
         self.dropout = nn.Dropout(dropout)
-        self.contexts = nn.ModuleList(map(GlobalContext, context_channels or w.stages))
+        self.contexts = GlobalContext(context_channels or w.stages)
         self.classify = nn.Conv2d(sum((w.wide, w.column, *w.stages)), classes, 1)
         self.sequence = Sequence()
 
@@ -87,16 +87,11 @@ class LPRNet(nn.Module):
         block1, block2, block3 = (tuple(map(of, block)) for block in (self.block1, self.block2, self.block3))
         return Widths(of(self.stem), block1, block2, block3, of(self.column), of(self.wide))
 
-    @property
-    def context_channels(self) -> tuple[int, ...]:
-        """Channels that the context of each stage takes its mean of squares over."""
-        return tuple(context.channels for context in self.contexts if isinstance(context, GlobalContext))
-
     def configuration(self) -> dict[str, object]:
         """Arguments that build this network again, as JSON holds them."""
         return {
             "widths": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.widths).items()},
-            "context_channels": list(self.context_channels),
+            "context_channels": list(self.contexts.channels),
         }
 
     @classmethod
@@ -112,7 +107,6 @@ class LPRNet(nn.Module):
         block3 = self.block3(functional.max_pool2d(block2, 2))
         column = self.column(block3)
         wide = self.wide(self.dropout(column))
-        stages = zip(self.contexts, (stem, block1, block2, block3), strict=True)
-        contexts = [context(features, wide) for context, features in stages]
-        logits: Tensor = self.sequence(self.classify(torch.cat([wide, column, *contexts], 1)))
+        contexts = self.contexts(wide, stem, block1, block2, block3)
+        logits: Tensor = self.sequence(self.classify(torch.cat([wide, column, contexts], 1)))
         return logits

@@ -118,7 +118,7 @@ def train(
     model = LPRNet(
         BLANK + 1,
         initial.widths if initial else None,
-        context_channels=initial.context_channels if initial else None,
+        context_channels=initial.contexts.channels if initial else None,
         dropout=config.dropout,
     )
     if initial is not None:

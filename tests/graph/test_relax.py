@@ -64,17 +64,6 @@ def network(simulation: FakeQuantized) -> Graph:
     return simulation.describe()
 
 
-def test_whole_vectors_compute_what_the_network_does(network, crops):
-    made = integers.whole(network)
-    assert all(len(node.bias) % integers.VECTOR == 0 for node in made.convolutions)
-    expected, found = reference.trace(network, crops), reference.trace(made, crops)
-    for name in (node.name for node in network.convolutions):
-        output = expected.outputs[name]
-        np.testing.assert_array_equal(found.outputs[name][..., : output.shape[-1]], output)
-        assert not found.outputs[name][..., output.shape[-1] :].any()
-    np.testing.assert_allclose(found.result, expected.result, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "level", [pytest.param(VNNI, marks=needs(VNNI), id="vnni"), pytest.param(FLOATS, marks=needs(FLOATS), id="loops")]
 )
