@@ -128,7 +128,7 @@ def _add_compile(commands: flags.Commands) -> None:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    from model_builder.compile import compiler  # TVM takes seconds to import, which no other command needs to wait for
+    from model_builder.compile import compiler, tuner  # TVM takes seconds to import, and no other command needs it
 
     passes = compiler.stage(options.stage)
     source = contract.find(options.artifacts, options.source)
@@ -137,7 +137,7 @@ def _compile(options: argparse.Namespace) -> None:
     if options.tune:
         try:
             for level in levels:
-                compiler.tune(network, level, options.trials, passes)
+                tuner.tune(network, level, options.trials, passes)
         except KeyboardInterrupt as error:
             raise Interrupted("stopped; the same command goes on with the trials that are left") from error
     _build_one(options, build.compiled, None, levels=tuple(options.target or ()), passes=options.stage)

@@ -7,20 +7,15 @@ on which floats are faster, its weights become real numbers again.
 """
 
 import copy
-import json
-import logging
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 import tvm
 from torch import nn
-from tqdm import tqdm
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.transform import (
@@ -38,13 +33,13 @@ from tvm.relax.transform import (
     MetaScheduleApplyDatabase,
     SplitLayoutRewritePreproc,
 )
-from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.analysis import estimate_tir_flops
-from tvm.s_tir.meta_schedule.relax_integration import extract_tasks, extracted_tasks_to_tune_contexts
+from tvm.s_tir.meta_schedule.relax_integration import extract_tasks
 from tvm.support import cc
 from tvm.target import Target, codegen
 
-from model_builder import candidates, evaluate
+from model_builder import candidates
+from model_builder.compile.records import RECORDS, database, tuned_on
 from model_builder.compress import quantize
 from model_builder.graph import onnx
 from model_builder.graph import relax as integers
@@ -52,7 +47,7 @@ from model_builder.graph.description import Graph, dequantized
 from model_builder.graph.fake_quantized import FakeQuantized, plain
 from model_builder.graph.ops import Concatenate, Convolution, Linear, Weights
 from model_builder.graph.trace import trace
-from model_builder.kernels import tuning_space, winograd
+from model_builder.kernels import winograd
 from model_builder.networks.reader import SIZE, LPRNet
 from service.artifact import Artifact, Library, Origin, Probe, Source
 from service.artifact.provenance import Compiled
@@ -62,15 +57,9 @@ from service.errors import ArtifactError
 
 Network = nn.Module | Graph  # in float, of images of `SIZE`; or of integers
 
-RECORDS: Final = Path(__file__).parent / "tuning"
-WORK: Final = Path("runs") / "tuning"
-
 _TOLERANCE = 1e-3  # of a logit, as for every engine that computes in float32
 _WORTH_TUNING = 100_000  # operations: convolutions; LLVM alone makes the rest fast (the largest, a pool, takes 3 us)
-_TRIALS_A_ROUND = 16  # so many are compiled and measured before the cost model learns
 _VECTOR = 16  # classes that fill a vector of AVX-512, and two of AVX2
-_FAILED = 1e9  # seconds, less than MetaSchedule's 1e10 for a schedule that did not run
-_WORKER_TIMEOUT = 60  # seconds; each round starts workers anew, which import TVM (and torch with it) first
 
 
 @dataclass(frozen=True)
@@ -283,12 +272,12 @@ def scheduled(
     module, untuned = lowered(network, level, passes), []
     with level.target:
         if passes.tuned:
-            with _database(extract_tasks(module, level.target), level, records):
+            with database(extract_tasks(module, level.target), level.name, records):
                 module = MetaScheduleApplyDatabase()(module)
             untuned = [
                 variable.name_hint
                 for variable, function in module.functions.items()
-                if isinstance(function, tvm.tirx.PrimFunc) and _worth_tuning(function)
+                if isinstance(function, tvm.tirx.PrimFunc) and worth_tuning(function)
             ]
         if isinstance(network, Graph):
             return integers.completed(module), tuple(sorted(untuned))
@@ -306,61 +295,6 @@ def export(module: tvm.IRModule, level: Level, path: Path) -> None:
     relax.build(module, level.target).export_library(str(path), options=["-s"])
 
 
-def tune(
-    network: Network,
-    level: Level,
-    trials: int,
-    passes: Passes | None = None,
-    records: Path = RECORDS,
-    work: Path = WORK,
-) -> None:
-    """Measure `trials` schedules of every kernel worth it, the largest first, and keep the best in `records`.
-
-    Needs a quiet machine. All that was measured is kept in `work`/<level>, so that the same call goes on where an
-    earlier one was stopped. Raises ValueError where no schedule of a kernel ran.
-    """
-    passes = passes or Passes()
-    folder = work / level.name
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ["TVM_NUM_THREADS"] = "1"  # read by the process that measures
-    cores = len(os.sched_getaffinity(0))
-    initialize = _without_intrinsics()
-    initialize()
-    kernels = extract_tasks(lowered(network, level, passes), level.target)
-    kernels = [kernel for kernel in kernels if _worth_tuning(kernel.dispatched[0]["main"])]
-    kernels.sort(key=lambda kernel: -kernel.weight * estimate_tir_flops(kernel.dispatched[0]))
-    search: dict[str, Any] = {
-        "work_dir": str(folder),
-        "builder": ms.builder.LocalBuilder(max_workers=cores, timeout_sec=_WORKER_TIMEOUT, initializer=initialize),
-        "runner": ms.runner.LocalRunner(timeout_sec=_WORKER_TIMEOUT, initializer=initialize),
-        "database": ms.database.JSONDatabase(work_dir=str(folder)),
-        "cost_model": ms.cost_model.XGBModel(num_tuning_cores=cores),
-    }
-    for kernel in (progress := tqdm(kernels, unit="kernel", desc=level.name)):
-        progress.set_postfix_str(kernel.task_name)
-        key = _key(kernel.dispatched[0])
-        if (left := trials - len(_trials(folder).get(key, []))) > 0:
-            logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.WARNING)  # all of it goes to `folder`/logs
-            contexts, weights = extracted_tasks_to_tune_contexts(
-                [kernel],
-                str(folder),
-                space=tuning_space.generator(level.lanes),
-                strategy=tuning_space.search(),
-                num_threads=cores,
-            )
-            per_round = min(left, _TRIALS_A_ROUND)
-            ms.tune_tasks(
-                tasks=contexts, task_weights=weights, max_trials_global=left, num_trials_per_iter=per_round, **search
-            )
-        tried = _trials(folder).get(key, [])
-        fastest = min(tried, key=_seconds, default=None)
-        if fastest is None or _seconds(fastest) >= _FAILED:
-            raise ValueError(f"none of {len(tried)} schedules of {kernel.task_name} ran; see {folder / 'logs'}")
-        progress.write(f"{kernel.task_name}: {1e6 * _seconds(fastest):.1f} us, the best of {len(tried)} schedules")
-        record = {"kernel": kernel.task_name, "cpu": evaluate.machine(), "trials": len(tried), "trial": fastest}
-        _keep(_file(records, level), key, record)
-
-
 def candidate(
     source: Artifact,
     variant: str,
@@ -376,11 +310,11 @@ def candidate(
     passes = passes or Passes()
     network = network_of(source)
     levels = levels or levels_of(network)
-    tuned_on = {level.name: _tuned_on(_file(records, level)) for level in levels}
+    tuned = {level.name: tuned_on(records / f"{level.name}.json") for level in levels}
     origin = Origin(
         seed=source.manifest.provenance.seed,
         source=Source.of(source.manifest),
-        made=Compiled(passes=asdict(passes), tuned_on=tuned_on),
+        made=Compiled(passes=asdict(passes), tuned_on=tuned),
     )
     if isinstance(network, Graph):
         made = quantize.candidate(variant, network, origin)
@@ -406,80 +340,7 @@ def candidate(
     return replace(made, backend="tvm", write=write, tolerance=_TOLERANCE, libraries=tuple(libraries), others=others)
 
 
-def _file(records: Path, level: Level) -> Path:
-    return records / f"{level.name}.json"
-
-
-def _worth_tuning(kernel: tvm.tirx.PrimFunc) -> bool:
+def worth_tuning(kernel: tvm.tirx.PrimFunc) -> bool:
+    """Whether a kernel computes much, and has no schedule yet."""
     scheduled = kernel.attrs and kernel.attrs.get("tirx.is_scheduled")
     return not scheduled and bool(estimate_tir_flops(tvm.IRModule({"main": kernel})) >= _WORTH_TUNING)
-
-
-def _without_intrinsics() -> Callable[[], None]:
-    """For every process that tunes: keep TVM from registering its tensor intrinsics, which no kernel here uses.
-
-    It parses them from scripts, for half a minute of each worker's life. A closure, for workers get it by value.
-    """
-
-    def initialize() -> None:
-        import sys
-        import types
-
-        name = "tvm.s_tir.tensor_intrin"
-        sys.modules.setdefault(name, types.ModuleType(name))
-
-    return initialize
-
-
-def _database(kernels: list[ms.ExtractedTask], level: Level, records: Path) -> ms.database.MemoryDatabase:
-    """The best known schedule of each kernel: the level's own record, else that of another level."""
-    known: dict[str, Any] = {}
-    for path in sorted(records.glob("*.json"), key=lambda path: path.stem == level.name):
-        known |= _read(path)
-    database = ms.database.MemoryDatabase()
-    for kernel in kernels:
-        if record := known.get(_key(kernel.dispatched[0])):
-            workload = database.commit_workload(kernel.dispatched[0])
-            database.commit_tuning_record(ms.database.TuningRecord.from_json(record["trial"], workload))
-    return database
-
-
-def _key(kernel: tvm.IRModule) -> str:
-    """TVM's structural hash: what a record is found by, whatever network the kernel belongs to."""
-    return str(ms.database.Workload(kernel).as_json()[0])
-
-
-def _trials(folder: Path) -> dict[str, list[Any]]:
-    """What a database in `folder` holds, by the hash of the kernel: trials, failed ones too."""
-    workloads, trials = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-        for path in (folder / "database_workload.json", folder / "database_tuning_record.json")
-    )
-    found: dict[str, list[Any]] = {key: [] for key, _ in workloads}
-    for index, trial in trials:
-        found[workloads[index][0]].append(trial)
-    return found
-
-
-def _seconds(trial: Any) -> float:
-    return float(np.mean([float(seconds) for seconds in trial[1]]))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A level's records by the hash of their kernel: its name, the trial, and the CPU that it was measured on."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _keep(path: Path, key: str, record: dict[str, Any]) -> None:
-    """Put a record beside those of other kernels, and in the place of a slower one of its own kernel and CPU."""
-    records = _read(path)
-    older = records.get(key)
-    if older and older["cpu"] == record["cpu"] and _seconds(older["trial"]) <= _seconds(record["trial"]):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (f"{json.dumps(key)}: {json.dumps(record)}" for key, record in {**records, key: record}.items())
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def _tuned_on(path: Path) -> tuple[str, ...]:
-    return tuple(sorted({record["cpu"] for record in _read(path).values()}))

@@ -135,7 +135,8 @@ class FakeQuantized(nn.Module):
             case ops.Linear():
                 unit = self._units()[node.name]
                 parts = zip(node.inputs, taken, unit.weights, unit.scales, strict=True)
-                return sum(self._product(node, *part, scales) for part in parts) + unit.bias[:, None, None]  # type: ignore[no-any-return]
+                products = (self._product(node, *part, scales) for part in parts)
+                return sum(products, unit.bias[:, None, None])
             case ops.MaxPool():
                 return functional.max_pool2d(taken[0], node.kernel)
             case ops.AveragePool():
@@ -150,17 +151,16 @@ class FakeQuantized(nn.Module):
             case ops.Concatenate():
                 return torch.cat(taken, 1)
             case ops.Context():
-                pairs = zip(taken, node.inputs, node.channels, strict=True)
-                parts = [global_context(_real(x, scales[name]), node.columns, count) for x, name, count in pairs]
-                return torch.cat(parts, 1)
+                reals = [_real(x, scales[name]) for name, x in zip(node.inputs, taken, strict=True)]
+                pairs = zip(reals, node.channels, strict=True)
+                return torch.cat([global_context(x, node.columns, channels) for x, channels in pairs], 1)
         raise TypeError(node)
 
     def _convolution(self, node: ops.Convolution, x: Tensor, scales: _Scales) -> Tensor:
         """`x`, in steps of its scale or real, to the output, in steps of its own or real."""
         source, unit, out = self.graph[node.inputs[0]], self._units()[node.name], scales[node.name]
         if node.name in self.floats:
-            pixels = isinstance(source, ops.Pixels)
-            real = (x - source.middle) / source.spread if pixels else _real(x, scales[source.name])
+            real = _normalized(x, source) if isinstance(source, ops.Pixels) else _real(x, scales[source.name])
             y = functional.conv2d(real, unit.weights[0], unit.bias, node.stride, node.padding).float()
             y = y if out is None else y / out
         else:
@@ -200,18 +200,17 @@ class FakeQuantized(nn.Module):
 
     def _described(self, node: ops.Weighted, scales: _Scales) -> Node:
         """The node with the weights and the bias that it has now."""
-        unit, parts, bias = self._units()[node.name], [], None
-        for source, weight, log_scale in zip(node.inputs, unit.weights, unit.scales, strict=True):
-            if node.name in self.floats or scales[source] is None:
+        unit, parts = self._units()[node.name], []
+        for name, weight, log_scale in zip(node.inputs, unit.weights, unit.scales, strict=True):
+            if node.name in self.floats or scales[name] is None:
                 parts.append(Weights(_array(weight)))
             else:
                 parts.append(Weights(_array(self._whole(weight, log_scale), "int8"), _array(log_scale.exp())))
-        if isinstance(node, ops.Convolution) and node.name not in self.floats:
-            weight, bias, _ = self._integers(node, unit, scales)
-            source = self.graph[node.inputs[0]]
-            if isinstance(source, ops.Pixels):
-                bias = bias - source.fill * weight.sum((1, 2, 3))
-        return replace(node, parts=tuple(parts), bias=_array(unit.bias) if bias is None else _array(bias, "int32"))
+        made = replace(node, parts=tuple(parts), bias=_array(unit.bias))
+        if isinstance(made, ops.Convolution) and made.weights.integer:
+            weight, bias, _ = self._integers(made, unit, scales)
+            made = replace(made, bias=_array(bias - self.graph.fill(made) * weight.sum((1, 2, 3)), "int32"))
+        return made
 
 
 def plain(graph: Graph) -> FakeQuantized:
@@ -219,6 +218,10 @@ def plain(graph: Graph) -> FakeQuantized:
     module = FakeQuantized(graph)
     module.floats = frozenset(module.names)
     return module.eval()
+
+
+def _normalized(x: Tensor, pixels: ops.Pixels) -> Tensor:
+    return (x - pixels.middle) / pixels.spread
 
 
 def _real(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -164,12 +164,12 @@ class _Writer:
 
     def _average(self, node: ops.AveragePool) -> None:
         """Sums of integers by a convolution with ones, which is exact in float; then the mean, rounded."""
-        name, kernel = node.name, node.kernel
+        name, kernel, (source,) = node.name, node.kernel, node.inputs
         if node.scale is None:
-            self._add("AveragePool", [_stored(node.inputs[0])], _stored(name), kernel_shape=kernel, strides=kernel)
+            self._add("AveragePool", [_stored(source)], _stored(name), kernel_shape=kernel, strides=kernel)
             return
         channels = self._shapes[name][2]
-        real = self._add("Cast", [_stored(node.inputs[0])], f"{name}/integers", to=TensorProto.FLOAT)
+        real = self._add("Cast", [_stored(source)], f"{name}/integers", to=TensorProto.FLOAT)
         ones = self._constant(f"{name}/ones", np.ones((channels, 1, *kernel), np.float32))
         sums = self._add("Conv", [real, ones], f"{name}/sums", kernel_shape=kernel, strides=kernel, group=channels)
         factor = self._constant(f"{name}/factor", 1 / (kernel[0] * kernel[1]), np.float32)
@@ -196,15 +196,12 @@ class _Writer:
 
         A column's sum is over `cells`. Sums become means together with what else they are multiplied by.
         """
-        scales, cells, sizes = [], [], []
-        for source in node.inputs:
-            height, width, channels = self._shapes[source]
-            scales.append(self._graph[source].scale or 1.0)
-            cells.append(height * (width // node.columns))
-            sizes.append(channels)
+        shapes = [self._shapes[source] for source in node.inputs]
+        scales = [self._graph[source].scale or 1.0 for source in node.inputs]
+        cells = [height * (width // node.columns) for height, width, _ in shapes]
         steps = np.array([scale / count for scale, count in zip(scales, cells, strict=True)])
         shares = np.array([1 / (node.columns * channels) for channels in node.channels])
-        member = np.repeat(np.eye(len(sizes)), sizes, axis=0)
+        member = np.repeat(np.eye(len(shapes)), [channels for _, _, channels in shapes], axis=0)
         into = self._constant("context/into", member * shares * steps**2, np.float32)
         out = self._constant("context/out", (member * steps).T, np.float32)
         joined = self._add("Concat", [self._sums(node, source) for source in node.inputs], "context/sums", axis=2)
@@ -233,10 +230,9 @@ class _Writer:
         time.
         """
         parts = []
-        for source, part in zip(node.inputs, node.parts, strict=True):
-            name = f"{node.name}.{source}"
+        for name, part in zip(description.part_names(node), node.parts, strict=True):
             weights = f"{name}.weights"
-            if part.integer:
+            if part.scales is not None:
                 scales = self._constant(f"{name}/scales", part.scales[:, None])
                 real = self._add("Cast", [weights], f"{name}/whole", to=TensorProto.FLOAT)
                 weights = self._add("Mul", [real, scales], f"{name}/weights")

@@ -50,7 +50,7 @@ def _computed(graph: Graph, node: Node, taken: list[Array]) -> Array:
             return taken[0].repeat(node.factor[0], axis=1).repeat(node.factor[1], axis=2)
         case ops.Add():
             total = np.add(*taken, dtype=np.float32)
-            return total if node.scale is None else np.minimum(total, ops.TOP).astype(np.uint8)
+            return np.asarray(total if node.scale is None else np.minimum(total, ops.TOP).astype(np.uint8))
         case ops.Concatenate():
             return np.concatenate(taken, axis=3)
         case ops.Context():

@@ -41,7 +41,7 @@ class _Tracing(fx.Interpreter):
     """Runs a recorded network on names: the value of an operation is the name of the node that computes it."""
 
     def __init__(self, network: nn.Module, size: Shape) -> None:
-        super().__init__(network, graph=_Tracer().trace(network))  # type: ignore[arg-type]  # any module will do
+        super().__init__(network, graph=_Tracer().trace(network))
         self.extra_traceback = False
         self._size = size
         self.nodes: dict[str, Node] = {}
@@ -105,9 +105,13 @@ def _convolution(name: str, source: nn.Conv2d, taken: str) -> Node:
     if source.groups != 1 or source.dilation != (1, 1) or source.padding_mode != "zeros":
         raise ValueError(f"{name}: convolutions in groups, dilated or with other padding than 0 are not described")
     bias = torch.zeros(source.out_channels) if source.bias is None else source.bias
-    geometry = {"stride": _pair(source.stride), "padding": _pair(source.padding)}
     return ops.Convolution(
-        name=name, inputs=(taken,), parts=(Weights(_array(source.weight)),), bias=_array(bias), **geometry
+        name=name,
+        inputs=(taken,),
+        parts=(Weights(_array(source.weight)),),
+        bias=_array(bias),
+        stride=_pair(source.stride),
+        padding=_pair(source.padding),
     )
 
 

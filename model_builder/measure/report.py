@@ -267,15 +267,15 @@ def _recipe(path: Path, baseline: Artifact, notes: list[str]) -> dict[str, Any] 
 
 def _ablation(parts: Parts, baseline: Artifact, work: Path, notes: list[str]) -> dict[str, Any] | None:
     """What each pass of the compiler brings, with the tuning records that there are."""
-    from model_builder.compile import compiler  # TVM takes seconds to import
+    from model_builder.compile import compiler, records  # TVM takes seconds to import
 
     level = next((level for level in compiler.LEVELS if cpu_flags().issuperset(level.needs)), None)
-    records = sorted(compiler.RECORDS.glob("*.json"))
-    if level is None or not records:
+    files = sorted(records.RECORDS.glob("*.json"))
+    if level is None or not files:
         lacks = "tuning records: `python -m model_builder compile --tune` makes them" if level else "a CPU with AVX2"
         notes.append(f"The compiler's ablation was not measured, for want of {lacks}.")
         return None
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in records)).hexdigest()
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     subject = {
         "version": baseline.manifest.version,
         "level": level.name,

@@ -11,10 +11,12 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.meta_schedule.relax_integration import extract_tasks
 
 from model_builder import candidates, publish
 from model_builder.__main__ import main
-from model_builder.compile import compiler
+from model_builder.compile import compiler, records, tuner
 from model_builder.kernels import tuning_space
 from model_builder.networks.reader import SIZE, LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET
@@ -125,7 +127,7 @@ def weights_to_pack(module: compiler.tvm.IRModule) -> int:
 
 @pytest.mark.parametrize("name", ["winograd_products", "fused_conv2d"])
 def test_a_record_schedules_its_kernel_and_packs_its_weights(network, lowered, crops, tmp_path, name):
-    kernels = compiler.extract_tasks(lowered, LEVEL.target)
+    kernels = extract_tasks(lowered, LEVEL.target)
     kernel = next(kernel for kernel in kernels if kernel.task_name.startswith(name))
     record(kernel, tmp_path / "x86-64-v4.json")  # of another level, for want of one's own
     module, untuned = compiler.scheduled(network, LEVEL, records=tmp_path)
@@ -139,41 +141,41 @@ def test_a_record_schedules_its_kernel_and_packs_its_weights(network, lowered, c
     np.testing.assert_allclose(packed(crops), logits(network, crops), atol=1e-3)
 
 
-def record(kernel: compiler.ms.ExtractedTask, path: Path) -> None:
+def record(kernel: ms.ExtractedTask, path: Path) -> None:
     """Write a tuning record of a schedule that reads the weights in another order."""
     schedule = compiler.tvm.s_tir.Schedule(kernel.dispatched[0], seed=1)
     tuning_space.tiled(schedule, lanes=2)
     schedule.enter_postproc()
-    assert compiler.ms.postproc.RewriteLayout().apply(schedule)
+    assert ms.postproc.RewriteLayout().apply(schedule)
     (path.parent / "work").mkdir()
-    database = compiler.ms.database.JSONDatabase(work_dir=str(path.parent / "work"))
+    database = ms.database.JSONDatabase(work_dir=str(path.parent / "work"))
     workload = database.commit_workload(kernel.dispatched[0])
-    trial = compiler.ms.database.TuningRecord(schedule.trace, workload, [1e-6], kernel.target, [])
+    trial = ms.database.TuningRecord(schedule.trace, workload, [1e-6], kernel.target, [])
     database.commit_tuning_record(trial)
-    ((key, trials),) = compiler._trials(path.parent / "work").items()
-    compiler._keep(path, key, {"kernel": kernel.task_name, "cpu": "none", "trials": 1, "trial": trials[0]})
+    ((key, trials),) = tuner.tried_in(path.parent / "work").items()
+    records.keep(path, key, {"kernel": kernel.task_name, "cpu": "none", "trials": 1, "trial": trials[0]})
 
 
 def test_the_fastest_record_of_each_kernel_is_kept(tmp_path):
     path = tmp_path / "new" / "level.json"
 
     def keep(key: str, seconds: float, cpu: str = "a") -> None:
-        compiler._keep(path, key, {"kernel": f"kernel {key}", "cpu": cpu, "trials": 9, "trial": ["trace", [seconds]]})
+        records.keep(path, key, {"kernel": f"kernel {key}", "cpu": cpu, "trials": 9, "trial": ["trace", [seconds]]})
 
     for key, seconds in (("1", 3.0), ("2", 1.0), ("2", 2.0), ("1", 2.5)):
         keep(key, seconds)
-    assert {key: record["trial"][1] for key, record in compiler._read(path).items()} == {"1": [2.5], "2": [1.0]}
+    assert {key: record["trial"][1] for key, record in records.read(path).items()} == {"1": [2.5], "2": [1.0]}
     keep("2", 2.0, cpu="b")  # the seconds of two CPUs don't compare
-    assert compiler._read(path)["2"]["cpu"] == "b"
-    assert compiler._tuned_on(path) == ["a", "b"]
-    assert compiler._tuned_on(tmp_path / "none.json") == []
+    assert records.read(path)["2"]["cpu"] == "b"
+    assert records.tuned_on(path) == ["a", "b"]
+    assert records.tuned_on(tmp_path / "none.json") == []
 
 
 def test_the_trials_of_an_interrupted_search_are_counted(tmp_path):
     (tmp_path / "database_workload.json").write_text('["17", "..."]\n["4", "..."]\n')
     (tmp_path / "database_tuning_record.json").write_text('[1, ["a", [1.0]]]\n[1, ["b", [0.5]]]\n')
-    assert compiler._trials(tmp_path) == {"17": [], "4": [["a", [1.0]], ["b", [0.5]]]}
-    assert compiler._trials(tmp_path / "none") == {}
+    assert tuner.tried_in(tmp_path) == {"17": [], "4": [["a", [1.0]], ["b", [0.5]]]}
+    assert tuner.tried_in(tmp_path / "none") == {}
 
 
 def test_unknown_names_are_refused_with_those_there_are():
