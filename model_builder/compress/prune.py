@@ -1,8 +1,8 @@
-"""Pruning: how sensitive each layer is, the published L1 recipe, and channels that are really removed.
+"""Pruning: the sensitivity of each layer, the published L1 recipe, and the removal of channels.
 
-The widths of `pruned` are chosen as NetAdapt does (Yang et al., arXiv 1804.03230): cut, again and again, the
-convolution whose next weakest channels cost the least loss for the multiply-adds they save. In between the network is
-trained, distilled from the one it came from.
+The widths of `pruned` are chosen as by NetAdapt (Yang et al., arXiv 1804.03230). Each step of the search cuts the
+weakest channels of one convolution: that which increases the loss least for the multiply-adds saved. After each round
+of cuts the network is trained, distilled from its source.
 """
 
 import copy
@@ -40,7 +40,7 @@ def weighted(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 def magnitude(network: LPRNet, ratio: float, scope: Literal["layer", "global"]) -> LPRNet:
     """The published recipe, made permanent: a copy whose smallest weights (L1) are 0.
 
-    `ratio` is their share, of each layer or of all layers together. The shapes stay, and so does the time it takes.
+    `ratio` is their share, of each layer or of all layers together. Shapes and computing time do not change.
     """
     pruned = copy.deepcopy(network)
     layers = [(layer, "weight") for layer in weighted(pruned).values()]
@@ -55,7 +55,7 @@ def magnitude(network: LPRNet, ratio: float, scope: Literal["layer", "global"]) 
 
 
 def holder(pruned: LPRNet) -> Callable[[LPRNet], None]:
-    """Keeps at 0, in a network that is trained on, the weights that are 0 in `pruned`."""
+    """A function for `train` that keeps the weights at 0 that are 0 in `pruned`."""
     masks = {name: layer.weight != 0 for name, layer in weighted(pruned).items()}
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ def units(network: LPRNet) -> dict[str, ConvUnit]:
 
 
 def importance(unit: ConvUnit) -> Tensor:
-    """How much each channel of a unit weighs: the L1 norm of its filter times its batch normalization's scale."""
+    """Importance of each channel of a unit: the L1 norm of its filter times the scale of its batch normalization."""
     convolution, normalization = unit[0], unit[1]
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(normalization, nn.BatchNorm2d)
@@ -106,7 +106,7 @@ def strongest(network: LPRNet, counts: Mapping[str, int]) -> dict[str, Tensor]:
 
 
 def masked(network: LPRNet, keep: Keep) -> LPRNet:
-    """A copy whose other channels are 0: what `slim` has to compute, at the full cost."""
+    """A copy in which all channels but those in `keep` are 0. It computes what `slim` has to compute, at full cost."""
     result = copy.deepcopy(network)
     with torch.no_grad():
         for name, unit in units(result).items():
@@ -118,7 +118,7 @@ def masked(network: LPRNet, keep: Keep) -> LPRNet:
 
 
 def slim(network: LPRNet, keep: Keep) -> LPRNet:
-    """A smaller network of only the channels in `keep`; it computes what `masked` does."""
+    """A smaller network that has only the channels in `keep`. It computes what `masked` does."""
     graph, result = trace(network, SIZE), copy.deepcopy(network)
     for node in graph.weighted:
         unit = result.get_submodule(node.name)
@@ -131,7 +131,7 @@ def slim(network: LPRNet, keep: Keep) -> LPRNet:
 
 
 def _kept_of_joined(graph: Graph, names: tuple[str, ...], keep: Keep) -> Tensor:
-    """Which channels are left of outputs that stand behind each other."""
+    """Indices of the channels that are left of concatenated outputs."""
     found, offset = [], 0
     for name in names:
         found.append(_kept(graph, name, keep) + offset)
@@ -140,7 +140,10 @@ def _kept_of_joined(graph: Graph, names: tuple[str, ...], keep: Keep) -> Tensor:
 
 
 def _kept(graph: Graph, name: str, keep: Keep) -> Tensor:
-    """Which channels are left of a node's output. Raises ValueError where what is added keeps different ones."""
+    """Indices of the channels that are left of a node's output.
+
+    Raises ValueError where the inputs of a sum keep different channels.
+    """
     node = graph[name]
     if isinstance(node, Convolution):
         return keep[name]
@@ -187,9 +190,9 @@ def _within(size: Size, target: Size) -> bool:
 def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator[tuple[Cut, LPRNet]]:
     """Cut channels of `start`, GRAIN at a time, until no more of `source` is left than `target` allows.
 
-    The last cut may save more than was asked for; then channels are given back where that fits and helps. Yields each
-    step with the network after it. The loss is CTC's on `crops`, which are rendered and neither trained nor validated
-    on. Raises ValueError when there is nothing left to cut.
+    The last cut may overshoot the target; then channels are restored where the target allows it and the loss falls.
+    Yields each step with the network after it. The loss is that of CTC on `crops`: rendered plates that are used for
+    neither training nor validation. Raises ValueError when nothing is left to cut.
     """
 
     def measured(unit: str, keep: Keep) -> tuple[Cut, Keep]:
@@ -233,10 +236,10 @@ def _more(start: LPRNet, keep: Keep, name: str) -> Keep | None:
 
 
 def _saving(before: Size, after: Size, target: Size) -> float:
-    """The multiply-adds that a cut saves of those too many; once they are few enough, the weights.
+    """Share of multiply-adds that a cut saves above the target; once the target is met, share of weights.
 
-    1e-3 where it saves nothing that is asked for. Counting both at once starved the last layers, which have many
-    weights and few multiply-adds, long before the weights were what was too many.
+    At least 1e-3. Counting both at once cut too much of the last layers, which have many weights and few multiply-adds,
+    before the weights were above their target.
     """
     if before.multiply_adds > target.multiply_adds:
         return max(1e-3, before.multiply_adds - max(after.multiply_adds, target.multiply_adds))
@@ -271,7 +274,7 @@ class PruneConfig:
 def prune_network(
     folder: Path, source: LPRNet, config: PruneConfig, crops: Crops, **training: Any
 ) -> tuple[LPRNet, list[Cut]]:
-    """Cut and train in rounds, or go on with what lies in `folder`; returns the network and all cuts.
+    """Cut and train in rounds, or resume the pruning in `folder`; returns the network and all cuts.
 
     `training` are more fields of TrainConfig. Writes `folder`/round-N/cut.pt (the network as cut) beside the training's
     own files. Raises ValueError when the folder holds a pruning of another configuration.
@@ -288,9 +291,9 @@ def prune_network(
             steps=steps,
             learning_rate=config.learning_rate,
             warmup=100,
-            decay=0.9,  # long: a network that begins with good weights gains most while the rate falls
-            dropout=0.0,  # few channels are left, and none too many; 300 steps without it gained half a point
-            drill=0.0,  # what is left can't learn these besides: see docs/variants.md
+            decay=0.9,  # long: a network that starts with good weights gains most while the rate falls
+            dropout=0.0,  # few channels are left; training 300 steps without dropout gained half a point
+            drill=0.0,  # a small network does not learn these plates as well: see docs/variants.md
             seed=10 + number,
         )
         network = train(place, replace(settings, **training), initial=made[0], teacher=source)
@@ -298,7 +301,7 @@ def prune_network(
 
 
 def _cut_round(path: Path, network: LPRNet, crops: Crops, source: LPRNet, target: Size) -> tuple[LPRNet, list[Cut]]:
-    """Cut down to `target`; what an earlier run left at `path` is taken if that was its aim too."""
+    """Cut to `target`. The result of an earlier run at `path` is used if it had the same aim."""
     aim = target.model_dump()
     if path.exists():
         saved: dict[str, Any] = torch.load(path, weights_only=True)
@@ -330,7 +333,7 @@ RECIPE = 0.35  # the share of weights that the published recipe cuts
 
 
 def study(folder: Path, network: LPRNet, crops: Crops, steps: int, **training: Any) -> dict[str, Any]:
-    """What pruning by magnitude alone does: sensitivity of every layer, and the published recipe's four rows.
+    """Measure pruning by magnitude alone: the sensitivity of every layer, and the four rows of the published recipe.
 
     The recipe is trained on for `steps` with its zeros held, in `folder`. Accuracies are exact matches on `crops`.
     """

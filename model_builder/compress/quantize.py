@@ -1,10 +1,10 @@
-"""From a trained network to an integer one: calibrate, choose the layers that stay in float, train, describe, export.
+"""Quantization: calibrate, choose the layers that stay in float, train, describe the integer graph, export it.
 
-`graph/reference.py` is what the artifact has to compute, `graph/fake_quantized.py` is the same in torch. The engine is
-ONNX Runtime. Beside OpenVINO on the same file it was as fast, began in a fraction of the time and with half of the
-memory, and its integers are exactly those of the reference. OpenVINO rounds some to a neighbour, and without VNNI its
-sums of two products saturate at 16 bits: logits are then off by up to 7, unless weights have 7 bits. torch's integer
-kernels were slower.
+The artifact has to compute what `graph/reference.py` computes; `graph/fake_quantized.py` is the same in torch. The
+engine is ONNX Runtime. OpenVINO was as fast on the same file, but started more slowly and used twice the memory. The
+integers of ONNX Runtime equal those of the reference. OpenVINO rounds some to the neighbouring integer. Without VNNI
+its sums of two products saturate at 16 bits, unless weights have 7 bits: logits were then off by up to 7. The integer
+kernels of torch were slower.
 """
 
 import copy
@@ -47,10 +47,10 @@ from service.artifact.provenance import Choice, Fidelity
 from service.backends.onnxruntime import MODEL, open_session, options
 from service.reading import text
 
-# Of a logit. ONNX Runtime's integers are those of the reference, bit for bit; only the contexts and the classifier are
-# summed in another order.
+# Of a logit. ONNX Runtime's integers equal those of the reference bit by bit. Contexts and classifier are float sums in
+# another order.
 TOLERANCE = 1e-3
-# A layer in float is summed in another order too, so its output may be rounded to the neighbouring integer at a tie.
+# With a layer in float, whose sums have another order, a tie may be rounded to the neighbouring integer.
 MIXED_TOLERANCE = 0.5
 _SAMPLES = 1 << 15  # activations that a layer's range is chosen from, a batch
 _METHODS = ("max", "99.999 %", "99.99 %", "99.9 %", "mse")
@@ -79,9 +79,9 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class Quantized:
-    """An integer network and how it came about.
+    """An integer network with its provenance.
 
-    `trained` is None where calibration alone was enough; the trained network is kept where it reads more plates.
+    `trained` is None where calibration was enough. The trained network is kept only if it reads more plates.
     """
 
     network: Graph
@@ -95,7 +95,7 @@ class Quantized:
 
 
 def quantize(folder: Path, source: nn.Module, config: QuantizeConfig) -> Quantized:
-    """Quantize `source`, or go on with what lies in `folder`: choice.json, checkpoint.pt and log.csv."""
+    """Quantize `source`, or resume from the files in `folder`: choice.json, checkpoint.pt and log.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
     source = source.cpu().eval()
@@ -134,7 +134,7 @@ def _kept_choice(
 
 
 def choose(simulation: FakeQuantized, source: nn.Module, development: Crops, config: QuantizeConfig) -> Choice:
-    """Choose ranges and the layers that stay in float, by what each choice does to the development set's readings."""
+    """Choose ranges and the layers that stay in float, by the readings of the development set."""
     reference = logits_of(source, development)
     float32 = Fidelity(exact=_exact(reference, development), total=len(development.texts), divergence=0.0)
     given = frozenset(name for name in config.floats.split(",") if name)
@@ -208,7 +208,7 @@ def _squared_error(values: Tensor, end: float) -> float:
 
 
 def compare(model: nn.Module, crops: Crops, reference: Tensor) -> Fidelity:
-    """How `model` reads the crops, and how far it is from the float network's logits (n, T, classes)."""
+    """The readings of `model` compared with the logits (n, T, classes) of the float network."""
     logits = logits_of(model, crops)
     target = reference.log_softmax(2)
     divergence = (target.exp() * (target - logits.log_softmax(2))).sum(2).mean(dtype=torch.float64)
@@ -232,10 +232,10 @@ def _exact(logits: Tensor, crops: Crops) -> int:
 def train(
     folder: Path, simulation: FakeQuantized, source: nn.Module, config: QuantizeConfig, development: Crops
 ) -> FakeQuantized:
-    """Train the simulated integers, or go on with the training whose checkpoint lies in `folder`.
+    """Train the simulated integers, or resume from the checkpoint in `folder`.
 
-    Weights, biases and scales learn, by CTC and by distillation (Hinton et al., arXiv 1503.02531) from the float
-    network, on new rendered plates. Writes checkpoint.pt and log.csv.
+    Weights, biases and scales are trained on new rendered plates, with the losses of CTC and of distillation (Hinton et
+    al., arXiv 1503.02531) from the float network. Writes checkpoint.pt and log.csv.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
@@ -286,7 +286,7 @@ def _rate(step: int, config: QuantizeConfig) -> float:
 
 
 def candidate(variant: str, network: Graph, origin: Origin) -> candidates.Candidate:
-    """The network as ONNX, to be published where ONNX Runtime computes what `integer.py` does."""
+    """The network as ONNX. It is published if ONNX Runtime computes what `graph/reference.py` computes."""
     arrays = description.arrays(network)
     return candidates.Candidate(
         variant=variant,
@@ -303,7 +303,7 @@ def candidate(variant: str, network: Graph, origin: Origin) -> candidates.Candid
 
 
 def kernels(artifact: Artifact) -> dict[str, str]:
-    """What ONNX Runtime's own profile says of each layer of an artifact: the kernel that ran, and what it multiplied.
+    """The kernel of each layer of an artifact and the types it multiplied, from the profile of ONNX Runtime.
 
     Such as {"stem": "QLinearConv uint8 x int8", "classify": "MatMul float"}; QLinearConv sums in integers. Without
     VNNI, weights that are stored as int8 are multiplied as uint8.
@@ -333,9 +333,9 @@ def _kernel(arguments: dict[str, Any]) -> str:
 
 
 def dynamic(network: nn.Module) -> tuple[int, nn.Module]:
-    """What torch's dynamic quantization makes of the network, and how many of its modules it changed.
+    """The network after torch's dynamic quantization, and how many of its modules changed.
 
-    None: LPRNet has no linear layer, and Conv2d has no dynamic kernel. Often taken for a quantized LPRNet.
+    In LPRNet no module changes: it has no linear layer, and Conv2d has no dynamic kernel.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated, in several ways

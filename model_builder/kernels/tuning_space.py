@@ -1,9 +1,9 @@
-"""What the autotuner may choose for convolutions and matrix products: how large a tile of sums is kept in registers.
+"""The tuning space of convolutions and matrix products: the size of the tile of sums that is kept in registers.
 
-MetaSchedule's own rules for CPUs tile each loop on four levels and seldom meet the few tilings whose sums all stay in
-registers while vectors run along the channels. This space holds nothing else. As in the libraries for matrix products
-(Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008) the innermost loops are unrolled into
-rows x vectors sums: an input that is loaded serves a row of them, a vector of weights a column.
+MetaSchedule's own rules for CPUs tile each loop on four levels. They rarely find the few tilings whose sums all stay in
+registers while vectors run along the channels. This space has only those. As in the libraries for matrix products (Goto
+and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008) the innermost loops are unrolled into rows
+x vectors sums: each input that is loaded is used for a row of them, each vector of weights for a column.
 """
 
 import math
@@ -14,10 +14,12 @@ from tvm.s_tir import meta_schedule as ms
 
 from model_builder.kernels import vnni
 
-_SUMS: Final = 28  # vectors of them at most, in a tile: AVX-512 has 32 registers, and LLVM takes a minute to spill
-_VECTORS: Final = 8  # at most, of a tile along the channels
-_UNROLLED: Final = 8  # at most, products that are added to a sum in one turn of the loop
-_BYTES: Final = 64  # of a vector in which uint8 are copied
+_SUMS: Final = (
+    28  # vectors of them at most in a tile: AVX-512 has 32 registers, and compiling takes a minute where they spill
+)
+_VECTORS: Final = 8  # at most along the channels of a tile
+_UNROLLED: Final = 8  # products at most that are added to a sum in one iteration
+_BYTES: Final = 64  # of a vector that copies uint8
 _REDUCTION: Final = 2  # tirx.IterVar.CommReduce
 
 
@@ -37,7 +39,7 @@ def search() -> ms.search_strategy.EvolutionarySearch:
 
 
 def tiled(sch: Schedule, lanes: int) -> None:
-    """Schedule a kernel with tile sizes drawn at random, which the tuner then varies: always the same instructions."""
+    """Schedule a kernel with random tile sizes. The tuner varies these sizes and no other step of the schedule."""
     sums = next(block for block in sch.get_child_blocks(sch.get_sblock("root")) if _REDUCTION in _kinds(sch, block))
     integers = _integers(sch, sums)
     for block in sch.get_producers(sums):
@@ -85,7 +87,7 @@ def _kinds(sch: Schedule, block: Any) -> list[int]:
 
 
 def _prepare(sch: Schedule, block: Any, lanes: int) -> None:
-    """Padding is written beforehand, in vectors if it can be; where nothing is padded, the copy is saved."""
+    """Write the padded input before the sums, in vectors; where nothing is padded, read the input itself."""
     reads, (written,) = sch.get(block).reads, sch.get(block).writes
     shapes = [[int(size) for size in read.source.shape] for read in reads]
     if shapes == [[int(size) for size in written.source.shape]]:
@@ -123,7 +125,7 @@ def _unroll_vectors(sch: Schedule, block: Any, outer: int, lanes: int) -> None:
 
 
 def behind(sch: Schedule, block: Any) -> list[Any]:
-    """The blocks that take what `block` makes, one after the other."""
+    """The blocks that consume the output of `block`, one after the other."""
     found: list[Any] = []
     while consumers := sch.get_consumers(found[-1] if found else block):
         found.append(consumers[0])

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="valid-type, untyped-decorator"
 # TVMScript has the form of Python, not its types.
-"""AVX-512 VNNI's instruction as TVM's tensor intrinsic: to each of 16 int32 sums, four products of uint8 and int8.
+"""A tensor intrinsic of TVM for AVX-512 VNNI: it adds four products of uint8 and int8 to each of 16 int32 sums.
 
-TVM 0.27 brings it under another name, but passes integers of another width than its LLVM declares, which then refuses
-the function: the operands of `llvm.x86.avx512.vpdpbusd.512` are <16 x i32>, <64 x i8> and <64 x i8>.
+TVM 0.27 has this intrinsic under another name, but its operands have another width than LLVM declares, and LLVM refuses
+to compile it. The operands of `llvm.x86.avx512.vpdpbusd.512` are <16 x i32>, <64 x i8> and <64 x i8>.
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
-"""3x3 convolutions with fewer multiplications: Winograd's minimal filtering (Lavin and Gray, arXiv 1509.09308).
+"""Winograd's minimal filtering: 3x3 convolutions with fewer multiplications (Lavin and Gray, arXiv 1509.09308).
 
-F(m, 3) makes m outputs of a row from m + 2 inputs with m + 2 multiplications instead of 3 m. Along rows and columns, it
-turns a convolution into one matrix product for each element of a transformed tile:
+F(m, 3) computes m outputs of a row from m + 2 inputs with m + 2 multiplications instead of 3 m. Applied to rows and
+columns, it turns a convolution into one matrix product for each element of a transformed tile:
 
     Y = A^T [ (G g G^T) * (B^T d B) ] A        (d: a tile of the input, g: a filter, *: products, summed over inputs)
 
@@ -58,8 +58,8 @@ _OUTPUT: Final[dict[int, Matrix]] = {  # A^T
     ),
 }
 
-# An element's filters, more in all than a core's own cache holds, are fetched in the time that it takes to multiply
-# them with so many tiles: 57 billion products a second, and 17 GB/s, measured on an AMD EPYC (Zen 4).
+# The filters of all elements do not fit in the cache of a core. Loading those of one element takes as long as
+# multiplying them with this many tiles: 17 GB/s and 57 billion products a second, measured on an AMD EPYC (Zen 4).
 _FETCH: Final = 13
 
 _FUSABLE: Final = {"op_pattern": 4}  # TVM's kOutEWiseFusable: bias and ReLU go into this kernel
@@ -160,7 +160,7 @@ def _row(matrix: Matrix, index: Any, element: Callable[[int], Any]) -> Any:
 
 
 class Legalizer:
-    """For LegalizeOps: 3x3 convolutions of constant weights become three kernels, others what TVM makes of them."""
+    """For LegalizeOps: 3x3 convolutions with constant weights become three kernels. TVM lowers the others."""
 
     def __init__(self) -> None:
         self._weights: dict[str, Any] = {}  # by the digest of the filters made of them
@@ -189,7 +189,7 @@ class Legalizer:
         return builder.call_te(output, multiplied, height, width, rows, columns, **name)
 
     def remember(self, module: ir.IRModule) -> ir.IRModule:
-        """Leave in the module what `deferred` needs."""
+        """The module with an attribute that `deferred` needs."""
         return module.with_attr(_WEIGHTS, self._weights)
 
 
@@ -204,9 +204,10 @@ def _transformed(weights: NDArray[np.float32], rows: int, columns: int) -> NDArr
 
 
 def deferred(module: ir.IRModule, lanes: int) -> ir.IRModule:
-    """Add the function `prepare`, which makes the filters that `main` then takes behind the crop, a tuple of tensors.
+    """Add the function `prepare`, which returns the transformed filters. `main` takes them after the crop.
 
-    Filters are up to seven times as many as the weights; so a library holds these, and prepares itself when loaded.
+    The filters are up to seven times as large as the weights. So the library holds the weights, and computes the
+    filters when it is loaded.
     """
     main = _Main(module)
     module = main.with_parameters()
@@ -227,7 +228,7 @@ def deferred(module: ir.IRModule, lanes: int) -> ir.IRModule:
 
 @relax.expr_functor.mutator
 class _Main(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no type hints
-    """Puts in the place of known filters, which are constants, the computation that makes them of a parameter."""
+    """Replaces known filters, which are constants, by their computation from a parameter."""
 
     def __init__(self, module: ir.IRModule) -> None:
         super().__init__(module)

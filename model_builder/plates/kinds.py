@@ -1,8 +1,8 @@
-"""What a plate is, as data: alphabets, texts, layouts and colours. A new country is a new entry in `PLATES`.
+"""Kinds of plates as data: alphabets, texts, layouts and colours. A new country is a new entry in `PLATES`.
 
 Sizes and positions in mm after GA 36-2018 (motor vehicle number plates of the People's Republic of China): 440 x 140
 for ordinary plates, 480 x 140 for new-energy ones, 440 x 220 for two-row rear plates; characters 45 x 90.
-The renderer draws from these entries and `GRAMMAR`, derived from them, travels in every manifest for decoding.
+The renderer draws these entries. `GRAMMAR` is derived from them; every manifest has it, for decoding.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,11 @@ class Slot(NamedTuple):
 
 
 class Colours(NamedTuple):
-    """Paint of a plate as BGR 0..255: the paper at its top and its bottom (they differ on new-energy plates), the ink,
-    and the ink of a last character that is set apart (the red of police plates)."""
+    """Colours of a plate as BGR 0..255.
+
+    `top` and `bottom` are the background, which differs on new-energy plates; `ink` is that of the characters; `last`
+    is that of a last character in another colour, such as the red one of police plates.
+    """
 
     top: tuple[int, int, int]
     bottom: tuple[int, int, int]
@@ -43,10 +46,10 @@ class Colours(NamedTuple):
 class Plate(NamedTuple):
     """A kind of plate to draw.
 
-    `templates` give its texts: per template one string of allowed characters a position; `slots` where each position
-    stands, in reading order; `dot` the centre of the separating dot; `share` how often training draws this kind.
-    `family` names its texts in the grammar by what the text alone tells, where that is less than the kind's own name: a
-    text has no colour.
+    A template is one string of allowed characters for each position of the text. `slots` are the places of the
+    positions, in reading order. `dot` is the centre of the separating dot. `share` is how often training draws this
+    kind. `family` is the name of its texts in the grammar, where several kinds have the same texts: a text has no
+    colour.
     """
 
     name: str
@@ -132,7 +135,7 @@ PLATES = (
     ),
 )
 
-# No real plate: a real one shows a single Chinese character, the hardest to tell; here seven are practised at a time.
+# No real plate. A real one has one Chinese character, the hardest to read; this one trains seven at a time.
 DRILL = Plate("drill", 440, 140, _ROW, ((PROVINCES + SPECIAL,) * 7,), (_BLUE, _YELLOW, _POLICE, _GREEN), None, 0.0)
 
 

@@ -1,7 +1,7 @@
-"""General typefaces that happen to be installed, for variety in training beside our own strokes.
+"""Installed typefaces, which add variety to the renderer's own strokes in training.
 
-None is needed and none is in the repository; `make extras` installs those named here from Debian. Without them the
-renderer uses strokes alone.
+They are optional, and none is in the repository; `make extras` installs them from Debian. Without them the renderer
+uses its strokes only.
 """
 
 import functools
@@ -47,8 +47,10 @@ class Typefaces:
         self.chinese, self.latin = _installed(CHINESE), _installed(LATIN)
 
     def mask(self, character: str, choice: float) -> NDArray[np.uint8] | None:
-        """Coverage of the character's ink box, uint8 (h, w), in the typeface at `choice` (0..1) of those installed;
-        None where none is."""
+        """Coverage of the bounding box of the character, uint8 (h, w); None where no typeface is installed.
+
+        `choice` (0..1) chooses among the installed typefaces.
+        """
         faces = self.latin if character.isascii() else self.chinese
         if not faces:
             return None

@@ -1,9 +1,9 @@
-"""Rendered plates that look photographed, at the network's input size, with their text.
+"""Rendered plates that look like photographs, at the input size of the reader, with their text.
 
 A sample is drawn in four steps: a text of a kind of plate (`plates.PLATES`); its shapes as coverage masks on the plate
 in mm (characters as strokes, border, dot, bolts, lettering on the frame); one perspective warp into the box that a
-detector would cut; then paint, light, lens, sensor and codec. Every number is drawn from the sample's own generator,
-so the same seed gives the same plates on every machine with the same libraries and typefaces.
+detector would cut; paint, light, lens, sensor and codec. Each sample has its own random generator, so a seed gives the
+same plate on every machine with the same libraries and typefaces.
 """
 
 import math
@@ -60,21 +60,21 @@ class Renderer:
         noise = np.random.Generator(np.random.SFC64(seed))
         plate = kind or rng.choices(PLATES, [entry.share for entry in PLATES])[0]
         text = draw_text(rng, plate)
-        shapes = self._shapes(rng, noise, plate, text)
+        shapes = self._shapes(rng, plate, text)
         warped: Floats = cv2.warpPerspective(
             shapes, _view(rng, plate), (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
         photo = _paint(rng, noise, plate, text, warped)
         return Sample(_photograph(rng, noise, photo), text, plate.name)
 
-    def _shapes(self, rng: random.Random, noise: np.random.Generator, plate: Plate, text: str) -> Image:
+    def _shapes(self, rng: random.Random, plate: Plate, text: str) -> Image:
         """Coverage on the canvas, uint8 (H, W, 3): ink, plate, and what lies on top (bolts, frame lettering)."""
         size = round((plate.height + 2 * MARGIN) * SCALE), round((plate.width + 2 * MARGIN) * SCALE)
         ink, body, extra = np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         cv2.rectangle(body, _pixel(0, 0), _pixel(plate.width, plate.height), 255, -1, cv2.LINE_AA, 4)
         style = _Lettering(rng)
         for character, slot in zip(text, plate.slots, strict=True):
-            self._character(rng, noise, ink, character, slot, style)
+            self._character(rng, ink, character, slot, style)
         if plate.dot and rng.random() < 0.9:
             cv2.circle(ink, _pixel(*plate.dot), round(rng.uniform(4, 6.5) * SCALE * 16), 255, -1, cv2.LINE_AA, 4)
         if rng.random() < 0.85:  # the painted border line
@@ -88,16 +88,8 @@ class Renderer:
             _frame_lettering(rng, extra, plate)
         return np.asarray(cv2.merge((ink, body, extra)), np.uint8)
 
-    def _character(
-        self,
-        rng: random.Random,
-        noise: np.random.Generator,
-        ink: Image,
-        character: str,
-        slot: Slot,
-        style: "_Lettering",
-    ) -> None:
-        """Draw one character into its slot: our strokes, bent and weighted a little, or a typeface's form."""
+    def _character(self, rng: random.Random, ink: Image, character: str, slot: Slot, style: "_Lettering") -> None:
+        """Draw one character into its slot: our strokes, slightly bent, or the form of a typeface."""
         chinese = character in _CJK
         height = slot.height * (style.chinese_height if chinese else style.height)
         width = slot.width * (style.chinese_width if chinese else style.width) * rng.uniform(0.97, 1.03)
@@ -107,7 +99,7 @@ class Renderer:
         if self.typefaces is not None and share is not None:
             mask = self.typefaces.mask(character, share)
             if mask is not None:
-                free = 0.06 if chinese else 0.0  # as much of the cell as our own forms leave free
+                free = 0.06 if chinese else 0.0  # the share of the cell that our own forms leave free
                 box = left + free * width, top + free * height, (1 - 2 * free) * width, (1 - 2 * free) * height
                 _paste(ink, mask, *box)
                 return
@@ -118,7 +110,7 @@ class Renderer:
         _paste(ink, mask, left - border_x, top - border_y, width + 2 * border_x, height + 2 * border_y)
 
     def _stroked(self, character: str, step: int, variant: int) -> Image:
-        """One of our own forms, bent a little and painted with a pen of the given weight; kept for the next plate."""
+        """One of our own forms, slightly bent, painted with a pen of the given weight; cached."""
         key = character, step, variant
         mask = self._masks.get(key)
         if mask is None:
@@ -150,13 +142,13 @@ def draw_text(rng: random.Random, plate: Plate) -> str:
 
 
 class _Lettering:
-    """What all characters of one plate share: a factory's proportions and weight, and whose forms it uses."""
+    """Properties that all characters of one plate share: proportions, weight of the strokes, typeface."""
 
     def __init__(self, rng: random.Random) -> None:
         self.weight = rng.choice((rng.uniform(0.8, 1.2), rng.uniform(0.6, 1.45)))
         self.height, self.width = rng.uniform(0.94, 1.03), rng.uniform(0.92, 1.05)
-        # our forms leave an eighth of the cell free; on real plates Chinese characters are 80 to 100 % as high as
-        # letters, most of them above 90 %, as wide or a little wider, and cover as much
+        # Our forms leave an eighth of the cell free. On real plates a Chinese character is 80 to 100 % as high as a
+        # letter, most are above 90 %; it is as wide or a little wider, and covers the same area.
         self.chinese_height, self.chinese_width = rng.uniform(0.93, 1.18), rng.uniform(0.92, 1.14)
         self.chinese_weight = rng.uniform(0.85, 1.45)
         self.chinese_drop = rng.gauss(0, 1.5)
@@ -165,7 +157,7 @@ class _Lettering:
 
 
 def _bend(rng: random.Random, points: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
-    """A smooth displacement of a character's cell: strokes that meet still meet, none is exactly in its place."""
+    """Smoothly displaced points of a character. Strokes that meet still meet."""
     x, y = points[:, 0], points[:, 1]
     wave_x = np.sin(x * rng.uniform(-0.09, 0.09) + y * rng.uniform(-0.05, 0.05) + rng.uniform(0, math.tau))
     wave_y = np.sin(x * rng.uniform(-0.09, 0.09) + y * rng.uniform(-0.05, 0.05) + rng.uniform(0, math.tau))
@@ -195,7 +187,7 @@ def _bolts(rng: random.Random, extra: Image, plate: Plate) -> None:
 
 
 def _frame_lettering(rng: random.Random, extra: Image, plate: Plate) -> None:
-    """A dealer's lettering on the frame above or below the plate: marks that are not to be read."""
+    """The lettering of a dealer on the frame, above or below the plate: marks that must not be read."""
     y = rng.choice((-rng.uniform(8, 30), plate.height + rng.uniform(8, 30)))
     x, end, strength = rng.uniform(0, 120), plate.width - rng.uniform(0, 120), rng.randint(60, 230)
     size = rng.uniform(5, 13)
@@ -219,7 +211,7 @@ def _rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
 
 
 def _view(rng: random.Random, plate: Plate) -> Floats:
-    """Homography from the canvas to the crop: a pose of the plate before a pinhole camera, then the detector's box."""
+    """Homography from the canvas to the crop: a pose before a pinhole camera, and the box of a detector."""
     steep = rng.random() < 0.45
     yaw = math.radians(rng.gauss(0, 28 if steep else 12))
     pitch = math.radians(rng.gauss(0, 20 if steep else 8))
@@ -230,10 +222,10 @@ def _view(rng: random.Random, plate: Plate) -> Floats:
     spatial = (corners - (w / 2, h / 2)) @ rotation[:, :2].T
     distance = rng.uniform(1500, 6000)  # mm
     flat = spatial[:, :2] * (distance / (distance + spatial[:, 2:]))
-    # what a lens and a crop add: uprights lean a little, and rows slope where the camera stands high and aside
+    # the lens and the position of the camera: vertical strokes lean, rows slope
     flat += flat[:, ::-1] * (rng.gauss(0, 0.22 if steep else 0.06), rng.gauss(0, 0.15 if steep else 0.03))
     (left, top), (right, bottom) = flat.min(0).tolist(), flat.max(0).tolist()
-    # the cut, as shares of the plate's box: usually near the edge, sometimes loose, sometimes into the plate
+    # margins of the crop as shares of the box of the plate: usually small, sometimes large, sometimes negative
     cut = rng.random()
     if cut < 0.55:
         loose = [rng.gauss(0.005, 0.02) for _ in range(2)] + [rng.gauss(0.01, 0.05) for _ in range(2)]
@@ -253,7 +245,7 @@ _Y = np.linspace(-1, 1, HEIGHT, dtype=np.float32)[:, None]
 
 
 def _color(values: list[float]) -> Floats:
-    """A colour for planes, float32 (3, 1, 1). Painting is planar because NumPy is slow over a last axis of 3."""
+    """A colour for planes, float32 (3, 1, 1). Channels come first because NumPy is slow over a last axis of 3."""
     return np.array(values, np.float32).reshape(3, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Training data: plates rendered on the fly, and crops with their texts, such as a user's own."""
+"""Training data: plates that are rendered during training, and crops with their texts, such as those of a user."""
 
 import hashlib
 import random
@@ -49,8 +49,10 @@ Drawn = tuple[NDArray[np.uint8], list[str]]  # crops (n, 24, 94, 3) and their te
 
 
 class RenderedPlates(IterableDataset[Drawn]):
-    """Endless batches of rendered plates. Batch number i is the same whatever worker draws it, so that a training that
-    resumes at step i sees what it would have seen."""
+    """Endless batches of rendered plates.
+
+    Batch number i does not depend on the worker that draws it, so that a resumed training sees the same batches.
+    """
 
     def __init__(self, seed: int, batch_size: int, first_batch: int = 0, drill: float = 0.0) -> None:
         self.seed, self.batch_size, self.first_batch, self.drill = seed, batch_size, first_batch, drill
@@ -74,9 +76,9 @@ def rendered_batches(seed: int, batch_size: int, first_batch: int, workers: int,
 
 
 def drawn(dataset: IterableDataset[Item], workers: int) -> Iterator[Item]:
-    """What the dataset draws, in order, drawn by `workers` processes; by this one where there are none.
+    """The items of the dataset in order, drawn by `workers` processes, or by this one if `workers` is 0.
 
-    Workers send arrays: one that stops while its thread is sending a tensor may abort, and its parent with it.
+    Workers send arrays, not tensors: a worker that is stopped while it sends a tensor may abort its parent.
     """
     if workers == 0:
         return iter(dataset)
@@ -86,17 +88,17 @@ def drawn(dataset: IterableDataset[Item], workers: int) -> Iterator[Item]:
         collate_fn=_as_drawn,
         num_workers=workers,
         prefetch_factor=6,
-        # a forked child would inherit the locks of OpenCV's and OpenMP's threads and hang
+        # a forked worker would inherit locked locks of the threads of OpenCV and OpenMP, and hang
         multiprocessing_context="spawn",
         worker_init_fn=_undisturbed,
-        # its own: drawn from the global generator, the workers' seed would shift dropout in a resumed training
+        # a generator of its own: a seed for the workers from the global one would change dropout after a resume
         generator=torch.Generator(),
     )
     return iter(loader)
 
 
 def _undisturbed(number: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; this one ends with its parent, which may need another batch."""
+    """Ignore Ctrl-C, which a terminal sends to all processes: the parent ends this one when it needs no batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -112,11 +114,11 @@ class Crops:
     texts: list[str]
 
     def digest(self) -> str:
-        """A name for exactly these crops and texts."""
+        """SHA-256 of these crops and texts."""
         return hashlib.sha256(self.images.tobytes() + "\n".join(self.texts).encode()).hexdigest()
 
     def batches(self, seed: int, batch_size: int, first_batch: int) -> Iterator[Batch]:
-        """Endless batches of randomly chosen crops, each a little shifted, scaled and differently exposed."""
+        """Endless batches of randomly chosen crops, each slightly shifted, scaled and changed in exposure."""
         number = first_batch
         while True:
             rng = random.Random(f"{seed} {number}")
@@ -133,8 +135,10 @@ def validation_set(count: int) -> Crops:
 
 
 def development_set(count: int) -> Crops:
-    """The first `count` rendered plates of the development seeds, which neither training nor validation draws: to
-    calibrate and to choose on, so that the validation set stays unseen."""
+    """The first `count` rendered plates of the development seeds, for calibration and for choices.
+
+    Neither training nor validation draws these, so that the validation set stays unseen.
+    """
     images, texts = batch(Renderer(), DEVELOPMENT_SEED, count)
     return Crops(images, texts)
 

@@ -1,8 +1,8 @@
-"""Labelled folders: a set of crops or photographs beside labels.csv, read to train on or to measure with.
+"""Labelled folders: crops or photographs with a labels.csv, for training and for measurements.
 
 A set is a folder with `labels.csv` and its images, in the folder itself or in its `images/`. The columns `file` and
 `text` are needed; where `x1,y1` to `x4,y4` are filled, the image is a photograph and is cut to the axis-aligned box of
-these corners, as a detector would. Every mistake of the user is a DataError that names the place and says what to do.
+these corners, as a detector would cut it. A DataError names the place of a mistake and says how to correct it.
 """
 
 import csv
@@ -29,7 +29,7 @@ _LEFT_OUT = 10  # unreadable images with a line of their own
 
 
 class DataError(Exception):
-    """A user's data that can't be used; the message names the file and says what to do."""
+    """Data of the user that cannot be used. The message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_folder(folder: Path) -> Crops:
 
 
 def read_set(folder: Path) -> Crops:
-    """The crops of a set to measure with; images that can't be read are left out, and told and counted on the console.
+    """The crops of a set for measurements. Images that cannot be read are left out, and printed and counted.
 
     Raises DataError for a list that can't be read, missing images, and where no image can be read. Texts with
     characters outside the alphabet stay, and count as not read.
@@ -215,8 +215,8 @@ def _crop(entry: _Entry) -> NDArray[np.uint8]:
 def write_folder(folder: Path, crops: Crops, *, suffix: str = ".jpg", replace: bool = False) -> None:
     """Write crops as a set: labels.csv with file,text, and images/.
 
-    JPEG (of quality 95) is what cameras and detectors send, and half the size of PNG, which keeps every pixel. Raises
-    DataError where the folder already holds a set and is not to be replaced.
+    JPEG (of quality 95) is what cameras and detectors send. PNG keeps every pixel and is twice as large. Raises
+    DataError if the folder already holds a set and `replace` is false.
     """
     listing, images = folder / LISTING, folder / "images"
     if listing.exists() and not replace:

@@ -1,4 +1,4 @@
-"""Training LPRNet with CTC, read top to bottom: data, network, optimizer, loop, checkpoints."""
+"""Training of LPRNet with CTC: configuration, loop, optimizers, losses, checkpoints."""
 
 import copy
 import csv
@@ -37,14 +37,18 @@ class TrainConfig:
     batch_size: int = 128  # larger ones learn less a plate seen, smaller ones leave the cores idle
     learning_rate: float = 6e-3  # Muon's, for convolutions; a third of it is AdamW's, for the rest
     warmup: int = 300  # without it CTC falls into blanks only
-    decay: float = 0.3  # last share of steps in which the rate falls to 0 (warmup-stable-decay, arXiv 2405.18392)
+    decay: float = (
+        0.3  # share of steps, the last ones, in which the rate falls to 0 (warmup-stable-decay, arXiv 2405.18392)
+    )
     weight_decay: float = 0.02  # endless data needs little regularization
     clip: float = 5.0  # gradient norm: a few unreadable plates must not throw the network
     average: float = 0.999  # exponential moving average of the weights, worth up to 25 points in mid-training
-    dropout: float = 0.1  # little: the renderer's degradations do its work
-    drill: float = 0.3  # share of plates with Chinese characters only: of a real plate's seven, that one is the hardest
+    dropout: float = 0.1  # little: the degradations of the renderer regularize already
+    drill: float = (
+        0.3  # share of plates with Chinese characters only; a real plate has one, and it is the hardest to read
+    )
     seed: int = 1
-    development: int = 2000  # rendered plates that accuracy is logged on; those of the gate are for what is published
+    development: int = 2000  # rendered plates for the logged accuracy; others than those that the publisher measures
     log_every: int = 500  # steps between accuracies and checkpoints
     workers: int = 1  # rendering processes
 
@@ -55,13 +59,13 @@ def option(default: Any, reason: str) -> Any:
 
 
 class Interrupted(Exception):
-    """Training was stopped by the user; its last checkpoint is in the run's folder."""
+    """The user stopped the training. The last checkpoint is in its folder."""
 
 
 class CtrlC:
-    """Within this context, Ctrl-C waits for the end of a step: one that is taken in part cannot be gone on from.
+    """Context in which Ctrl-C takes effect at the end of a step, because a training cannot resume within a step.
 
-    A second one does not wait. Threads other than the main one are never interrupted, so nothing changes there.
+    A second Ctrl-C takes effect at once. Signals reach only the main thread; in others this does nothing.
     """
 
     def __init__(self, state: "Checkpoint") -> None:
@@ -84,7 +88,7 @@ class CtrlC:
             raise Interrupted(f"stopped within a step; the same command goes on from {self._state.path}") from error
 
     def check(self, step: int) -> None:
-        """Between steps, `step` of which are done: save them and raise Interrupted where Ctrl-C was pressed."""
+        """Call after `step` steps. Where Ctrl-C was pressed: save a checkpoint and raise Interrupted."""
         if self._pressed:
             self._state.save(step)
             raise Interrupted(f"stopped at step {step}; the same command goes on from {self._state.path}")
@@ -104,28 +108,19 @@ def train(
     teacher: LPRNet | None = None,
     hold: Callable[[LPRNet], None] | None = None,
 ) -> LPRNet:
-    """Train, or go on with the training whose checkpoint lies in `folder`, and return the averaged network.
+    """Train, or resume from the checkpoint in `folder`, and return the averaged network.
 
-    `own` crops make half of every batch beside rendered plates, which keeps what they don't show; `initial` gives the
-    weights and the widths to start from; `teacher` is distilled from, frame by frame; `hold` is called after each
-    update, to keep at 0 what was pruned. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError when the
-    checkpoint in `folder` was made with another configuration or other crops.
+    `own` crops make half of every batch; the other half is rendered, so that the network still reads plates that `own`
+    lacks. `initial` gives the weights and widths to start from. `teacher` is distilled from, frame by frame. `hold` is
+    called after each update, to keep pruned weights at 0. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError
+    when the checkpoint in `folder` was made with another configuration or other crops.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     torch.set_flush_denormal(True)
-    model = LPRNet(
-        BLANK + 1,
-        initial.widths if initial else None,
-        context_channels=initial.contexts.channels if initial else None,
-        dropout=config.dropout,
-    )
-    if initial is not None:
-        model.load_state_dict(initial.state_dict())
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
-    if teacher is not None:
-        teacher = copy.deepcopy(teacher).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = _on(device, _begun(initial, config.dropout))
+    teacher = _on(device, copy.deepcopy(teacher).eval()) if teacher else None
     averaged = AveragedModel(model, multi_avg_fn=moving_average(config.average), use_buffers=True)
     optimizers = muon_and_adamw(model, model.classify, config.learning_rate, config.weight_decay)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
@@ -163,12 +158,26 @@ def train(
     return network.cpu().eval()
 
 
+def _begun(initial: LPRNet | None, dropout: float) -> LPRNet:
+    """A network with the weights and widths of `initial`, or a fresh one."""
+    if initial is None:
+        return LPRNet(BLANK + 1, dropout=dropout)
+    context_channels = initial.contexts.channels
+    model = LPRNet(BLANK + 1, initial.widths, context_channels=context_channels, dropout=dropout)
+    model.load_state_dict(initial.state_dict())
+    return model
+
+
+def _on(device: torch.device, network: LPRNet) -> LPRNet:
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def muon_and_adamw(
     model: nn.Module, last: nn.Module, learning_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the convolutions; AdamW, at a third of the rate, for what is no matrix and, as is usual, for the last.
+    """Muon for the convolutions; AdamW, at a third of the rate, for all other parameters and for the last layer.
 
-    On the same 350 batches Muon came to a loss of 0.59 and AdamW alone, at its best rate, to 1.11.
+    On the same 350 batches Muon reached a loss of 0.59. AdamW alone, at its best rate, reached 1.11.
     """
     inner = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m is not last]
     known = {id(weight) for weight in inner}
@@ -186,7 +195,7 @@ def _rate(step: int, config: TrainConfig) -> float:
 
 
 def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Exponential moving average that starts fast, so that the first, random weights are soon forgotten."""
+    """Exponential moving average with a smaller decay at first, so that the random initial weights soon vanish."""
 
     def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
         share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
@@ -272,7 +281,7 @@ def exact_match(model: nn.Module, crops: Crops) -> float:
 
 
 def flush_denormals(model: nn.Module) -> None:
-    """Set to 0 every weight too small for a normal float32: on a CPU they are ten times slower and add nothing."""
+    """Set denormal weights to 0: a CPU computes with them ten times slower, and they change no result."""
     with torch.no_grad():
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             if tensor.is_floating_point():
@@ -280,7 +289,7 @@ def flush_denormals(model: nn.Module) -> None:
 
 
 class Checkpoint:
-    """All that a training needs to go on exactly."""
+    """State from which a training resumes exactly."""
 
     def __init__(self, path: Path, identity: dict[str, Any], *parts: Any) -> None:
         self.path, self.identity, self.parts = path, identity, parts
@@ -297,9 +306,9 @@ class Checkpoint:
         aside.replace(self.path)
 
     def restore(self, device: torch.device) -> int:
-        """Load what the file holds, if there is one, and return the step to go on from.
+        """Load the file, if it exists, and return the step to resume at; 0 if it does not.
 
-        `steps` may differ from the checkpoint's: a training can be made longer or be brought to its end early.
+        `steps` may differ from that of the checkpoint: a training can be made longer or shorter.
         """
         if not self.path.exists():
             return 0

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: steep at 0, so that five steps are enough
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic, which is steep at 0: five steps are enough
 _STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalized; `lr` and `weight_decay` have AdamW's meaning (Liu et al., arXiv 2502.16982).
+    """Orthogonalized Nesterov momentum. `lr` and `weight_decay` mean what they mean in AdamW.
 
-    To match AdamW's step an orthogonal update is scaled by 0.2 * sqrt(max(rows, columns)).
+    The update is scaled by 0.2 * sqrt(max(rows, columns)), about the size of a step of AdamW (Liu et al., arXiv
+    2502.16982).
     """
 
     def __init__(self, weights: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
@@ -41,10 +42,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest matrix of orthogonal rows or columns, roughly: its singular values lie near 1 (0.7 to 1.2).
+    """Approximately the nearest matrix with orthogonal rows or columns: its singular values are 0.7 to 1.2.
 
-    Newton-Schulz iteration, X <- (a + b G + c G^2) X with G = X X^T. All steps share G's eigenvectors, so they are
-    multiplied out on the small side, and X is touched twice instead of ten times.
+    Newton-Schulz iteration, X <- (a + b G + c G^2) X with G = X X^T. The factors of all steps commute, so they are
+    multiplied first, on the smaller side. X is then multiplied twice instead of ten times.
     """
     rows, columns = matrix.shape
     x = matrix if rows <= columns else matrix.T

@@ -1,10 +1,10 @@
-"""Plate characters drawn by us, as data: each glyph is a set of strokes in plate form.
+"""Glyphs of plate characters as data, drawn by us: each is a set of strokes.
 
 A glyph is an SVG path (absolute commands M, L, H, V, Q, C, Z only) on the 45 x 90 mm character cell of
 GA 36-2018, x to the right and y down, plus a stroke width in mm. The path is the *centre line* of the strokes;
-`outline` turns it into polylines and `rasterize` paints them with a round pen. The data lies in the JSON files
-beside this module: `{"皖": {"d": "M5 10H40", "w": 6.5}, ...}`; an optional list `"variants"` holds further forms of the
-same shape that real plates show.
+`outline` turns it into polylines, and `rasterize` paints them with a round pen. The data is in the JSON files of this
+folder: `{"皖": {"d": "M5 10H40", "w": 6.5}, ...}`. An optional list `"variants"` holds other forms of the character on
+real plates.
 """
 
 import functools
