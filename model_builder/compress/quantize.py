@@ -14,6 +14,7 @@ import time
 import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,15 @@ from tqdm import tqdm
 
 from model_builder import candidates
 from model_builder.graph import description, onnx
+from model_builder.graph import reference as numpy_reference
 from model_builder.graph.description import Graph
 from model_builder.graph.fake_quantized import FakeQuantized
 from model_builder.graph.ops import TOP
-from model_builder.graph.reference import run
 from model_builder.graph.trace import trace
 from model_builder.networks.reader import SIZE
 from model_builder.plates.kinds import ALPHABET
-from model_builder.train.data import Crops, development_set, rendered_batches
-from model_builder.train.loop import (
-    BLANK,
-    Checkpoint,
-    CtrlC,
-    Log,
-    ctc_loss,
-    option,
-)
+from model_builder.train.data import Batch, Crops, development_set, rendered_batches
+from model_builder.train.loop import BLANK, Checkpoint, Log, ctc_loss, option, rate, run
 from service.artifact import Artifact, Origin, provenance
 from service.artifact.provenance import Choice, Fidelity
 from service.backends.onnxruntime import MODEL, open_session, options
@@ -242,47 +236,40 @@ def train(
     simulation = simulation.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in train
     teacher = copy.deepcopy(source).to(device).eval()
     optimizer = torch.optim.AdamW(simulation.parameters(), config.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
+    decay = partial(rate, steps=config.steps, warmup=config.warmup, decay=1 - config.warmup / config.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
     identity = asdict(config) | {"start": candidates.digest(description.arrays(simulation.describe()))}
     state = Checkpoint(folder / "checkpoint.pt", identity, simulation, optimizer, schedule)
     first = state.restore(device)
     log = Log(folder / "log.csv", first)
     reference = logits_of(source, development)
     batches = rendered_batches(config.seed, config.batch_size, first, config.workers, config.drill)
-    progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
-    total, counted, started = 0.0, 0, time.monotonic()
-    with CtrlC(state) as ctrl_c:
-        for step in progress:
-            batch = next(batches)
-            ctrl_c.check(step)
-            crops = batch.crops.to(device)
-            with torch.autocast(device.type, torch.bfloat16):
-                logits = simulation.train()(crops)
-                with torch.no_grad():
-                    target = teacher(crops).log_softmax(2)
-            divergence = functional.kl_div(
-                logits.log_softmax(2).flatten(0, 1), target.flatten(0, 1), reduction="batchmean", log_target=True
-            )
-            loss = ctc_loss(logits, batch) + config.distillation * divergence
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total, counted = total + loss.item(), counted + 1
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                state.save(step + 1)
-                found = compare(simulation, development, reference)
-                accuracy, mean = found.exact / found.total, total / counted
-                log.write(step + 1, mean, accuracy, optimizer.param_groups[0]["lr"], time.monotonic() - started)
-                progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.2f} %")
-                total, counted = 0.0, 0
-        ctrl_c.check(config.steps)
+    started = time.monotonic()
+
+    def update(batch: Batch) -> Tensor:
+        crops = batch.crops.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = simulation.train()(crops)
+            with torch.no_grad():
+                target = teacher(crops).log_softmax(2)
+        divergence = functional.kl_div(
+            logits.log_softmax(2).flatten(0, 1), target.flatten(0, 1), reduction="batchmean", log_target=True
+        )
+        loss = ctc_loss(logits, batch) + config.distillation * divergence
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        return loss.detach()
+
+    def record(step: int, loss: Tensor) -> str:
+        found = compare(simulation, development, reference)
+        accuracy, lr = found.exact / found.total, optimizer.param_groups[0]["lr"]
+        log.write(step, float(loss), accuracy, lr, time.monotonic() - started)
+        return f"loss {float(loss):.3f}, rendered {100 * accuracy:.2f} %"
+
+    run(state, range(first, config.steps), config.log_every, batches, update, record)
     return simulation.cpu().eval()
-
-
-def _rate(step: int, config: QuantizeConfig) -> float:
-    """Share of the learning rate at `step`: linear warm-up, then linear decay to 0."""
-    return min((step + 1) / max(1, config.warmup), (config.steps - step) / max(1, config.steps - config.warmup))
 
 
 def candidate(variant: str, network: Graph, origin: Origin) -> candidates.Candidate:
@@ -292,7 +279,7 @@ def candidate(variant: str, network: Graph, origin: Origin) -> candidates.Candid
         variant=variant,
         backend="onnxruntime",
         write=lambda folder: onnx.write(network, folder / MODEL),
-        logits=lambda crops: run(network, crops),
+        logits=lambda crops: numpy_reference.run(network, crops),
         tolerance=TOLERANCE if all(node.weights.integer for node in network.convolutions) else MIXED_TOLERANCE,
         digest=candidates.digest(arrays),
         max_batch=candidates.MAX_BATCH,

@@ -44,7 +44,7 @@ def _computed(graph: Graph, node: Node, taken: list[Array]) -> Array:
             return np.asarray(_windows(taken[0], node.kernel).max(axis=(2, 4)))
         case ops.AveragePool():
             sums = _windows(taken[0], node.kernel).sum(axis=(2, 4), dtype=np.float32)  # exact below 2^24
-            means = sums * np.float32(1 / (node.kernel[0] * node.kernel[1]))
+            means = np.asarray(sums * np.float32(1 / (node.kernel[0] * node.kernel[1])))
             return means if node.scale is None else np.rint(means).astype(np.uint8)
         case ops.Upsample():
             return taken[0].repeat(node.factor[0], axis=1).repeat(node.factor[1], axis=2)

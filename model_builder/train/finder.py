@@ -1,8 +1,9 @@
-"""Training the finder on rendered scenes, read top to bottom: scenes, network, optimizer, loop, checkpoints."""
+"""Training of the finder on rendered scenes: configuration, scenes, loop, score."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import IterableDataset, get_worker_info
-from tqdm import tqdm
 
 from model_builder.networks.finder import Finder
 from model_builder.render.scene import Scene, SceneRenderer
 from model_builder.train.data import drawn
 from model_builder.train.finder_targets import Targets, losses, targets
-from model_builder.train.loop import Checkpoint, CtrlC, Log, flush_denormals, moving_average, muon_and_adamw
+from model_builder.train.loop import Checkpoint, Log, flush_denormals, moving_average, muon_and_adamw, rate, run
 from service.finding.maps import decode
 
 DEVELOPMENT_SEED = 1 << 34  # training draws from seed << 36 upwards, and never that many
@@ -99,7 +99,7 @@ def train(
     *,
     initial: Finder | None = None,
 ) -> Finder:
-    """Train, or go on with the training whose checkpoint lies in `folder`, and return the averaged network.
+    """Train, or resume from the checkpoint in `folder`, and return the averaged network.
 
     Scenes are drawn on `photographs` where there are any, with the typefaces of the folders `fonts` beside those
     installed; `initial` gives the weights and the widths to start from. Writes `folder`/checkpoint.pt and log.csv.
@@ -115,42 +115,33 @@ def train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in loop.py
     averaged = AveragedModel(model, multi_avg_fn=moving_average(config.average), use_buffers=True)
     optimizers = muon_and_adamw(model, model.head, config.learning_rate, config.weight_decay)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
+    schedule = partial(rate, steps=config.steps, warmup=config.warmup, decay=config.decay)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
     state = Checkpoint(folder / "checkpoint.pt", asdict(config), model, averaged, *optimizers, *schedules)
     first = state.restore(device)
     log = FinderLog(folder / "log.csv", first)
     batches = drawn(RenderedScenes(config, photographs, fonts, first), config.workers)
     renderer = SceneRenderer(photographs, fonts)
     development = [renderer.scene(DEVELOPMENT_SEED + i, (320, 320)) for i in range(config.development)]
-    progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
-    totals, started = torch.zeros(2, device=device), time.monotonic()
-    with CtrlC(state) as ctrl_c:
-        for step in progress:
-            images, wanted = next(batches)
-            ctrl_c.check(step)
-            totals += _step(model, images, wanted, optimizers, config, device)
-            for schedule in schedules:
-                schedule.step()
-            averaged.update_parameters(model)
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                state.save(step + 1)
-                since = step + 1 - max(first, (step // config.log_every) * config.log_every)
-                heat, corner = (totals / since).tolist()
-                figures = score(averaged.module, development)
-                log.write(step + 1, heat, corner, *figures, time.monotonic() - started)
-                progress.set_postfix(heat=f"{heat:.3f}", corners=f"{corner:.3f}", found=f"{100 * figures[0]:.1f} %")
-                totals.zero_()
-        ctrl_c.check(config.steps)
+    started = time.monotonic()
+
+    def update(batch: Drawn) -> Tensor:
+        found = _step(model, *batch, optimizers, config, device)
+        for each in schedules:
+            each.step()
+        averaged.update_parameters(model)
+        return found
+
+    def record(step: int, means: Tensor) -> str:
+        (heat, corner), figures = means.tolist(), score(averaged.module, development)
+        log.write(step, heat, corner, *figures, time.monotonic() - started)
+        return f"heat {heat:.3f}, corners {corner:.3f}, found {100 * figures[0]:.1f} %"
+
+    run(state, range(first, config.steps), config.log_every, batches, update, record)
     network = averaged.module
     assert isinstance(network, Finder)
     flush_denormals(network)
     return network.cpu().eval()
-
-
-def _rate(step: int, config: FinderConfig) -> float:
-    """Share of the learning rate at `step`: linear warm-up, level, linear decay to 0."""
-    falling = max(1, round(config.steps * config.decay))
-    return min(1.0, (step + 1) / max(1, config.warmup), max(0.0, (config.steps - step) / falling))
 
 
 def _step(

@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from model_builder.train.muon import Muon
 
 BLANK = len(ALPHABET)
 
+Item = TypeVar("Item")
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -123,39 +125,62 @@ def train(
     teacher = _on(device, copy.deepcopy(teacher).eval()) if teacher else None
     averaged = AveragedModel(model, multi_avg_fn=moving_average(config.average), use_buffers=True)
     optimizers = muon_and_adamw(model, model.classify, config.learning_rate, config.weight_decay)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, config)) for o in optimizers]
+    schedule = partial(rate, steps=config.steps, warmup=config.warmup, decay=config.decay)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
     identity = asdict(config) | {"crops": own.digest() if own else ""}
     state = Checkpoint(folder / "checkpoint.pt", identity, model, averaged, *optimizers, *schedules)
     first = state.restore(device)
     log = Log(folder / "log.csv", first)
     development = development_set(config.development)
     batches = _batches(config, first, own)
-    progress = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", dynamic_ncols=True)
-    total, started = torch.zeros((), device=device), time.monotonic()
-    with CtrlC(state) as ctrl_c:
-        for step in progress:
-            batch = next(batches)
-            ctrl_c.check(step)
-            loss = _step(model, batch, optimizers, config, device, teacher)
-            if hold is not None:
-                hold(model)
-            for schedule in schedules:
-                schedule.step()
-            averaged.update_parameters(model)
-            total += loss
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                state.save(step + 1)
-                since = step + 1 - max(first, (step // config.log_every) * config.log_every)
-                accuracy = exact_match(averaged.module, development)
-                mean = float(total) / since
-                log.write(step + 1, mean, accuracy, optimizers[0].param_groups[0]["lr"], time.monotonic() - started)
-                progress.set_postfix(loss=f"{mean:.3f}", rendered=f"{100 * accuracy:.1f} %")
-                total.zero_()
-        ctrl_c.check(config.steps)
+    started = time.monotonic()
+
+    def update(batch: Batch) -> Tensor:
+        loss = _step(model, batch, optimizers, config, device, teacher)
+        if hold is not None:
+            hold(model)
+        for each in schedules:
+            each.step()
+        averaged.update_parameters(model)
+        return loss
+
+    def record(step: int, loss: Tensor) -> str:
+        accuracy, lr = exact_match(averaged.module, development), optimizers[0].param_groups[0]["lr"]
+        log.write(step, float(loss), accuracy, lr, time.monotonic() - started)
+        return f"loss {float(loss):.3f}, rendered {100 * accuracy:.1f} %"
+
+    run(state, range(first, config.steps), config.log_every, batches, update, record)
     network = averaged.module
     assert isinstance(network, LPRNet)
     flush_denormals(network)
     return network.cpu().eval()
+
+
+def run(
+    state: "Checkpoint",
+    steps: range,
+    log_every: int,
+    batches: Iterator[Item],
+    update: Callable[[Item], Tensor],
+    record: Callable[[int, Tensor], str],
+) -> None:
+    """Call `update` with a batch a step; each `log_every` steps and after the last one, save a checkpoint and `record`.
+
+    `record` takes the number of steps and the mean of what `update` returned since the last record. It returns a text
+    for the progress bar. Raises Interrupted at Ctrl-C.
+    """
+    progress = tqdm(steps, initial=steps.start, total=steps.stop, unit="step", dynamic_ncols=True)
+    losses: list[Tensor] = []
+    with CtrlC(state) as ctrl_c:
+        for step in progress:
+            batch = next(batches)
+            ctrl_c.check(step)
+            losses.append(update(batch))
+            if (step + 1) % log_every == 0 or step + 1 == steps.stop:
+                state.save(step + 1)
+                progress.set_postfix_str(record(step + 1, torch.stack(losses).mean(0)))
+                losses.clear()
+        ctrl_c.check(steps.stop)
 
 
 def _begun(initial: LPRNet | None, dropout: float) -> LPRNet:
@@ -188,10 +213,10 @@ def muon_and_adamw(
     ]
 
 
-def _rate(step: int, config: TrainConfig) -> float:
+def rate(step: int, steps: int, warmup: int, decay: float) -> float:
     """Share of the learning rate at `step`: linear warm-up, level, linear decay to 0."""
-    falling = max(1, round(config.steps * config.decay))
-    return min(1.0, (step + 1) / max(1, config.warmup), max(0.0, (config.steps - step) / falling))
+    falling = max(1, round(steps * decay))
+    return min(1.0, (step + 1) / max(1, warmup), max(0.0, (steps - step) / falling))
 
 
 def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
