@@ -116,7 +116,9 @@ class _Lowering:
             else:
                 steps = self.graph.steps(name, part)
                 constants = _packed(part.values[..., None, None]), _extended(steps, _round_up(len(steps)))
-                made = self._emit(partial(self._product, name), (name,), *map(relax.const, constants), hint="product")
+                made = self._emit(
+                    partial(self._product, node, name), (name,), *map(relax.const, constants), hint="product"
+                )
                 parts.append(made)
         bias = relax.const(_extended(node.bias, _round_up(len(node.bias))))
         return self.builder.emit_te(self._sum, *parts, bias, primfunc_name_hint=_SUM)
@@ -161,44 +163,52 @@ class _Lowering:
     def _convolution(
         self, node: ops.Convolution, taken: list[Element], weights: te.Tensor, bias: te.Tensor, multiplier: te.Tensor
     ) -> te.Tensor:
-        height, width, inputs = self.shapes[node.inputs[0]]
-        (top, left), (_, right) = node.padding, node.stride
-        high, wide, _ = self.shapes[node.name]
-        padded = int(weights.shape[3]) * vnni.GROUP
-        more = _more_columns(high, wide)
-        zero, fill = tirx.const(0, "uint8"), tirx.const(self.graph.fill(node), "uint8")
-
-        def prepare(h: Any, w: Any, i: Any) -> Any:
-            value = taken[0](h - top, w - left, i)
-            if top or left or more:
-                inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
-                value = tirx.if_then_else(inside, value, fill)
-            if padded > inputs:
-                value = tirx.if_then_else(i < inputs, value, zero)
-            return value
-
-        prepared = te.compute((height + 2 * top, width + 2 * left + more * right, padded), prepare, name="prepared")
-        sums = _sums(prepared, weights, high, wide + more, node.stride)
+        sums = self._sums(node, node.inputs[0], taken[0], weights)
 
         def requantize(n: Any, h: Any, w: Any, o: Any) -> Any:
             real = (sums[n, h, w, o // vnni.LANES, o % vnni.LANES] + bias[o]).astype("float32") * multiplier[o]
             bounded = tirx.max(tirx.min(real, tirx.const(ops.TOP, "float32")), tirx.const(0, "float32"))
             return tirx.nearbyint(bounded).astype("uint8")
 
-        return te.compute((1, high, wide, bias.shape[0]), requantize, name="requantized")
+        return te.compute((1, *self.shapes[node.name][:2], bias.shape[0]), requantize, name="requantized")
 
-    def _product(self, name: str, taken: list[Element], weights: te.Tensor, scales: te.Tensor) -> te.Tensor:
+    def _product(
+        self, node: ops.Linear, name: str, taken: list[Element], weights: te.Tensor, scales: te.Tensor
+    ) -> te.Tensor:
         """A linear map's part of one input: real values (1, H, W, O)."""
-        height, width, channels = self.shapes[name]
-        element = _bounded(taken[0], channels)
-        padded = int(weights.shape[3]) * vnni.GROUP
-        prepared = te.compute((height, width, padded), lambda h, t, i: element(h, t, i), name="prepared")
-        sums = _sums(prepared, weights, height, width, (1, 1))
+        sums = self._sums(node, name, taken[0], weights)
         return te.compute(
-            (1, height, width, scales.shape[0]),
-            lambda n, h, t, o: sums[n, h, t, o // vnni.LANES, o % vnni.LANES].astype("float32") * scales[o],
+            (1, *self.shapes[node.name][:2], scales.shape[0]),
+            lambda n, h, w, o: sums[n, h, w, o // vnni.LANES, o % vnni.LANES].astype("float32") * scales[o],
             name="scaled",
         )
+
+    def _sums(self, node: ops.Weighted, source: str, element: Element, weights: te.Tensor) -> te.Tensor:
+        """Sums (1, H, W, O / lanes, lanes) of products with one input, which is padded first."""
+        (height, width, inputs), (high, wide, _) = self.shapes[source], self.shapes[node.name]
+        (top, left), (down, right), fill, more = (0, 0), (1, 1), 0, 0
+        if isinstance(node, ops.Convolution):
+            (top, left), (down, right), fill = node.padding, node.stride, self.graph.fill(node)
+            more = _more_columns(high, wide)
+        _, rows, across, groups, _, _ = (int(size) for size in weights.shape)
+
+        def padded(h: Any, w: Any, i: Any) -> Any:
+            value = element(h - top, w - left, i)
+            if not (top or left or more):
+                return value
+            inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
+            return tirx.if_then_else(inside, value, tirx.const(fill, "uint8"))
+
+        shape = (height + 2 * top, width + 2 * left + more * right, groups * vnni.GROUP)
+        prepared = te.compute(shape, _bounded(padded, inputs, groups * vnni.GROUP), name="prepared")
+        ry, rx = te.reduce_axis((0, rows), "ry"), te.reduce_axis((0, across), "rx")
+        rg, rk = te.reduce_axis((0, groups), "rg"), te.reduce_axis((0, vnni.GROUP), "rk")
+
+        def term(n: Any, h: Any, w: Any, o: Any, lane: Any) -> Any:
+            activation = prepared[h * down + ry, w * right + rx, rg * vnni.GROUP + rk].astype("int32")
+            return te.sum(activation * weights[o, ry, rx, rg, lane, rk].astype("int32"), axis=[ry, rx, rg, rk])
+
+        return te.compute((1, high, wide + more, weights.shape[0], vnni.LANES), term, name="sums")
 
     def _contexts(self, node: ops.Context, taken: list[Element]) -> te.Tensor:
         inputs = []
@@ -206,7 +216,7 @@ class _Lowering:
             (height, width, channels), scale = self.shapes[name], self.graph[name].scale
             assert scale is not None
             whole = _round_up(channels)
-            inputs.append(context.Input(_bounded(element, channels), scale, height, width, whole, counted))
+            inputs.append(context.Input(_bounded(element, channels, whole), scale, height, width, whole, counted))
         return context.contexts(inputs, node.columns, node.epsilon)
 
     def _of_whole_vectors(self, weights: Array, names: tuple[str, ...]) -> Array:
@@ -230,9 +240,9 @@ class _Lowering:
         return te.compute(tuple(shape[axis] for axis in kept), total, name="output")
 
 
-def _bounded(element: Element, channels: int) -> Element:
-    """The element, and 0 behind `channels`, where these make no whole vectors."""
-    if channels % VECTOR == 0:
+def _bounded(element: Element, channels: int, whole: int) -> Element:
+    """The element, and 0 from `channels` to `whole`."""
+    if channels == whole:
         return element
     return lambda h, w, i: tirx.if_then_else(i < channels, element(h, w, i), tirx.const(0, "uint8"))
 
@@ -262,19 +272,6 @@ def _chosen(parts: list[Element], starts: list[int], h: Any, w: Any, i: Any) -> 
 def _more_columns(high: int, wide: int) -> int:
     """Columns added to a single row so that it divides into tiles of registers: 23, a prime, becomes 24."""
     return -wide % 4 if high == 1 else 0
-
-
-def _sums(prepared: te.Tensor, weights: te.Tensor, high: int, wide: int, stride: Pair) -> te.Tensor:
-    """Sums (1, high, wide, O / lanes, lanes) of a convolution of (H, W, I), which is padded already."""
-    _, rows, across, groups, _, _ = (int(size) for size in weights.shape)
-    ry, rx = te.reduce_axis((0, rows), "ry"), te.reduce_axis((0, across), "rx")
-    rg, rk = te.reduce_axis((0, groups), "rg"), te.reduce_axis((0, vnni.GROUP), "rk")
-
-    def term(n: Any, h: Any, w: Any, o: Any, lane: Any) -> Any:
-        activation = prepared[h * stride[0] + ry, w * stride[1] + rx, rg * vnni.GROUP + rk].astype("int32")
-        return te.sum(activation * weights[o, ry, rx, rg, lane, rk].astype("int32"), axis=[ry, rx, rg, rk])
-
-    return te.compute((1, high, wide, weights.shape[0], vnni.LANES), term, name="sums")
 
 
 def _packed(weights: NDArray[np.int8]) -> Array:
