@@ -1,9 +1,9 @@
-"""A network compiled by TVM, ahead of time: torch.export -> Relax -> tuned kernels -> a shared library per CPU level.
+"""The compiler: torch.export -> Relax -> tuned kernels -> a shared library for each CPU level, by TVM ahead of time.
 
-The compiled function `main` takes one uint8 image (1, H, W, C) and returns the network's output, float32; the weights
-are constants inside the library. `Passes` switches each optimization, so that a table can show what it brings. An
-integer graph comes from `graph/relax.py` instead, and goes the same way from there; `Passes` are for floats. For a CPU
-on which floats are faster, its weights become real numbers again.
+The compiled function `main` takes one uint8 image (1, H, W, C) and returns the output of the network, float32. The
+weights are constants in the library. `Passes` switches each optimization, so that a table can show its effect.
+`graph/relax.py` lowers integer graphs; the steps after that are the same, and `Passes` do not apply. For a CPU level on
+which floats are faster, the weights of an integer graph become real numbers again.
 """
 
 import copy
@@ -55,10 +55,10 @@ from service.backends.onnxruntime import MODEL
 from service.backends.tvm import cpu_flags
 from service.errors import ArtifactError
 
-Network = nn.Module | Graph  # in float, of images of `SIZE`; or of integers
+Network = nn.Module | Graph  # a module is in float and takes images of `SIZE`; a graph is of integers
 
 _TOLERANCE = 1e-3  # of a logit, as for every engine that computes in float32
-_WORTH_TUNING = 100_000  # operations: convolutions; LLVM alone makes the rest fast (the largest, a pool, takes 3 us)
+_WORTH_TUNING = 100_000  # operations: convolutions have more; the largest other kernel, a pool, takes 3 us untuned
 _VECTOR = 16  # classes that fill a vector of AVX-512, and two of AVX2
 
 
@@ -78,16 +78,17 @@ class Level:
 
     @property
     def integers(self) -> bool:
-        """Whether an integer network is computed in integers: with AVX-512 VNNI, and not without.
+        """Whether an integer network is computed in integers: only with AVX-512 VNNI.
 
-        Without it, the fastest exact instruction is vpmaddwd, on operands widened to 16 bits: `quantized`
-        took 1.8 ms by AVX2's, tuned, and takes 1.2 ms in float32 with Winograd's convolutions (one thread, AMD EPYC).
+        Without it, the fastest exact instruction is vpmaddwd, which takes operands of 16 bits. With it (AVX2, tuned)
+        the integers of `quantized` took 1.8 ms; float32 with Winograd's convolutions takes 1.2 ms (one thread, AMD
+        EPYC).
         """
         return "avx512_vnni" in self.needs
 
     @property
     def target(self) -> Target:
-        """TVM's target: one core, for the service computes each plate on one thread."""
+        """The target of TVM. It has one core, because the service computes each plate on one thread."""
         return Target({"kind": "llvm", "mcpu": self.mcpu, "mattr": list(self.attributes), "num-cores": 1})
 
 
@@ -107,7 +108,7 @@ INTEGER_LEVELS: Final = (
     _WITH_AVX2,  # which computes floats: see `Level.integers`
 )
 
-# Names of LLVM that the kernel spells otherwise (arch/x86/include/asm/cpufeatures.h).
+# Names of LLVM that /proc/cpuinfo spells differently (arch/x86/include/asm/cpufeatures.h).
 _CPUINFO = {
     **{"bmi": "bmi1", "lzcnt": "abm", "sahf": "lahf_lm", "sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2"},
     **{f"avx512{name}": f"avx512_{name}" for name in ("bf16", "bitalg", "fp16", "vbmi2", "vnni", "vpopcntdq")},
@@ -117,7 +118,7 @@ _CPUINFO = {
 
 @dataclass(frozen=True)
 class Passes:
-    """What is done to a network, in the order of an ablation's rows; each pass counts on those before it."""
+    """Optimizations of a network, in the order of the rows of an ablation. Each pass needs those before it."""
 
     fold: bool = True  # batch normalization into the weights of the convolution before it
     layout: bool = True  # channels last (NHWC, HWIO), so that vectors run along channels
@@ -156,7 +157,7 @@ def level(name: str) -> Level:
     cpu, flags = codegen.llvm_get_system_cpu(), cpu_flags()
     with Target({"kind": "llvm", "mcpu": cpu}):
         features = {feature: _CPUINFO.get(feature, feature) for feature in codegen.llvm_get_cpu_features()}
-    # A hypervisor may hide what LLVM takes for granted in a CPU of that name.
+    # A hypervisor may hide features that LLVM assumes for a CPU of this name.
     hidden = [f"-{f}" for f, flag in features.items() if flag.startswith(("avx", "fma", "f16c")) and flag not in flags]
     return Level(cpu, cpu, tuple(sorted(flags.intersection(features.values()))), tuple(sorted(hidden)))
 
@@ -167,14 +168,14 @@ def levels_of(network: Network) -> tuple[Level, ...]:
 
 
 def computed(network: Network, level: Level) -> Network:
-    """What a library of the level computes: the network, or floats in the place of integers where they are faster."""
+    """The network that a library of the level computes: itself, or its floats where these are faster."""
     if isinstance(network, Graph) and not level.integers:
         return plain(dequantized(network))
     return network
 
 
 def network_of(source: Artifact) -> Network:
-    """The network of a torch artifact, or the integer one of an ONNX artifact; ArtifactError for another."""
+    """The network of a torch artifact, or the integer graph of an ONNX artifact. Raises ArtifactError for others."""
     match source.manifest.backend:
         case "torch":
             return candidates.load_network(source).eval()
@@ -185,7 +186,7 @@ def network_of(source: Artifact) -> Network:
 
 
 class _WholeVectors(nn.Module):
-    """A float graph with outputs of 0 added to its linear map, then cut off: 74 classes fill no vectors, 80 do."""
+    """A float graph whose linear map computes whole vectors of outputs: 80 for 74 classes. The rest is cut off."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -252,7 +253,7 @@ def lowered(network: Network, level: Level, passes: Passes) -> tvm.IRModule:
 
 
 def _floats(network: nn.Module, passes: Passes) -> nn.Module:
-    """What is exported of a float network: its graph, or the network itself where nothing is folded."""
+    """The module to export for a float network: its graph, or the network itself where nothing is folded."""
     if not passes.fold:
         return copy.deepcopy(network).eval()
     graph = network.graph if isinstance(network, FakeQuantized) else trace(network, SIZE)
@@ -262,10 +263,10 @@ def _floats(network: nn.Module, passes: Passes) -> nn.Module:
 def scheduled(
     network: Network, level: Level, passes: Passes | None = None, records: Path = RECORDS
 ) -> tuple[tvm.IRModule, tuple[str, ...]]:
-    """The network's kernels with the schedules in `records`: the level's own, else those of another level.
+    """The network's kernels with the schedules in `records`: those of the level, else those of another level.
 
-    With it come the names of the kernels that are worth tuning and had no record: they stay plain loops, of an integer
-    network a schedule drawn at random, since these must have the instruction.
+    The second value names the kernels that are worth tuning and have no record. In a float network these stay plain
+    loops. In an integer network they get a random schedule, because all must use the instruction.
     """
     passes = passes or Passes()
     network = computed(network, level)
@@ -289,7 +290,7 @@ def scheduled(
 
 
 def export(module: tvm.IRModule, level: Level, path: Path) -> None:
-    """Compile scheduled kernels into a shared library without debugging information; its memory is planned ahead."""
+    """Compile scheduled kernels into a shared library, without debugging information."""
     if cc.get_cc() is None:
         raise ValueError("linking a library takes a C++ compiler: install g++, or set CXX to yours")
     relax.build(module, level.target).export_library(str(path), options=["-s"])
@@ -304,8 +305,8 @@ def candidate(
 ) -> candidates.Candidate:
     """The network of an artifact, compiled for each of `levels`, by default those that it is published for.
 
-    What it has to reproduce are torch's logits, or those of `graph/reference.py`; a library that computes an integer
-    network in floats has to reproduce those of torch, and so has a probe of its own.
+    The libraries have to reproduce the logits of torch, or those of `graph/reference.py` for an integer network. A
+    library that computes an integer network in floats has a probe of its own, with the logits of torch.
     """
     passes = passes or Passes()
     network = network_of(source)

@@ -53,6 +53,6 @@ def keep(path: Path, key: str, record: dict[str, Any]) -> None:
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def tuned_on(path: Path) -> list[str]:
+def tuned_on(path: Path) -> tuple[str, ...]:
     """The CPUs that a level's records were measured on."""
-    return sorted({record["cpu"] for record in read(path).values()})
+    return tuple(sorted({record["cpu"] for record in read(path).values()}))

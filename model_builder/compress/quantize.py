@@ -247,15 +247,7 @@ def train(
     started = time.monotonic()
 
     def update(batch: Batch) -> Tensor:
-        crops = batch.crops.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = simulation.train()(crops)
-            with torch.no_grad():
-                target = teacher(crops).log_softmax(2)
-        divergence = functional.kl_div(
-            logits.log_softmax(2).flatten(0, 1), target.flatten(0, 1), reduction="batchmean", log_target=True
-        )
-        loss = ctc_loss(logits, batch) + config.distillation * divergence
+        loss = _loss(simulation.train(), teacher, batch, config.distillation)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -270,6 +262,19 @@ def train(
 
     run(state, range(first, config.steps), config.log_every, batches, update, record)
     return simulation.cpu().eval()
+
+
+def _loss(simulation: FakeQuantized, teacher: nn.Module, batch: Batch, distillation: float) -> Tensor:
+    """CTC's loss and, `distillation` times, the divergence from the float network."""
+    crops = batch.crops.to(simulation.steps[0].device)
+    with torch.autocast(crops.device.type, torch.bfloat16):
+        logits = simulation(crops)
+        with torch.no_grad():
+            target = teacher(crops).log_softmax(2)
+    divergence = functional.kl_div(
+        logits.log_softmax(2).flatten(0, 1), target.flatten(0, 1), reduction="batchmean", log_target=True
+    )
+    return ctc_loss(logits, batch) + distillation * divergence
 
 
 def candidate(variant: str, network: Graph, origin: Origin) -> candidates.Candidate:

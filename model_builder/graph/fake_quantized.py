@@ -1,4 +1,4 @@
-"""A graph in torch that computes in float what the integer graph computes in integers, to be trained.
+"""A graph in torch that simulates integers in float, for training.
 
 Every integer is held as a float32 of the same value, so that sums are exact below 2^24 and a result differs from that
 of `reference.py` only above. Rounding passes gradients straight through (Bengio et al., arXiv 1308.3432); the scales
@@ -133,10 +133,7 @@ class FakeQuantized(nn.Module):
             case ops.Convolution():
                 return self._convolution(node, taken[0], scales)
             case ops.Linear():
-                unit = self._units()[node.name]
-                parts = zip(node.inputs, taken, unit.weights, unit.scales, strict=True)
-                products = (self._product(node, *part, scales) for part in parts)
-                return sum(products, unit.bias[:, None, None])
+                return self._products(node, taken, scales)
             case ops.MaxPool():
                 return functional.max_pool2d(taken[0], node.kernel)
             case ops.AveragePool():
@@ -188,15 +185,18 @@ class FakeQuantized(nn.Module):
         scale = log_scale.exp().reshape(-1, *[1] * (weight.ndim - 1))
         return _round(weight / scale).clamp(-self.limit, self.limit)
 
-    def _product(
-        self, node: ops.Linear, source: str, x: Tensor, weight: Tensor, log_scale: Tensor, scales: _Scales
-    ) -> Tensor:
-        """The real product (N, O, H, W) of one input."""
-        scale = scales[source]
-        if node.name in self.floats or scale is None:
-            return functional.conv2d(_real(x, scale), weight[:, :, None, None]).float()
-        sums = functional.conv2d(x, self._whole(weight, log_scale)[:, :, None, None])
-        return sums * (scale * log_scale.exp())[:, None, None]
+    def _products(self, node: ops.Linear, taken: list[Tensor], scales: _Scales) -> Tensor:
+        """The real products (N, O, H, W) of all inputs and the bias, added up."""
+        unit = self._units()[node.name]
+        total = unit.bias[:, None, None]
+        for name, x, weight, log_scale in zip(node.inputs, taken, unit.weights, unit.scales, strict=True):
+            scale = scales[name]
+            if node.name in self.floats or scale is None:
+                total = total + functional.conv2d(_real(x, scale), weight[:, :, None, None]).float()
+            else:
+                sums = functional.conv2d(x, self._whole(weight, log_scale)[:, :, None, None])
+                total = total + sums * (scale * log_scale.exp())[:, None, None]
+        return total
 
     def _described(self, node: ops.Weighted, scales: _Scales) -> Node:
         """The node with the weights and the bias that it has now."""

@@ -1,10 +1,10 @@
 """A graph as ONNX, and back.
 
-Integer convolutions are written as QDQ: in float between DequantizeLinear and QuantizeLinear, which ONNX Runtime and
-OpenVINO both turn into integer kernels. Pooling and what else moves integers is written on uint8 itself. Contexts and
-linear maps are written with channels last, as these kernels leave it, and in few nodes, because each costs
-microseconds. The initializers are the graph's own arrays under its own names, and its structure is in the file's
-metadata, so that `read` gives the graph back: the file describes itself.
+Integer convolutions are written as QDQ: float convolutions between DequantizeLinear and QuantizeLinear. ONNX Runtime
+and OpenVINO turn these into integer kernels. Pooling, upsampling and concatenation are written on uint8. Contexts and
+linear maps are written with channels last, as the integer kernels put them out, and in few nodes, because each node
+costs microseconds. The initializers are the arrays of the graph under its own names, and its structure is in the
+metadata of the file, so that `read` returns the same graph.
 """
 
 from pathlib import Path
@@ -225,9 +225,9 @@ class _Writer:
     def _linear(self, node: ops.Linear) -> None:
         """One product of all inputs, real and with channels last.
 
-        Integer weights are only stored as such: ONNX Runtime has no integer kernel that puts out float32, and this is
-        under 1 % of the work. By Cast and Mul, which it folds when it loads; DequantizeLinear it would compute each
-        time.
+        Integer weights are stored as int8 and multiplied in float: ONNX Runtime has no integer kernel with float32
+        outputs, and this is under 1 % of the work. Cast and Mul make them real, not DequantizeLinear, because ONNX
+        Runtime computes these once when it loads.
         """
         parts = []
         for name, part in zip(description.part_names(node), node.parts, strict=True):

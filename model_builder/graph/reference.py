@@ -1,4 +1,4 @@
-"""A graph computed by NumPy: what every engine has to compute, its integers bit by bit."""
+"""The reference: a graph computed by NumPy. Every engine has to compute the same, its integers bit by bit."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""An integer graph as TVM's kernels: what `reference.py` computes, its integers bit for bit.
+"""An integer graph as kernels of TVM. Its integers equal those of `reference.py` bit by bit.
 
 Activations are uint8, channels last, with channels of 0 added to make whole vectors. A kernel prepares its input
 (pooling, upsampling, adding, concatenating, padding), sums products in int32, and puts out uint8 again: bias,
