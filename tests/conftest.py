@@ -20,6 +20,7 @@ from service.artifact import (
 )
 from service.settings import Settings
 from tests.support.artifacts import (
+    EACH_PUBLISHED,
     MEASURED,
     OTHER_TEXT,
     PUBLISHED,
@@ -80,7 +81,7 @@ def torch_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return write(folder, describe().model_copy(update={"backend": "torch"}))
 
 
-@pytest.fixture(scope="session", params=["tiny", "torch_artifact", *variants(PUBLISHED)])
+@pytest.fixture(scope="session", params=["tiny", "torch_artifact", *EACH_PUBLISHED])
 def artifact(request: pytest.FixtureRequest) -> Artifact:
     """Every artifact there is, one after the other."""
     if request.param in variants(PUBLISHED):

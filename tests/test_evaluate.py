@@ -49,7 +49,8 @@ def test_latency_is_of_so_many_calls_on_so_many_plates(tiny):
         """The tiny backend, and the shapes it was called with."""
 
         def __init__(self) -> None:
-            self.backend, self.shapes = load(tiny), []
+            self.backend = load(tiny)
+            self.shapes: list[tuple[int, ...]] = []
             self.engine = self.backend.engine
 
         def infer(self, batch: np.ndarray) -> np.ndarray:

@@ -130,6 +130,7 @@ def test_what_libraries_write_becomes_records_and_standard_output_is_the_access_
     assert [x for x in lines if not (x.startswith(("WARNING:  stderr: ", "    | ")) and x.isprintable())] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_reader_that_is_stuck_stops_nothing(workers):
     """Standard output and error are a pipe that is full before the server starts, and that nobody reads."""
@@ -160,6 +161,7 @@ def test_a_reader_that_is_stuck_stops_nothing(workers):
         os.close(write_end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-", ">/dev/full 2>/dev/full"])
 def test_closed_or_full_streams_do_no_harm(workers, closed):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_builder import candidates, publish
+from model_builder import candidates, evaluate, publish
 from model_builder.networks.reader import LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET, GRAMMAR
 from model_builder.train.data import Crops, validation_set
@@ -225,9 +225,9 @@ def test_a_variant_that_loses_too_much_is_refused_with_the_figures(root, crops, 
     readings = {"small": 9, "worse": 8}  # of nine
 
     def accuracy(artifact, _backend, _crops):
-        return publish.evaluate.wilson(readings[artifact.manifest.variant], 9)
+        return evaluate.wilson(readings[artifact.manifest.variant], 9)
 
-    monkeypatch.setattr(publish.evaluate, "accuracy", accuracy)
+    monkeypatch.setattr(evaluate, "accuracy", accuracy)
     gate = publish.Gate(contract.find(root, "small"), crops, max_loss=11)
     candidate = replace(small_candidate(small(2)), variant="worse")
     with pytest.raises(publish.Refused, match=r"reads 8 of 9 .* small 9: 11\.11 points lost, 11\.00 allowed"):

@@ -9,13 +9,13 @@ import pytest
 
 from service.artifact import variants
 from service.settings import Settings
-from tests.support.artifacts import PUBLISHED
+from tests.support.artifacts import EACH_PUBLISHED, PUBLISHED
 from tests.support.images import encode
 from tests.support.samples import FOLDER, SAMPLES
 from tests.support.servers import running
 
 
-@pytest.fixture(scope="module", params=variants(PUBLISHED))
+@pytest.fixture(scope="module", params=EACH_PUBLISHED)
 def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     """A client of a server of this variant."""
     with running(Settings(variant=request.param, threads=1)) as url, httpx.Client(base_url=url, timeout=30) as client:

@@ -228,6 +228,7 @@ def test_code_that_does_not_come_to_an_end_is_refused(compiled, monkeypatch):
         proved(compiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("damage", ["cut", "probe"])
 def test_a_server_of_a_broken_artifact_ends_with_a_sentence(compiled, damage, workers):
@@ -249,6 +250,7 @@ def test_a_server_of_a_broken_artifact_ends_with_a_sentence(compiled, damage, wo
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_code_is_loaded_by_its_content_and_unloaded(compiled):
     """As often as files are replaced: not what a path meant once, and nothing of it stays."""
     others = [compiled, PUBLISHED / "tvm"]

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 
 import httpx
+import pytest
 import torch
 
 from model_builder.__main__ import main
@@ -45,6 +46,7 @@ def made(command: str) -> list[str]:
     return shlex.split(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_own_crops_to_a_served_variant_with_the_commands_of_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

@@ -62,6 +62,7 @@ def test_global_magnitude_pruning_takes_its_share_of_all(network):
     assert max(shares) - min(shares) > 0.05
 
 
+@pytest.mark.slow
 def test_sensitivity_covers_every_layer_and_ratio(network, crops):
     curves = dict(prune.sensitivity(network, Crops(crops.images[:2], crops.texts[:2])))
     assert curves.keys() == prune.weighted(network).keys()
@@ -102,6 +103,7 @@ def test_the_weakest_channels_go_first(network):
     assert kept == [index for index in range(32) if index not in (5, 7)]
 
 
+@pytest.mark.slow
 def test_the_search_reaches_its_target_and_tells_each_cut(network, crops):
     target = size(0.5, 0.7)
     cuts = list(prune.adapt(network, crops, network, target))

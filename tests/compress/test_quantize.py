@@ -17,7 +17,6 @@ from model_builder import candidates, publish
 from model_builder.__main__ import main
 from model_builder.compress import quantize as quantization
 from model_builder.compress.quantize import (
-    Fidelity,
     QuantizeConfig,
     calibrate,
     candidate,
@@ -37,11 +36,12 @@ from model_builder.graph.reference import run
 from model_builder.graph.trace import trace
 from model_builder.networks.reader import SIZE, LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET
-from model_builder.train.data import Crops, development_set, validation_set
+from model_builder.train.data import Crops, development_set, rendered_batches, validation_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service import host
 from service.artifact import Origin
+from service.artifact.provenance import Fidelity
 from service.backends import load
 from service.reading import text
 
@@ -141,7 +141,8 @@ def test_a_layer_that_loses_too_much_alone_stays_in_float(source, development, m
     monkeypatch.setattr(quantization, "compare", harmful)
     choice = choose(simulation, source, development, replace(SHORT, layer_loss=0.0))
     assert choice.floats == ["block2.0"]
-    assert not simulation.describe()["block2.0"].weights.integer
+    (layer,) = (layer for layer in simulation.describe().convolutions if layer.name == "block2.0")
+    assert not layer.weights.integer
 
 
 def test_gradients_reach_weights_biases_and_scales(simulation, development):
@@ -173,7 +174,7 @@ def test_training_goes_on_exactly_where_ctrl_c_stopped_it(source, development, t
     for name in ("at once", "in two"):
         (tmp_path / name).mkdir()
     at_once = train(tmp_path / "at once", fresh(), source, SHORT, development)
-    drawn = quantization.rendered_batches
+    drawn = rendered_batches
 
     def interrupted(*arguments):
         batches = drawn(*arguments)

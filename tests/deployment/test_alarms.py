@@ -28,6 +28,8 @@ from tests.support.images import encode
 from tests.support.prometheus import RULES, promtool
 from tests.support.servers import running
 
+pytestmark = pytest.mark.slow
+
 HOUR = 60  # minutes
 DAY = 24 * HOUR
 QUEUE = 8
@@ -96,8 +98,8 @@ class Trouble:
 def trouble(originals: Path) -> Iterator[Trouble]:
     trouble, load = Trouble(), backends.load
 
-    def loaded(artifact: Artifact, threads: int) -> Backend:
-        engine = load(artifact, threads)
+    def loaded(artifact: Artifact) -> Backend:
+        engine = load(artifact)
         return trouble.moody(engine) if artifact.manifest.variant == "other" else engine
 
     with pytest.MonkeyPatch.context() as patch:
@@ -138,7 +140,7 @@ def well(trouble: Trouble) -> Counter[str]:
 
 def unsure(logits: Logits) -> Logits:
     """Every character is as likely as any other, but for the ones that are read."""
-    return logits / 20
+    return (logits / 20).astype(np.float32)
 
 
 def slowly(seconds: float) -> Mood:

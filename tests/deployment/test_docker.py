@@ -131,11 +131,11 @@ class Image:
             assert source == target  # a virtual environment can't move
             return
         *sources, target = rest.split()
-        for source in map(REPOSITORY.joinpath, sources):
-            if source.is_dir():
-                shutil.copytree(source, self.place(target), ignore=shutil.ignore_patterns("__pycache__"))
+        for path in map(REPOSITORY.joinpath, sources):
+            if path.is_dir():
+                shutil.copytree(path, self.place(target), ignore=shutil.ignore_patterns("__pycache__"))
             else:
-                shutil.copy(source, self.place(target))
+                shutil.copy(path, self.place(target))
 
     def _run(self, rest: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
@@ -193,6 +193,7 @@ def isolation_works() -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.slow
 def test_the_image_serves_read_only_as_nobody_and_stops_when_told(image):
     if not isolation_works():
         pytest.skip("needs root and mount namespaces")
@@ -220,6 +221,7 @@ def test_the_image_serves_read_only_as_nobody_and_stops_when_told(image):
     assert subprocess.run(image.commands["healthcheck"], env=environment, capture_output=True, check=False).returncode
 
 
+@pytest.mark.slow
 def test_the_image_has_no_other_engine_no_compiler_and_no_builder(image):
     listing = "from importlib.metadata import distributions as d; print(*sorted(x.name.lower() for x in d()))"
     python = image.commands["entrypoint"][0]

@@ -89,6 +89,7 @@ def query(ask: Ask, text: str) -> list[dict]:
     return answer["data"]["result"]
 
 
+@pytest.mark.slow
 def test_a_real_prometheus_answers_with_the_p99_of_each_stage(ask):
     found = query(ask, "histogram_quantile(0.99, sum by (stage, le) (rate(lpr_stage_seconds_bucket[5m])))")
     seconds = {sample["metric"]["stage"]: float(sample["value"][1]) for sample in found}
@@ -99,6 +100,7 @@ def test_a_real_prometheus_answers_with_the_p99_of_each_stage(ask):
     assert {sample["metric"]["backend"] for sample in recorded} == {"tiny"}
 
 
+@pytest.mark.slow
 def test_the_rules_record_shares_of_real_traffic(ask):
     (low,) = query(ask, "lpr:low_confidence:share1h")
     (faults,) = query(ask, "lpr:faults:share5m")
@@ -113,6 +115,7 @@ def expressions() -> list[tuple[str, str]]:
     return [(panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])]
 
 
+@pytest.mark.slow
 def test_every_panel_of_the_dashboard_shows_something(ask):
     empty = []
     for title, expression in expressions():
@@ -124,6 +127,7 @@ def test_every_panel_of_the_dashboard_shows_something(ask):
     assert empty == []
 
 
+@pytest.mark.slow
 def test_the_dashboard_offers_the_variants_and_servers_there_are(ask):
     assert ask.get("/label/backend/values", params={"match[]": "lpr_model_info"}).json()["data"] == ["tiny"]
     variables = json.loads(DASHBOARD.read_text(encoding="utf-8"))["templating"]["list"]

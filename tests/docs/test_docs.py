@@ -164,9 +164,9 @@ def checked(words: list[str], help_of: Help) -> bool:
         case ["docker", *rest]:
             (file,) = (REPOSITORY / rest[at + 1] for at, word in enumerate(rest) if word == "-f")
             assert file.is_file()
-            given = dict(rest[at + 1].split("=") for at, word in enumerate(rest) if word == "--build-arg")
-            assert given.keys() <= (arguments(file).keys() if given else set())
-            assert given.get("VARIANT", "baseline") in variants(PUBLISHED)
+            arguments_given = dict(rest[at + 1].split("=") for at, word in enumerate(rest) if word == "--build-arg")
+            assert arguments_given.keys() <= (arguments(file).keys() if arguments_given else set())
+            assert arguments_given.get("VARIANT", "baseline") in variants(PUBLISHED)
         case [path] if (REPOSITORY / path).is_file():
             pass
         case _:

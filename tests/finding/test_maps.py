@@ -64,8 +64,13 @@ def test_plates_are_limited_to_the_most_probable():
 
 
 def test_noise_everywhere_looks_at_few_candidates(monkeypatch):
-    seen = []
-    monkeypatch.setattr(maps, "distinct", lambda plates, limit: seen.append(len(plates.probabilities)) or plates)
+    seen: list[int] = []
+
+    def counted(plates: maps.Plates, limit: int) -> maps.Plates:
+        seen.append(len(plates.probabilities))
+        return plates
+
+    monkeypatch.setattr(maps, "distinct", counted)
     found = blank(200, 300)
     found[..., 0] = np.random.default_rng(0).uniform(0, 5, (200, 300))
     decode(found)

@@ -165,7 +165,7 @@ def test_a_dead_channel_keeps_its_bias(source, crops):
     outputs, _ = simulation.outputs(torch.from_numpy(crops))
     found = reference.trace(described, crops).outputs[node.name]
     np.testing.assert_array_equal(found, outputs[node.name].permute(0, 2, 3, 1).numpy())
-    assert (found[..., 3] == round(2.5 / node.scale)).all()
+    assert np.all(found[..., 3] == round(2.5 / node.scale))
 
 
 def layer_of(rng: np.random.Generator, fill: float = 128, scale: float = 0.5, **changes: object) -> Graph:

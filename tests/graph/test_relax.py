@@ -7,6 +7,7 @@ import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from model_builder.graph import reference
 from model_builder.graph import relax as integers
 from model_builder.graph.description import Graph, dequantized
 from model_builder.graph.fake_quantized import FakeQuantized, plain
+from model_builder.graph.ops import Linear
 from model_builder.graph.trace import trace
 from model_builder.kernels import tuning_space, vnni
 from model_builder.measure import roofline
@@ -173,7 +175,7 @@ def test_floats_that_are_off_are_refused(made):
 
 def integer_multiply_adds(graph: Graph) -> int:
     columns = graph.shapes()[graph.output.name][1]
-    floats = sum(part.values.size for part in graph.output.parts if not part.integer)
+    floats = sum(part.values.size for part in cast(Linear, graph.output).parts if not part.integer)
     return sum(graph.multiply_adds().values()) - columns * floats
 
 

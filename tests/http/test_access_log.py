@@ -87,7 +87,7 @@ def test_an_unexpected_error_is_logged_with_its_id(client, tmp_path, monkeypatch
 
 def test_an_address_in_the_log_is_the_one_that_connected_unless_a_proxy_is_trusted(capfd):
     """What a client, or a trusted proxy, sends as an address and is none does not get into the log."""
-    cases = {
+    cases: dict[str, list[tuple[str, str | None]]] = {
         "": [("203.0.113.9", "127.0.0.1"), ("x" * 9999, "127.0.0.1")],
         "127.0.0.0/8": [
             ("203.0.113.9", "203.0.113.9"),

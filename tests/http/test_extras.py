@@ -55,6 +55,7 @@ def link(distributions: list[Distribution], packages: Path) -> None:
                 (packages / name).symlink_to(found.locate_file(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", variants(PUBLISHED))
 def test_a_variant_is_served_with_its_extra_alone(variant, packages):
     engine = read(PUBLISHED / variant).manifest.backend
@@ -75,13 +76,13 @@ def test_a_variant_is_served_with_its_extra_alone(variant, packages):
         server.process.wait()
 
 
-def make(**settings: str) -> list[str]:
+def make(**settings: str) -> str:
     """The extras that `make serve` would install into a new environment."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LPR_", "MAKE", "MFLAGS"))}
     command = ["make", "--dry-run", "serve", "VENV=none"]
     done = subprocess.run(command, cwd=REPOSITORY, env=inherited | settings, capture_output=True, text=True, check=True)
     (extras,) = re.findall(r"--editable '?\.(.*?)'?\n", done.stdout)
-    return extras
+    return str(extras)
 
 
 @pytest.mark.parametrize("variant", variants(PUBLISHED))
@@ -100,6 +101,7 @@ def test_make_serve_leaves_it_to_the_service_to_name_the_variants_there_are():
     assert make(LPR_VARIANT="nonsense") == "[client]"
 
 
+@pytest.mark.slow
 def test_the_command_of_the_documents_reads_on_the_server_that_make_serve_starts(packages, artifacts):
     page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
     (printed,) = re.findall(r"^\.venv/bin/lpr (read .*--url http://127\.0\.0\.1:8000) ", page, re.MULTILINE)

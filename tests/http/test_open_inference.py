@@ -6,32 +6,28 @@ from collections.abc import Iterator
 import httpx
 import numpy as np
 import pytest
+import tritonclient.http as triton
 from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
 
 from service.artifact import Artifact, read_probe
 from service.reading import decode, geometry
 from service.settings import Settings
-
-triton = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]: make test")
-from tritonclient.utils import InferenceServerException  # noqa: E402
-
-from tests.support.artifacts import PUBLISHED, TINY_TEXT  # noqa: E402
-from tests.support.images import encode, picture  # noqa: E402
-from tests.support.samples import FOLDER, SAMPLES  # noqa: E402
-from tests.support.servers import Serving, running  # noqa: E402
+from tests.support.artifacts import PUBLISHED, TINY_TEXT
+from tests.support.images import encode, picture
+from tests.support.samples import FOLDER, SAMPLES
+from tests.support.servers import Serving, running
 
 SIZE = (24, 94)  # height and width that the network takes
-
-Client = triton.InferenceServerClient
 VERSION = "1"  # of the tiny artifact
 
 
-def connect(url: str) -> Client:
-    return Client(url.removeprefix("http://").rstrip("/"))
+def connect(url: str) -> triton.InferenceServerClient:
+    return triton.InferenceServerClient(url.removeprefix("http://").rstrip("/"))
 
 
 @pytest.fixture(scope="module")
-def protocol(client: httpx.Client) -> Iterator[Client]:
+def protocol(client: httpx.Client) -> Iterator[triton.InferenceServerClient]:
     """Triton's client of the tiny artifact's server."""
     found = connect(str(client.base_url))
     yield found

@@ -23,6 +23,8 @@ from tests.support.processes import program  # noqa: E402
 from tests.support.samples import FOLDER, SAMPLES  # noqa: E402
 from tests.support.servers import running  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 expect.set_options(timeout=60_000)  # a variant that is compared has to be loaded first
 
 EXAMPLES = {"a blue plate": "云JJ5X61", "a green plate": "新NB88079", "a yellow plate": "豫UU4ZPP"}

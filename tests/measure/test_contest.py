@@ -13,6 +13,7 @@ from service import artifact as contract
 from service.artifact import Artifact, read_probe
 
 
+@pytest.mark.slow
 def test_contestants_take_turns_and_one_that_fails_is_left_out(tiny: Artifact, tmp_path: Path):
     folders = {"first": tiny.folder, "broken": tmp_path, "second": tiny.folder}
     contestants = [Contestant(name, "artifact", folder) for name, folder in folders.items()]
@@ -61,6 +62,7 @@ def test_speeds_are_compared_with_the_baseline_and_the_fastest_peer():
     assert text.splitlines()[2] == "| tvm | 1.000 | 1.000 | 1.000 | 0.250 | 0.500 |"
 
 
+@pytest.mark.slow
 def test_torch_compile_computes_what_the_artifact_does(torch_artifact: Artifact):
     images, logits = read_probe(torch_artifact)
     backend = peers.engine(Contestant("compiled", "torch.compile", torch_artifact.folder), threads=1)
@@ -68,6 +70,7 @@ def test_torch_compile_computes_what_the_artifact_does(torch_artifact: Artifact)
     backend.close()
 
 
+@pytest.mark.slow
 def test_there_are_peers_for_integers_where_these_are_published(small_variants, tmp_path):
     assert {"ONNX Runtime int8", "OpenVINO int8"} < {found.name for found in peers.peers(small_variants, tmp_path)}
     alone = tmp_path / "alone"
@@ -76,6 +79,7 @@ def test_there_are_peers_for_integers_where_these_are_published(small_variants, 
     assert not any("int8" in found.name for found in peers.peers(alone, tmp_path))
 
 
+@pytest.mark.slow
 def test_peers_compute_what_the_baseline_does(small_variants, tmp_path):
     images, logits = read_probe(contract.find(small_variants, BASELINE))
     for contestant in peers.peers(small_variants, tmp_path):
@@ -92,6 +96,7 @@ def test_peers_compute_what_the_baseline_does(small_variants, tmp_path):
             backend.close()
 
 
+@pytest.mark.slow
 def test_openvino_leaves_no_stack_for_signals_that_it_has_freed(small_variants):
     pytest.importorskip("openvino")
     contestant = Contestant("OpenVINO", "openvino", small_variants / BASELINE)
@@ -107,6 +112,7 @@ def test_openvino_leaves_no_stack_for_signals_that_it_has_freed(small_variants):
     assert any(int(start, 16) <= stack[0] < int(end, 16) for start, end in spans)
 
 
+@pytest.mark.slow
 def test_the_masked_network_has_zeros_and_dynamic_quantization_changes_nothing(small_variants):
     images, logits = read_probe(contract.find(small_variants, BASELINE))
     masked, dynamic = (peers.engine(contestant, threads=1) for contestant in peers.attempts(small_variants))

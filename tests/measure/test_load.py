@@ -145,14 +145,14 @@ def test_a_real_servers_metrics_agree_with_what_was_sent(artifacts):
 def test_quantiles_of_the_time_between_two_scrapes(values, earlier):
     registry = CollectorRegistry()
     histogram = Histogram("lpr_request_seconds", "x", registry=registry, buckets=(0.001, 0.01, 0.1, 1, 10))
-    scrapes = []
+    scrapes: list[scrape.Samples] = []
     for observed in (earlier, values):
         for value in observed:
             histogram.observe(value)
         families = text_string_to_metric_families(generate_latest(registry).decode())
         samples = [sample for family in families for sample in family.samples]
         scrapes.append({(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples})
-    found = scrape.distribution(*scrapes, "lpr_request_seconds")
+    found = scrape.distribution(scrapes[0], scrapes[1], "lpr_request_seconds")
     assert found.count == len(values)
     assert found.mean == pytest.approx(sum(values) / len(values), rel=1e-6, abs=1e-9)
     bounds = (0, 0.001, 0.01, 0.1, 1, 10)
@@ -160,8 +160,8 @@ def test_quantiles_of_the_time_between_two_scrapes(values, earlier):
         exact = sorted(values)[math.ceil(share * len(values)) - 1]
         upper = next(bound for bound in bounds if exact <= bound)
         assert bounds[bounds.index(upper) - 1] <= found.quantile(share) <= upper * (1 + 1e-9)
-    assert scrape.distribution(*scrapes, "lpr_batch_images") is None
-    assert scrape.distribution(*scrapes, "lpr_request_seconds", stage="queue") is None
+    assert scrape.distribution(scrapes[0], scrapes[1], "lpr_batch_images") is None
+    assert scrape.distribution(scrapes[0], scrapes[1], "lpr_request_seconds", stage="queue") is None
 
 
 class Machine:

@@ -5,9 +5,12 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from matplotlib import pyplot
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -176,8 +179,8 @@ def test_the_page_is_written_with_its_figure_the_same_bytes_for_the_same_data(me
 @pytest.fixture
 def labels(monkeypatch) -> Callable[[], list[tuple[str, Bbox]]]:
     """The labels of the figure that was drawn last, with their boxes in pixels."""
-    drawn = []
-    monkeypatch.setattr(figures.pyplot, "close", drawn.append)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
 
     def labels() -> list[tuple[str, Bbox]]:
         figure = drawn.pop()
@@ -212,11 +215,15 @@ def test_no_label_lies_on_another_and_intervals_are_drawn(measured, labels, tmp_
 
 
 def test_an_interval_is_a_line_from_its_low_to_its_high_end(monkeypatch, tmp_path):
-    drawn = []
-    monkeypatch.setattr(figures.pyplot, "close", drawn.append)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
     row = figures.Contender("one", True, figures.Interval(1, 1, 3), figures.Interval(0.9, 0.95, 0.97))
     figures.comparison(tmp_path / "x.svg", [row], "a CPU", "read")
-    ends = [line.get_segments()[0][:, 0].tolist() for axes in drawn[0].axes for line in axes.collections]
+    ends = [
+        cast(LineCollection, line).get_segments()[0][:, 0].tolist()
+        for axes in drawn[0].axes
+        for line in axes.collections
+    ]
     assert ends == [[1, 3], pytest.approx([90, 97])]
 
 

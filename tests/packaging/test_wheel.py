@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-from collections.abc import Iterator
 from email.parser import Parser
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def environment(installed: Path) -> Iterator[dict[str, str]]:
+def environment(installed: Path) -> dict[str, str]:
     """No setting, and the wheel before the repository."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LPR_")}
     return kept | {"PYTHONPATH": str(installed)}

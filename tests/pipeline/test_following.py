@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from service import artifact
 from service.artifact import Artifact
 from service.errors import ArtifactError, LprError, VariantUnusable
 from service.pipeline import catalogue, registry
@@ -211,8 +212,8 @@ def test_however_many_ask_the_folder_is_looked_at_once_and_a_manifest_read_once(
         threads.add(threading.get_ident())
         return read_manifest(folder)
 
-    read_manifest = registry.artifact.read_manifest
-    monkeypatch.setattr(catalogue.artifact, "read_manifest", counted)
+    read_manifest = artifact.read_manifest
+    monkeypatch.setattr(artifact, "read_manifest", counted)
     monkeypatch.setattr(catalogue, "LOOK_S", 0.1)
 
     async def test() -> None:

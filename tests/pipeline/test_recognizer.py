@@ -98,7 +98,7 @@ def test_an_image_becomes_as_many_plates_as_a_stage_finds(tiny, gate):
     images = [encode(".png", picture(width, 40)) for width in (90, 110, 310)]
     refusal = UndecodableImage("what was sent in the place of an image")
 
-    async def task() -> list[tuple[object, ...]]:
+    async def task() -> list[Any]:
         recognizer = Finding(tiny, 1, Budget(99, 1, 1_000_000), max_pixels=1_000_000)
         seen, _ = await recognizer.recognize([images[0], refusal, *images[1:], b"x"], 1)
         await recognizer.close()
@@ -153,7 +153,12 @@ def test_concurrent_requests_do_not_mix(tiny):
 def test_requests_that_wait_are_computed_together_up_to_the_largest_batch(tiny, gate):
     async def task(recognizer: Recognizer) -> list[int]:
         told, used = [], []
-        recognizer.on_batch = lambda images, cpu_s: (told.append(images), used.append(cpu_s))
+
+        def remember(images: int, cpu_s: float) -> None:
+            told.append(images)
+            used.append(cpu_s)
+
+        recognizer.on_batch = remember
         calls = [asyncio.create_task(recognizer.recognize([encode(".png", picture(20, 10))], 1))]
         await asyncio.to_thread(gate.wait_for, 1)
         for i in range(1, 11):

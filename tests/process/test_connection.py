@@ -203,6 +203,7 @@ def test_answers_that_nobody_reads_are_given_up(port):
     assert len(got) < asked * whole / 2
 
 
+@pytest.mark.slow
 def test_clients_that_are_gone_before_their_answer_leave_no_traceback(artifacts):
     request = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % FILE.encode()
     with started(artifacts, NOTICE_S="0") as server:
@@ -329,6 +330,7 @@ def test_what_follows_a_refusal_is_bounded_in_bytes_and_in_time(artifacts):
             pytest.fail("the connection stays open for whoever sends a byte now and then")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_thousand_clients_at_once_wait_for_no_retransmission(workers):
     if int(Path("/proc/sys/net/core/somaxconn").read_text()) < CLIENTS:

@@ -24,6 +24,8 @@ from tests.support.processes import COMMAND, HEAD, VARIANT, Process, answers, en
 from tests.support.samples import TEXT, read
 from tests.support.servers import eventually
 
+pytestmark = pytest.mark.slow
+
 SILENT = 1000
 
 

@@ -79,6 +79,7 @@ def test_sigterm_turns_readiness_off_then_closes_the_port_then_drains_then_exits
     assert not any("Traceback" in line for line in server.said)
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_ends_connections_with_an_answer_and_loses_no_request(artifacts):
     with started(artifacts, NOTICE_S="2") as server, ThreadPoolExecutor(4) as pool:
         busy = threading.Semaphore(0)
@@ -133,6 +134,7 @@ def test_connections_that_the_kernel_made_before_the_port_closes_are_served(arti
         ended.result()
 
 
+@pytest.mark.slow
 def test_what_never_arrives_holds_it_up_no_longer_than_it_may(artifacts):
     with started(artifacts, NOTICE_S="0", DRAIN_S="2") as server, server.connect() as connection:
         connection.sendall(HEAD % 999 + b"abc")
@@ -167,6 +169,7 @@ def test_an_unknown_variant_is_refused_with_those_that_exist(artifacts):
     assert "Available: tiny." in refuse(environment(artifacts, VARIANT="nonsense"))
 
 
+@pytest.mark.slow
 def test_a_damaged_artifact_is_refused_with_its_file(artifacts, tmp_path):
     copy = Path(shutil.copytree(artifacts, tmp_path / "artifacts"))
     with (copy / "tiny" / "model.onnx").open("ab") as model:
@@ -174,6 +177,7 @@ def test_a_damaged_artifact_is_refused_with_its_file(artifacts, tmp_path):
     assert "model.onnx differs from its sha256" in refuse(environment(copy))
 
 
+@pytest.mark.slow
 def test_its_help_lists_every_setting():
     done = subprocess.run([*COMMAND, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert re.findall(r"^  LPR_(\w+)$", done.stdout, re.MULTILINE) == [name.upper() for name in Settings.model_fields]
@@ -181,6 +185,7 @@ def test_its_help_lists_every_setting():
     assert subprocess.run([*COMMAND, "x"], cwd=REPOSITORY, capture_output=True, check=False).returncode == 2
 
 
+@pytest.mark.slow
 def test_an_old_name_of_a_setting_is_warned_of_in_one_line(artifacts):
     with started(artifacts, BACKEND="tiny", VARIANT="", NOTICE_S="0") as server:
         assert server.stop() == 0
@@ -193,6 +198,7 @@ def test_a_senseless_setting_is_refused_by_name(artifacts):
     assert refuse(environment(artifacts, PORT="many")).startswith("LPR_PORT: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [20, 900])
 def test_the_end_does_not_wait_for_a_decoder(artifacts, side):
     """Small images are decoded on the threads of the engine, large ones on others."""

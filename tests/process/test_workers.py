@@ -17,6 +17,8 @@ from tests.support.processes import HEAD, VARIANT, Process, environment, refuse,
 from tests.support.samples import FILE, FOLDER, TEXT
 from tests.support.servers import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def serving(**settings: str) -> AbstractContextManager[Process]:
     """Two processes of a published variant, and the one that started them."""

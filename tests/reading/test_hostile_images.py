@@ -75,7 +75,7 @@ def test_a_png_whose_chunk_claims_more_than_there_is_never_reaches_the_decoder(l
     data = bytearray(SEEDS["png-16-bit"])
     at = data.index(b"IDAT") - 4
     data[at : at + 4] = length.to_bytes(4, "big")
-    monkeypatch.setattr(decode.cv2, "imdecode", None)  # to call it is a TypeError
+    monkeypatch.setattr("cv2.imdecode", None)  # to call it is a TypeError
     with pytest.raises(UndecodableImage, match="damaged or was cut off"):
         decode.decode_image(bytes(data), LIMIT)
 

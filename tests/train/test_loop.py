@@ -23,6 +23,7 @@ from model_builder.train.loop import (
     flush_denormals,
     train,
 )
+from model_builder.train.muon import Muon
 
 TINY = Widths(8, (8,), (8, 8), (8,), 8, 8)
 SHORT = TrainConfig(steps=6, batch_size=4, warmup=2, average=0.5, development=8, log_every=2, workers=0)
@@ -94,7 +95,12 @@ def test_training_on_200_rendered_plates_lowers_their_loss(crops, tmp_path):
 
 def test_accuracy_is_logged_on_plates_that_no_gate_looks_at(crops, tmp_path, monkeypatch):
     asked: list[int] = []
-    monkeypatch.setattr(training, "development_set", lambda count: asked.append(count) or data.development_set(count))
+
+    def remembered(count: int) -> Crops:
+        asked.append(count)
+        return data.development_set(count)
+
+    monkeypatch.setattr(training, "development_set", remembered)
     monkeypatch.setattr(data, "VALIDATION_SEED", None)  # drawing from it would fail
     train(tmp_path, SHORT, own=crops, initial=tiny())
     assert asked == [SHORT.development]
@@ -128,14 +134,14 @@ def test_training_from_rendered_plates_alone_goes_on_exactly(tmp_path, monkeypat
 def test_a_step_during_which_ctrl_c_is_pressed_is_taken_whole_and_once(crops, tmp_path, monkeypatch, count):
     """One that was taken in part, such as by one optimizer of two, would be taken again."""
     at_once = train(tmp_path / "at once", SHORT, own=crops, initial=tiny())
-    step, taken = training.Muon.step, itertools.count(1)
+    step, taken = Muon.step, itertools.count(1)
 
     def pressed(*args: object) -> object:
         if next(taken) == count:
             signal.raise_signal(signal.SIGINT)
         return step(*args)
 
-    monkeypatch.setattr(training.Muon, "step", pressed)
+    monkeypatch.setattr(Muon, "step", pressed)
     with pytest.raises(Interrupted, match=f"stopped at step {count}"):
         train(tmp_path / "in two", SHORT, own=crops, initial=tiny())
     assert_same(at_once, train(tmp_path / "in two", SHORT, own=crops, initial=tiny()))
