@@ -11,7 +11,7 @@ Stock uvicorn, what is done here instead, and the test on a real socket that fai
   (test_requests_behind_one_that_waits_are_not_parsed_and_do_not_outlive_the_connection)
 - It closes at once after a refusal, which resets a client that still sends, and so hides the refusal. Here the rest of
   the request is discarded, for `upload_s` and `most_bytes` at most.
-  (test_a_client_sees_why_it_is_refused_while_it_sends, test_an_oversized_body_is_refused_by_its_announced_length)
+  (test_a_client_sees_why_it_is_refused_while_it_sends)
 - It drops the body of a request with a header `Upgrade`. Here the header is ignored.
   (test_a_wish_for_another_protocol_is_ignored)
 - It sends the head and the body of an answer apart: see transport.py. (test_an_answer_arrives_in_one_piece)
@@ -36,7 +36,7 @@ REFUSALS: Final = {
     414: f"The address is longer than {URL_BYTES} bytes.",
     431: f"At most 64 kB of head, {HEADERS} headers, and {VALUE_BYTES} bytes in one of them are taken.",
 }
-QUIET_S: Final = 3.0  # a pause that ends the discarding: the client waits for the connection to close
+QUIET_S: Final = 3.0  # a pause that ends the discarding: test_an_oversized_body_is_refused_by_its_announced_length
 DISCARD_BYTES: Final = 64 * 1024**2  # beyond the largest body, so that a client that sends more sees the refusal
 
 
