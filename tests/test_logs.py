@@ -85,7 +85,9 @@ def test_a_reader_that_is_stuck_does_not_keep_the_process_from_ending(monkeypatc
 
 def test_only_the_first_line_of_a_record_begins_in_the_first_column():
     read, write = os.pipe()
-    with logs.recorded(write):
+    with pytest.MonkeyPatch.context() as patch, logs.recorded(write):
+        # pytest-xdist cannot send what pytest's own handlers would keep: half a surrogate pair.
+        patch.setattr(logging.getLogger(), "handlers", logging.getLogger().handlers[-1:])
         logging.getLogger("x").warning("%s", "a\nERROR:    forged\r\x1b[31m\x9b\u2028\u202e皖\udc80")
         try:
             raise ValueError("b\nINFO:     forged")

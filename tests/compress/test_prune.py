@@ -143,6 +143,7 @@ def test_a_search_that_cannot_reach_its_target_says_so(crops):
         list(prune.adapt(small, crops, small, size(0.1, 0.1)))
 
 
+@pytest.mark.slow
 def test_distillation_draws_the_student_to_its_teacher(network, crops, tmp_path):
     student = prune.slim(network, prune.strongest(network, {"block3.1": 16, "wide": 16}))
     config = TrainConfig(steps=12, batch_size=8, warmup=2, average=0.5, development=4, log_every=6, workers=0)
@@ -166,6 +167,7 @@ def test_what_was_pruned_stays_zero_in_training(network, tmp_path):
     assert not torch.equal(trained.classify.weight, pruned.classify.weight)
 
 
+@pytest.mark.slow
 def test_a_pruning_goes_on_where_it_was(network, crops, tmp_path):
     config = prune.PruneConfig(0.6, 0.7, rounds=2, steps=2, last_steps=2)
     short = {"batch_size": 4, "development": 4, "workers": 0}

@@ -307,6 +307,7 @@ def call(artifacts: Path, *options: object) -> int:
     return main([str(argument) for argument in given])
 
 
+@pytest.mark.slow
 def test_the_command_publishes_an_integer_network(artifacts, capsys):
     assert call(artifacts, "--steps", 0) == 0
     out = capsys.readouterr().out
@@ -323,6 +324,7 @@ def test_the_command_publishes_an_integer_network(artifacts, capsys):
     assert set(kernels(published).values()) == {INTEGER, "MatMul float"}
 
 
+@pytest.mark.slow
 def test_the_command_composes(artifacts):
     shutil.copytree(artifacts / "baseline", artifacts / "pruned")
     manifest = contract.read(artifacts / "baseline").manifest
@@ -331,12 +333,14 @@ def test_the_command_composes(artifacts):
     assert contract.find(artifacts, "pruned-quantized").manifest.provenance.source.variant == "pruned"
 
 
+@pytest.mark.slow
 def test_the_command_refuses_to_publish_what_loses_too_much(artifacts, capsys):
     assert call(artifacts, "--steps", 0, "--max-loss", -1) == 1
     assert "-1.00 allowed (--max-loss)" in capsys.readouterr().err
     assert contract.variants(artifacts) == ["baseline"]
 
 
+@pytest.mark.slow
 def test_the_command_keeps_layers_in_float(artifacts):
     assert call(artifacts, "--steps", 0, "--floats", "stem,classify") == 0
     published = contract.find(artifacts, "quantized")
@@ -345,6 +349,7 @@ def test_the_command_keeps_layers_in_float(artifacts):
     assert [layer.weights.integer for layer in layers] == [False, *[True] * (len(layers) - 1)]
 
 
+@pytest.mark.slow
 def test_the_command_names_layers_that_there_are(artifacts, capsys):
     assert call(artifacts, "--floats", "classify,head") == 1
     assert "there is no layer head; there are stem, block1.0" in capsys.readouterr().err
