@@ -60,6 +60,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_serving_code_accepts_what_was_published(published):
     found = contract.find(published.folder.parent, "small")
     assert found == published
@@ -69,11 +70,13 @@ def test_the_serving_code_accepts_what_was_published(published):
     backend.close()
 
 
+@pytest.mark.slow
 def test_a_program_names_no_file_of_the_machine_that_exported_it(published):
     with zipfile.ZipFile(published.folder / WEIGHTS) as program:
         assert not [name for name in program.namelist() if b".py" in program.read(name)]
 
 
+@pytest.mark.slow
 def test_the_manifest_describes_the_network(published):
     manifest = published.manifest
     assert (manifest.variant, manifest.backend) == ("small", "torch")
@@ -84,6 +87,7 @@ def test_the_manifest_describes_the_network(published):
     assert 0 < manifest.probe.tolerance <= 1e-3
 
 
+@pytest.mark.slow
 def test_the_manifest_tells_where_the_network_came_from(published):
     provenance = published.manifest.provenance
     assert provenance.seed == 7
@@ -94,6 +98,7 @@ def test_the_manifest_tells_where_the_network_came_from(published):
     assert {"numpy", "opencv-python-headless"} < set(provenance.libraries)
 
 
+@pytest.mark.slow
 def test_figures_were_measured(published, crops):
     measured = published.manifest.measured
     assert {name: score.total for name, score in measured.accuracy.items()} == {"rendered": len(crops.texts)}
@@ -105,6 +110,7 @@ def test_figures_were_measured(published, crops):
     assert measured.machine
 
 
+@pytest.mark.slow
 def test_the_probe_is_of_rendered_plates_with_the_network_s_own_logits(published):
     images, logits = contract.read_probe(published)
     np.testing.assert_array_equal(images, validation_set(len(images)).images)
@@ -113,6 +119,7 @@ def test_the_probe_is_of_rendered_plates_with_the_network_s_own_logits(published
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_batch_up_to_the_largest_runs_and_beyond(published):
     backend = load(published)
     images = np.concatenate([contract.read_probe(published)[0]] * 9)
@@ -121,6 +128,7 @@ def test_any_batch_up_to_the_largest_runs_and_beyond(published):
         np.testing.assert_allclose(backend.infer(images[:count]), expected[:count], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_published_network_can_be_loaded_for_training_again(published, crops):
     network = small(1)
     again = candidates.load_network(published)
@@ -137,6 +145,7 @@ def test_an_artifact_that_does_not_tell_its_network_is_no_source(tiny):
         candidates.load_network(tiny)
 
 
+@pytest.mark.slow
 def test_an_older_artifact_is_replaced_whole(root, published):
     (root / "small" / "leftover").write_text("of an older format")
     newer = publish_small(root, small(2))
@@ -147,6 +156,7 @@ def test_an_older_artifact_is_replaced_whole(root, published):
     contract.read(root / "small")
 
 
+@pytest.mark.slow
 def test_a_reader_always_finds_a_folder_while_it_is_replaced(root):
     missing, done = [], threading.Event()
 
@@ -166,6 +176,7 @@ def test_a_reader_always_finds_a_folder_while_it_is_replaced(root):
     assert not missing
 
 
+@pytest.mark.slow
 def test_where_folders_cannot_be_exchanged_they_are_renamed(root, published, monkeypatch):
     monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
     assert publish_small(root, small(2)).manifest.version != published.manifest.version
@@ -181,6 +192,7 @@ def refused(root: Path, network: LPRNet, message: str) -> None:
     assert [path.name for path in root.iterdir()] == ["small"]
 
 
+@pytest.mark.slow
 def test_a_program_that_computes_something_else_is_not_published(root, monkeypatch):
     def damaged(network: LPRNet) -> torch.export.ExportedProgram:
         with torch.no_grad():
@@ -211,6 +223,7 @@ def test_an_export_that_fails_leaves_nothing(root, monkeypatch):
     assert [path.name for path in root.iterdir()] == ["small"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_publisher_left_is_swept_away(root, published):
     (root / ".small.new").mkdir()
     (root / ".small.new" / "stray").write_text("half written")
@@ -220,6 +233,7 @@ def test_what_a_killed_publisher_left_is_swept_away(root, published):
     assert again.manifest.version == published.manifest.version  # it names the weights
 
 
+@pytest.mark.slow
 def test_a_variant_that_loses_too_much_is_refused_with_the_figures(root, crops, monkeypatch):
     before = content(root / "small")
     readings = {"small": 9, "worse": 8}  # of nine

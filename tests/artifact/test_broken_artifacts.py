@@ -214,6 +214,7 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_code_that_cannot_be_loaded_ends_no_process(compiled, damage):
     for library in compiled.glob("*.so"):

@@ -384,6 +384,7 @@ def test_output_that_cannot_be_written_is_a_sentence(folder, form):
     )
 
 
+@pytest.mark.slow
 def test_the_server_is_a_command_too(artifacts, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["serve", "--help"])

@@ -111,6 +111,7 @@ def test_every_convolution_is_one_kernel_with_its_bias_and_relu(lowered):
     assert sum("transpose" in name for name in names) == 2  # of the crop, where two cancel out, and of the logits
 
 
+@pytest.mark.slow
 def test_passes_that_are_switched_off_leave_no_trace(network, lowered):
     plain = compiler.lowered(network, LEVEL, compiler.stage("layout"))
     names = [variable.name_hint for variable in plain.get_global_vars()]

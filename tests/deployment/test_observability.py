@@ -23,6 +23,7 @@ VARIABLES = {"$__rate_interval": "5m", "$backend": ".*", "$instance": ".*"}
 Ask = httpx.Client
 
 
+@pytest.mark.slow
 def test_the_rules_raise_the_alarms_that_they_should(tmp_path):
     promtool("check", "config", DOCKER / "prometheus" / "prometheus.yml")
     promtool("check", "rules", RULES)

@@ -66,6 +66,7 @@ def network(simulation: FakeQuantized) -> Graph:
     return simulation.describe()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "level", [pytest.param(VNNI, marks=needs(VNNI), id="vnni"), pytest.param(FLOATS, marks=needs(FLOATS), id="loops")]
 )
@@ -128,6 +129,7 @@ def made(root: Path, tmp_path: Path) -> Artifact:
     return contract.read(Path(shutil.copytree(root / "tvm-quantized", tmp_path / "tvm-quantized")))
 
 
+@pytest.mark.slow
 @needs(FLOATS)
 def test_an_integer_artifact_is_compiled_and_published(root, capsys):
     manifest = contract.find(root, "tvm-quantized").manifest
@@ -138,6 +140,7 @@ def test_an_integer_artifact_is_compiled_and_published(root, capsys):
     assert "name the variant that it was compiled from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @needs(VNNI)
 def test_with_vnni_integers_are_served(made, network, crops):
     backend = load(made)
@@ -152,6 +155,7 @@ def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "flags", lambda: frozenset(FLOATS.needs))
 
 
+@pytest.mark.slow
 @needs(FLOATS)
 @pytest.mark.usefixtures("without_vnni")
 def test_without_vnni_floats_of_the_same_weights_are_served(made, network, crops):
@@ -164,6 +168,7 @@ def test_without_vnni_floats_of_the_same_weights_are_served(made, network, crops
     team.close()
 
 
+@pytest.mark.slow
 @needs(FLOATS)
 @pytest.mark.usefixtures("without_vnni")
 def test_floats_that_are_off_are_refused(made):
@@ -179,6 +184,7 @@ def integer_multiply_adds(graph: Graph) -> int:
     return sum(graph.multiply_adds().values()) - columns * floats
 
 
+@pytest.mark.slow
 @needs(VNNI)
 def test_kernels_are_timed_in_the_order_of_computation(root, network):
     found = roofline.profile(contract.find(root, "tvm-quantized"), contract.find(root, "quantized"))

@@ -63,6 +63,7 @@ def test_each_request_is_a_line_of_json_without_image_plate_and_key(capfd):
         assert secret not in out + "".join(server.said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"LOG_PLATES": "1"}, {"LOG": "0"}])
 def test_the_texts_are_logged_where_that_was_asked_for_and_nothing_where_that_was(settings, capfd):
     file, text = SAMPLES[0]
@@ -85,6 +86,7 @@ def test_an_unexpected_error_is_logged_with_its_id(client, tmp_path, monkeypatch
     assert (line["request_id"], line["status"]) == ("broken", 500)
 
 
+@pytest.mark.slow
 def test_an_address_in_the_log_is_the_one_that_connected_unless_a_proxy_is_trusted(capfd):
     """What a client, or a trusted proxy, sends as an address and is none does not get into the log."""
     cases: dict[str, list[tuple[str, str | None]]] = {

@@ -27,6 +27,7 @@ for media_type in (*IMAGE_TYPES, OCTETS):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
 def test_it_does_what_its_document_says(client: httpx.Client, mode: schemathesis.GenerationMode) -> None:
     document = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")

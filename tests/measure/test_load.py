@@ -306,6 +306,7 @@ def test_a_soak_tells_what_is_wrong(steps, fault):
     assert soak.verdict(steps) == [fault]
 
 
+@pytest.mark.slow
 def test_the_profile_has_a_line_for_each_kind_of_body_and_number_of_connections(artifacts, monkeypatch):
     monkeypatch.setattr(profile, "WARM_UP", 8)
     with servers.running(servers.ours("tiny", artifacts=str(artifacts), threads="1")) as running:

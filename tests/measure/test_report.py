@@ -294,6 +294,7 @@ def test_parameters_that_are_not_0_are_counted(small_variants):
     assert onnx.manifest.measured.parameters - report.nonzero(onnx) >= zeros
 
 
+@pytest.mark.slow
 def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeypatch, capsys):
     """All of it on a small network, with one peer and four plates."""
     (tmp_path / "artifacts").mkdir()

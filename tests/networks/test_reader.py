@@ -54,6 +54,7 @@ def test_logits_have_a_row_of_steps_for_each_crop(network, crops):
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_row_of_a_batch_equals_that_row_alone(crops):
     network = settled(LPRNet(CLASSES, SMALL), crops)

@@ -281,6 +281,7 @@ def by_httpx_async(url: str) -> Answer:
     return asyncio.run(post())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "post",
     [by_requests, by_httpx, by_urllib, by_curl, by_node, by_aiohttp, by_httpx_async],

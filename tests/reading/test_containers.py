@@ -214,6 +214,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_formats_show_their_first_frame(name):
     data = OTHERS[name]()

@@ -140,6 +140,7 @@ def photograph(width: int, height: int, turned: bool = False, mode: str = "RGB",
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(

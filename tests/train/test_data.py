@@ -51,6 +51,7 @@ def test_a_batch_is_the_same_whichever_was_the_first(batches):
         assert_same(next(later), expected)
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_same_whatever_worker_draws_it_and_leaves_other_randomness_alone(batches):
     before = torch.get_rng_state()
     drawn = data.rendered_batches(3, batch_size=4, first_batch=1, workers=2)

@@ -80,6 +80,7 @@ class StoppingCrops(Crops):
         return stopping(super().batches(seed, batch_size, first_batch), after=3)
 
 
+@pytest.mark.slow
 def test_training_on_200_rendered_plates_lowers_their_loss(crops, tmp_path):
     config = replace(SHORT, steps=20, batch_size=16, warmup=4, development=20, log_every=5)
     torch.manual_seed(config.seed)
