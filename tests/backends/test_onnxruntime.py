@@ -133,7 +133,6 @@ def test_neither_builder_nor_another_engine_is_needed(artifact):
     program = """if True:
         import sys
         from pathlib import Path
-from typing import cast
         sys.modules |= dict.fromkeys(("torch", "tvm", "onnx", "openvino", "model_builder"))
         from service import artifact, backends
         found = artifact.read(Path(sys.argv[1]))

@@ -149,9 +149,9 @@ def test_a_folder_is_read_in_order_and_what_cannot_be_read_is_told(where, folder
 
 def test_an_old_name_of_a_setting_is_warned_of(folder, monkeypatch, capsys):
     monkeypatch.delenv("LPR_VARIANT")
-    monkeypatch.setenv("LPR_VARIANT", "tiny")
+    monkeypatch.setenv("LPR_BACKEND", "tiny")
     assert cli.main(["read", str(folder)]) == cli.SOME_NOT_READ
-    assert "lpr: LPR_VARIANT is now called LPR_VARIANT: " in capsys.readouterr().err
+    assert "lpr: LPR_BACKEND is now called LPR_VARIANT: " in capsys.readouterr().err
 
 
 def test_rows_for_programs(where, folder, capsys):

@@ -262,6 +262,7 @@ def test_every_library_that_this_cpu_can_run_is_checked(candidate, tmp_path, cap
     assert "future: this CPU lacks what it needs, so the library was not run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", ["probe.npz", "slow.npz"])
 def test_a_library_that_differs_from_its_reference_is_not_published(candidate, tmp_path, probe):
     def wrong(crops: np.ndarray) -> np.ndarray:

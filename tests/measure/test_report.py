@@ -286,6 +286,7 @@ def test_a_server_that_does_not_start_is_told(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_0_are_counted(small_variants):
     baseline, onnx = (contract.find(small_variants, name) for name in (BASELINE, QUANTIZED))
     zeros = -(-baseline.manifest.output.shape[-1] * (8 + 10 + 4 + 6 + 8 + 10) // 10)
@@ -345,6 +346,7 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     assert "measured again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("avx2" not in flags(), reason="the library needs AVX2")
 def test_a_stage_of_the_compiler_is_an_artifact_that_computes_what_its_source_does(small_variants, tmp_path):
     baseline = contract.find(small_variants, BASELINE)
