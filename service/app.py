@@ -32,7 +32,7 @@ CLOSE_S = 0.4  # seconds that the threads have to end, once nobody is served any
 def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     """The application with its model loaded and proven; raises ArtifactError where that fails.
 
-    `shared` is where it counts together with other processes.
+    `shared` is the directory of metric files that the workers share.
     """
     _quiet_libraries()
 

@@ -1,4 +1,4 @@
-"""What /metrics says: one object with its own registry, every series labelled by the variant.
+"""Metrics of the server: one object with its own registry, every series labelled by the variant.
 
 Several processes count in files of one folder (prometheus_client's multiprocess mode), and each of them can tell what
 all have counted. A file belongs to a place for a process and not to a process: the one that replaces another one counts

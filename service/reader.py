@@ -12,6 +12,7 @@ Images go through the same stages as in the server, so the results are those of 
 """
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -21,13 +22,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from service import artifact
+from service import artifact, settings
 from service.artifact import Grammar
 from service.backends import Backend
 from service.errors import BodyTooLarge, InputError, UndecodableImage
 from service.pipeline.inference_threads import Crew
 from service.pipeline.items import Item, Request, Seen, fail
-from service.pipeline.stages import Check, Decode, Each, Infer, Prepare, Read, Stage, line
+from service.pipeline.stages import Check, Each, Infer, Stage, decoding, line, reading
 from service.reading.geometry import Pixels
 from service.reading.plates import plates_of, restrict
 from service.settings import Settings
@@ -65,6 +66,8 @@ class Reader:
         and LPR_MAX_PIXELS bound the images as in the server. Raises ArtifactError where the model cannot be loaded or
         proven, ValueError for a setting that makes no sense.
         """
+        for old in settings.warnings():
+            warnings.warn(old, DeprecationWarning, stacklevel=2)
         given: dict[str, Any] = {"variant": variant, "artifacts": artifacts, "threads": threads}
         self._settings = Settings(**{name: value for name, value in given.items() if value is not None})
         found = artifact.find(self._settings.artifacts, self._settings.variant)
@@ -73,10 +76,9 @@ class Reader:
         self._front: list[Stage] = [
             Each("open", self._open),
             Each("decode", Check(most)),
-            Each("decode", Decode(most, size)),
-            Each("preprocess", Prepare(size)),
+            *decoding(most, size),
         ]
-        self._back: list[Stage] = [Each("postprocess", Read(self.manifest))]
+        self._back = reading(self.manifest)
         self._ahead = 2 * threads * self.manifest.max_batch
         self._closed = False
         self._crew: Crew[Item] = Crew(found, threads, self._work, fail, self.manifest.max_batch)

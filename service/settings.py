@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     )
     threads: Threads = Field(
         default_factory=lambda others: max(1, host.available() // others.get("workers", 1)),
-        description="CPU threads of a process, each with a network of its own: so many plates are computed at a time. "
+        description="Inference threads of a process. Each owns one engine, so this many plates are computed at a time. "
         "Default: what the affinity mask and the cgroup limit allow, shared among the processes.",
     )
     max_bytes: Annotated[int, AfterValidator(Within(1, 1 << 30, "a body is held in memory"))] = Field(

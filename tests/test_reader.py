@@ -139,3 +139,12 @@ def test_the_package_alone_loads_nothing():
     assert not {"numpy", "cv2", "pydantic", "service.reader"} & set(done.stdout.split())
     with pytest.raises(ImportError):
         from service import Writer  # noqa: F401
+
+
+def test_an_old_name_of_a_setting_warns(artifacts, monkeypatch):
+    monkeypatch.setenv("LPR_BACKEND", "tiny")
+    with (
+        pytest.warns(DeprecationWarning, match="LPR_BACKEND is now called LPR_VARIANT"),
+        Reader(artifacts=artifacts) as reader,
+    ):
+        assert reader.manifest.variant == "tiny"

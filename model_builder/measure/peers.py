@@ -1,4 +1,4 @@
-"""Who is in the contest: the variants as the service runs them, and the engines that people would otherwise use.
+"""Contestants: the variants as the service runs them, and the engines that people would otherwise use.
 
 Every peer runs the baseline's weights as well as its engine can: shapes fixed per batch size where that helps it,
 denormals flushed, and as many threads as the contest says.

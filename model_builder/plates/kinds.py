@@ -81,7 +81,6 @@ _BLUE = Colours((175, 70, 15), (175, 70, 15), _WHITE)
 _BLUE_LIGHT = Colours((215, 120, 20), (215, 120, 20), _WHITE)
 _YELLOW = Colours((20, 175, 240), (20, 175, 240), _BLACK)
 _POLICE = Colours(_WHITE, _WHITE, _BLACK, _RED)
-_WHITE_PLATE = Colours(_WHITE, _WHITE, _BLACK)
 _BLACK_PLATE = Colours(_BLACK, _BLACK, _WHITE)
 _GREEN = Colours((215, 230, 215), (125, 190, 60), _BLACK)  # small vehicles: white to green
 _YELLOW_GREEN = Colours((110, 185, 70), (110, 185, 70), _BLACK)  # large vehicles: green, its first two on yellow

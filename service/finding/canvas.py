@@ -1,4 +1,4 @@
-"""What stands before the finder: a photograph, scaled, laid on a canvas of the network's input size."""
+"""Canvas of a finder: a photograph, scaled, laid on a grey image of the network's input size."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""What stands after the finder: its maps to the plates that they show."""
+"""Maps of a finder: from its output to the plates that they show."""
 
 from typing import NamedTuple
 

@@ -5,7 +5,7 @@ can do must not spend its time on refusing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.requests import Request
@@ -21,10 +21,11 @@ READING = ("/recognize", "/infer")  # how the addresses end that take images
 
 
 @asynccontextmanager
-async def admitted(request: Request, state: State, variant: str) -> AsyncIterator[Recognizer]:
-    """The recognizer of a request to read, which counts for its variant from here on, refused or not.
+async def admitted(request: Request, state: State, variant: str) -> AsyncIterator[Callable[[], Awaitable[Recognizer]]]:
+    """What gives the recognizer of a request to read, which counts for its variant from here on, refused or not.
 
-    Raises Busy where no image would be admitted, VariantUnusable or Stopping.
+    To be called once the body is there: a variant that is not loaded is loaded then, which raises VariantUnusable or
+    Stopping. Raises Busy where no image would be admitted.
     """
     access_log.note(request, variant=variant)
     with state.metrics.request(variant):

@@ -122,11 +122,12 @@ async def infer(request: Request, name: Name, state: Reader) -> Response:
     chosen = state.variants.choose(name)
     access_log.note(request, variant=chosen)
     manifest = await _manifest(request, chosen, state)
-    async with admitted(request, state, chosen) as recognizer:
+    async with admitted(request, state, chosen) as get:
         body = await read_whole(request, state.limits)
         length = request.headers.get(HEADER_LENGTH)
         parse = partial(read_request, header_length=length, manifest=manifest, limits=state.limits)
         asked, images = await parsed(body, parse)
+        recognizer = await get()
         only = restrict(recognizer.manifest.grammar, asked.parameters.format)
         outcomes, timing = await recognizer.recognize(images, 1, only, gone=partial(gone, request))
         seen = _all_seen(outcomes)

@@ -24,8 +24,9 @@ async def recognize(request: Request) -> Response:
     state = await reader(request)
     options = query(request)
     chosen = state.variants.choose(options.variant)
-    async with admitted(request, state, chosen) as recognizer:
+    async with admitted(request, state, chosen) as get:
         uploads = await read_images(request, state.limits)
+        recognizer = await get()
         only = restrict(recognizer.manifest.grammar, options.formats)
         images = [upload.content for upload in uploads]
         outcomes, timing = await recognizer.recognize(images, options.top_k, only, gone=partial(gone, request))

@@ -182,8 +182,8 @@ class Request:
 
     def timing(self, total: float) -> Timing:
         """Where the `total` seconds went."""
-        decode, preprocess, inference, postprocess = spent = [self._last.get(stage, 0.0) for stage in STAGES]
-        return Timing(decode, preprocess, max(0.0, total - sum(spent)), inference, postprocess, total)
+        spent = {stage: self._last.get(stage, 0.0) for stage in STAGES}
+        return Timing(**spent, queue=max(0.0, total - sum(spent.values())), total=total)
 
 
 def fail(items: Sequence[Item], error: Exception) -> None:

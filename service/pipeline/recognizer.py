@@ -28,14 +28,13 @@ from service.pipeline.stages import (
     LARGE_BYTES,
     TURN_S,
     Check,
-    Decode,
     Each,
     Infer,
-    Prepare,
-    Read,
     Stage,
+    decoding,
     is_large,
     line,
+    reading,
     refused,
     taking_turns,
     through,
@@ -70,11 +69,11 @@ class Recognizer:
         self._admitted, self._held = _Count(), _Count()
         self._retired = self._closed = False
         size = self.manifest.size
-        decoding = [Each("decode", Decode(max_pixels, size)), Each("preprocess", Prepare(size))]
+        front = decoding(max_pixels, size)
         self._entry: list[Stage] = [refused, Each("decode", Check(max_pixels, LARGE_BYTES))]
-        self._large: list[Stage] = [wanted, Each("decode", Check(max_pixels)), within(budget), *decoding]
-        self._front: list[Stage] = [taking_turns, wanted, *decoding]
-        self._back: list[Stage] = [taking_turns, Each("postprocess", Read(self.manifest))]
+        self._large: list[Stage] = [wanted, Each("decode", Check(max_pixels)), within(budget), *front]
+        self._front: list[Stage] = [taking_turns, wanted, *front]
+        self._back: list[Stage] = [taking_turns, *reading(self.manifest)]
         self._crew: Crew[Item] = Crew(artifact, threads, self._work, fail, artifact.manifest.max_batch, batch_wait_s)
         self.engine = self._crew.engine
 

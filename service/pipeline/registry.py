@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -197,11 +197,21 @@ class Variants:
         return self._loaded[name]
 
     @asynccontextmanager
-    async def use(self, name: str) -> AsyncIterator[Recognizer]:
-        """As `get`, for a request: the recognizer stays open meanwhile, even if another variant becomes active."""
-        recognizer = await self.get(name)
-        with recognizer.held():
-            yield recognizer
+    async def use(self, name: str) -> AsyncIterator[Callable[[], Awaitable[Recognizer]]]:
+        """For a request, `get` without the name: what is loaded stays open meanwhile, even if another variant becomes
+        active. What is not loaded is loaded by the call, so that a body that cannot be read loads nothing."""
+        with ExitStack() as held:
+
+            def hold(recognizer: Recognizer) -> Recognizer:
+                held.enter_context(recognizer.held())
+                return recognizer
+
+            loaded = hold(self._loaded[name]) if name in self._loaded else None
+
+            async def get() -> Recognizer:
+                return loaded or hold(await self.get(name))
+
+            yield get
 
     async def activate(self, name: str) -> None:
         """Load a variant beside the active one, or the same one anew if its files changed; prove it, then switch.

@@ -66,6 +66,16 @@ def line(stages: Sequence[Stage]) -> Callable[[Sequence[Item]], None]:
     return work
 
 
+def decoding(max_pixels: int, size: tuple[int, int]) -> list[Stage]:
+    """The stages from what `Check` gives to the input of a network of this height and width."""
+    return [Each("decode", Decode(max_pixels, size)), Each("preprocess", Prepare(size))]
+
+
+def reading(manifest: Reads) -> list[Stage]:
+    """The stages from logits to what is read."""
+    return [Each("postprocess", Read(manifest))]
+
+
 def refused(items: Iterable[Item]) -> Iterator[Item]:
     """The items that hold an image; a refusal is the outcome of its item already."""
     for item in items:

@@ -1,4 +1,4 @@
-"""What stands after the network, once for training, evaluation and serving alike.
+"""Texts from logits, once for training, evaluation and serving alike.
 
 Logits -> `Reader.read` -> text, confidences, candidates (or `greedy` for many plates and only their texts).
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from service import errors
-from service.artifact import Measured, write
+from service import backends, errors
+from service.artifact import Artifact, Measured, write
+from service.backends import Backend
 from service.settings import Settings
 from tests.support.answers import AUTHORIZED, JPEG, KEY, activate, problem
 from tests.support.artifacts import MEASURED, OTHER_TEXT, TINY_TEXT, describe, save_tiny_model
@@ -68,6 +70,27 @@ def test_a_request_chooses_its_variant(serving, several):
     metrics = client.get("/metrics").text
     assert 'lpr_plates_total{backend="other"} 2.0' in metrics
     assert 'lpr_request_seconds_count{backend="tiny"} 2.0' in metrics
+
+
+def test_a_body_that_cannot_be_read_loads_no_variant(serving, several):
+    client = serving(artifacts=several)
+    for path, body in (("/recognize?variant=other", b'{"images":'), ("/v2/models/other/infer", b"{")):
+        response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == 400
+    assert [entry["loaded"] for entry in client.get("/variants").json()["variants"]] == [False, False, True, False]
+
+
+def test_the_time_that_loading_takes_is_none_of_the_upload(serving, several, monkeypatch):
+    client, load = serving(artifacts=several, upload_s=0.5), backends.load
+
+    def slowly(artifact: Artifact) -> Backend:
+        time.sleep(1)
+        return load(artifact)
+
+    monkeypatch.setattr(backends, "load", slowly)
+    large = encode(".bmp", picture(900, 900))  # it comes in several pieces
+    response = client.post("/recognize?variant=other", content=large, headers=JPEG)
+    assert response.status_code == 200, response.text
 
 
 def test_a_variant_that_is_not_there_or_not_usable_is_refused_and_not_tried_again(serving, several):

@@ -1,4 +1,4 @@
-"""Images to be afraid of: every accepted type in every kind of pixel, and what can be done to them."""
+"""Hostile and unusual images: every accepted type in every kind of pixel, and damage of each."""
 
 import io
 import random
