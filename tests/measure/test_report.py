@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 
 from model_builder import evaluate
 from model_builder.__main__ import main
-from model_builder.compile import compiler
+from model_builder.compile import records
 from model_builder.measure import (
     blocks,
     contest,
@@ -308,7 +308,7 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     monkeypatch.setattr(serving, "_STARTS", 1)
     monkeypatch.setattr(report, "THREADS", (1,))
     monkeypatch.setattr(report, "BATCHES", (1, 2))
-    monkeypatch.setattr(compiler, "RECORDS", tmp_path)  # without records there is no ablation, which takes minutes
+    monkeypatch.setattr(records, "RECORDS", tmp_path)  # without records there is no ablation, which takes minutes
     all_peers = peers.peers
     monkeypatch.setattr(peers, "peers", lambda *folders: all_peers(*folders)[:1])
     monkeypatch.setattr(peers, "attempts", lambda _: [Contestant(DYNAMIC, "artifact", tmp_path / "missing")])
