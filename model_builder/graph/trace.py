@@ -1,7 +1,7 @@
 """From a torch module to a `Graph`: torch.fx records the forward pass, batch normalization and ReLU are folded.
 
 A network may have the operations of `_FUNCTIONS` and `_Tracing._module`. Its output is a 1x1 convolution without a ReLU
-that `blocks.Sequence` or `blocks.Maps` follows.
+that `blocks.Sequence`, `blocks.Maps` or `blocks.Vector` follows.
 """
 
 import operator
@@ -19,7 +19,7 @@ from model_builder.graph.description import Graph
 from model_builder.graph.ops import Array, Node, Pair, Shape, Weights
 from model_builder.networks import blocks
 
-_LEAVES = (blocks.Normalize, blocks.GlobalContext, blocks.Sequence, blocks.Maps)
+_LEAVES = (blocks.Normalize, blocks.GlobalContext, blocks.Sequence, blocks.Maps, blocks.Vector)
 
 
 def trace(network: nn.Module, size: Shape) -> Graph:
@@ -86,7 +86,7 @@ class _Tracing(fx.Interpreter):
                     name=path, inputs=tuple(tensors), columns=columns, channels=module.channels, epsilon=blocks.EPSILON
                 )
                 return self._add(context)
-            case blocks.Sequence() | blocks.Maps():
+            case blocks.Sequence() | blocks.Maps() | blocks.Vector():
                 self.squeeze = module.squeeze
                 return inputs[0]
         raise ValueError(f"{path}: a graph has no {type(module).__name__}")

@@ -78,3 +78,12 @@ class Maps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.float().permute(0, 2, 3, 1)
+
+
+class Vector(nn.Module):
+    """(N, C, 1, 1) -> (N, C), float32."""
+
+    squeeze = (1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float().flatten(1)

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import IterableDataset, get_worker_info
 
 from model_builder.networks.finder import Finder
 from model_builder.render.scene import Scene, SceneRenderer
 from model_builder.train.data import drawn
-from model_builder.train.finder_targets import Targets, losses, targets
-from model_builder.train.loop import Checkpoint, Log, flush_denormals, moving_average, muon_and_adamw, rate, run
+from model_builder.train.finder_targets import Targets, as_seen, losses, targets
+from model_builder.train.fit import FitConfig, begun, fit
+from model_builder.train.loop import Log
 from service.finding.maps import decode
 
 DEVELOPMENT_SEED = 1 << 34  # training draws from seed << 36 upwards, and never that many
@@ -28,22 +27,13 @@ CANVASES = ((320, 320), (384, 256), (320, 320), (256, 384), (320, 320), (640, 38
 
 
 @dataclass(frozen=True)
-class FinderConfig:
+class FinderConfig(FitConfig):
     """Everything that decides a training of the finder, with the reason for each default."""
 
-    steps: int = 6000  # 96,000 scenes
+    steps: int = 12000  # 192,000 scenes
     batch_size: int = 16  # scenes of 320x320; of larger canvases as many as have the same area
-    learning_rate: float = 5e-3  # Muon's, for convolutions; a third of it is AdamW's, for the rest
-    warmup: int = 200  # steps; the heat's first gradients are large
-    decay: float = 0.3  # last share of steps in which the rate falls to 0
-    weight_decay: float = 0.02
-    clip: float = 10.0  # gradient norm
-    average: float = 0.999  # exponential moving average of the weights
-    corners: float = 8.0  # weight of the corners' loss: at 1, its gradients are a tenth of the heat's
-    seed: int = 1
+    corners: float = 4.0  # weight of the corners' loss: at 1, its gradients are a tenth of the heat's
     development: int = 160  # rendered scenes that the log's figures are measured on
-    log_every: int = 250  # steps between figures and checkpoints
-    workers: int = 1  # rendering processes
 
 
 class FinderLog(Log):
@@ -105,63 +95,29 @@ def train(
     installed; `initial` gives the weights and the widths to start from. Writes `folder`/checkpoint.pt and log.csv.
     Raises ValueError when the checkpoint in `folder` was made with another configuration.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(config.seed)
-    torch.set_flush_denormal(True)
-    model = Finder(initial.widths if initial else None)
+    model = begun(Finder(initial.widths if initial else None), config.seed)
     if initial is not None:
         model.load_state_dict(initial.state_dict())
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in loop.py
-    averaged = AveragedModel(model, multi_avg_fn=moving_average(config.average), use_buffers=True)
-    optimizers = muon_and_adamw(model, model.head, config.learning_rate, config.weight_decay)
-    schedule = partial(rate, steps=config.steps, warmup=config.warmup, decay=config.decay)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
-    state = Checkpoint(folder / "checkpoint.pt", asdict(config), model, averaged, *optimizers, *schedules)
-    first = state.restore(device)
-    log = FinderLog(folder / "log.csv", first)
-    batches = drawn(RenderedScenes(config, photographs, fonts, first), config.workers)
+    device = next(model.parameters()).device
     renderer = SceneRenderer(photographs, fonts)
     development = [renderer.scene(DEVELOPMENT_SEED + i, (320, 320)) for i in range(config.development)]
     started = time.monotonic()
 
-    def update(batch: Drawn) -> Tensor:
-        found = _step(model, *batch, optimizers, config, device)
-        for each in schedules:
-            each.step()
-        averaged.update_parameters(model)
-        return found
+    def batches(first: int) -> Iterator[Drawn]:
+        FinderLog(folder / "log.csv", first)
+        return drawn(RenderedScenes(config, photographs, fonts, first), config.workers)
 
-    def record(step: int, means: Tensor) -> str:
-        (heat, corner), figures = means.tolist(), score(averaged.module, development)
-        log.write(step, heat, corner, *figures, time.monotonic() - started)
-        return f"heat {heat:.3f}, corners {corner:.3f}, found {100 * figures[0]:.1f} %"
+    def weighted(network: nn.Module, batch: Drawn) -> tuple[Tensor, Tensor]:
+        images, wanted = batch
+        heat, corners = losses(network(torch.from_numpy(images).to(device)), wanted)
+        return heat, config.corners * corners
 
-    run(state, range(first, config.steps), config.log_every, batches, update, record)
-    network = averaged.module
-    assert isinstance(network, Finder)
-    flush_denormals(network)
-    return network.cpu().eval()
+    def record(network: nn.Module, step: int, means: list[float]) -> str:
+        figures = score(network, development)
+        FinderLog(folder / "log.csv", step).write(step, *means, *figures, time.monotonic() - started)
+        return f"heat {means[0]:.3f}, corners {means[1]:.3f}, found {100 * figures[0]:.1f} %"
 
-
-def _step(
-    model: Finder,
-    images: NDArray[np.uint8],
-    wanted: Targets,
-    optimizers: list[torch.optim.Optimizer],
-    config: FinderConfig,
-    device: torch.device,
-) -> Tensor:
-    """One update; the losses of heat and corners (2,)."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # slower on CPUs without AMX
-        maps = model.train()(torch.from_numpy(images).to(device))
-    heat, corners = losses(maps, wanted)
-    model.zero_grad()
-    (heat + config.corners * corners).backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    for optimizer in optimizers:
-        optimizer.step()
-    return torch.stack((heat, corners)).detach()
+    return fit(folder, config, model, batches, weighted, record)
 
 
 @torch.inference_mode()
@@ -183,7 +139,7 @@ def score(model: nn.Module, scenes: Sequence[Scene]) -> tuple[float, float, floa
                 found += 1
                 best = seen.corners[int(np.argmax(overlaps))]
                 width = np.hypot(*(plate.corners[1] - plate.corners[0]))
-                errors.append(np.hypot(*(best - plate.corners).T).max() / width)
+                errors.append(np.hypot(*(best - as_seen(plate.corners)).T).max() / width)
         for outline in scene.unsure:
             free &= np.array([overlap(corners, outline) < 0.1 for corners in seen.corners], bool)
         false += int(free.sum())

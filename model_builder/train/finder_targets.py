@@ -1,6 +1,6 @@
 """What the finder is to answer for a scene, and the loss of its answer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +16,9 @@ Floats = NDArray[np.float32]
 
 LEARNED = 0.4  # corners are learned where the heat is above
 _ALONG, _ACROSS, _LEAST = 0.12, 0.22, 0.6  # deviation of the heat: shares of the plate's width and height; cells
-_BETA = 1.0  # heights of the plate: only plates taken for turned otherwise are so far off, and those shall pull hardest
+_BETA = (
+    0.3  # heights of the plate; smooth L1 is quadratic below, so that plates taken for turned otherwise pull hardest
+)
 
 
 class Targets(NamedTuple):
@@ -39,6 +41,7 @@ def targets(scene: Scene) -> Targets:
     for plate in scene.plates:
         quad = plate.corners / STRIDE
         own = _heat(cells, quad)
+        quad = as_seen(quad)
         learned = (own > LEARNED) & (own > heat)
         corners[learned] = (quad[None] - cells[learned][:, None]).reshape(-1, 8)
         height[learned] = _sides(quad)[1]
@@ -47,6 +50,16 @@ def targets(scene: Scene) -> Targets:
         cv2.fillConvexPoly(weight, np.round(quad / STRIDE - 0.5).astype(np.int32), 0.0)
     weight[heat > LEARNED] = 1
     return Targets(*(values.astype(np.float32) for values in (heat, weight, corners, height)))
+
+
+def as_seen(quad: NDArray[Any]) -> NDArray[Any]:
+    """The corners (4, 2) in the order that the finder answers: from the left end of the plate as it lies in the image.
+
+    A plate that stands on its head keeps its outline, and only its letters tell; the refiner reads those. So the finder
+    answers directions of -45 to 135 degrees, and a plate of any other as if it were turned by 180.
+    """
+    row = quad[1] + quad[2] - quad[0] - quad[3]
+    return quad if row[0] + row[1] >= 0 else np.roll(quad, 2, axis=0)
 
 
 def _sides(quad: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """Manifest of an artifact: everything that a builder says about a model, as typed data.
 
-A manifest has one `task`: `read` (a crop of one plate to a text) or `find` (a photograph to the plates in it). `Model`
-holds what both have. A further task is a class beside `Reads` and `Finds`, and a member of the union `Manifest`.
+A manifest has one `task`: `read` (a crop of one plate to a text), `find` (a photograph to the plates in it) or `refine`
+(the crop around a found plate to its exact corners). `Model` holds what all have. A further task is a class beside
+`Reads`, `Finds` and `Refines`, and a member of the union `Manifest`.
 """
 
 from typing import Annotated, Final, Literal, Self
@@ -80,7 +81,7 @@ class Model(Frozen):
     """What is said of a model of any task, without the hashes of its files, which `write` adds."""
 
     format_version: Literal[2] = FORMAT_VERSION
-    task: Literal["read", "find"]
+    task: Literal["read", "find", "refine"]
     variant: FileName
     version: Label
     backend: BackendName
@@ -144,12 +145,13 @@ class Reads(Model):
 class Finds(Model):
     """A model that finds plates: images uint8 (N, H, W, 3) to maps float32 (N, H/stride, W/stride, channels).
 
-    H and W are free; `sizes` are the heights and widths that the model was made for.
+    H and W are one of `sizes`. `refiner` names the variant of task `refine` that belongs to it.
     """
 
     task: Literal["find"] = "find"
     sizes: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)]
     stride: Positive  # pixels of the image a cell of the maps
+    refiner: FileName
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -164,6 +166,30 @@ class Finds(Model):
         return self
 
 
+class Refines(Model):
+    """A model that refines found plates: crops uint8 (N, height, width, 3) to answers float32 (N, outputs).
+
+    `service.finding.refine` tells the order of an answer; its last outputs are logits of `colours`.
+    """
+
+    task: Literal["refine"] = "refine"
+    around: tuple[float, float]  # width and height of the crop, in those of the found plate
+    colours: Annotated[tuple[Label, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        match self.input, self.output:
+            case Tensor(dtype="uint8", shape=(str(), int(), int(), 3)), Tensor(dtype="float32", shape=(str(), int())):
+                return self
+        raise ValueError("input must be uint8 (N, height, width, 3), output float32 (N, outputs)")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the crops that the network takes."""
+        _, height, width, _ = self.input.shape
+        return int(height), int(width)
+
+
 class _Listed(Frozen):
     files: dict[FileName, Sha256]
 
@@ -176,5 +202,9 @@ class FindManifest(_Listed, Finds):
     """The content of manifest.json of a model that finds."""
 
 
-Description = Reads | Finds
-Manifest = ReadManifest | FindManifest
+class RefineManifest(_Listed, Refines):
+    """The content of manifest.json of a model that refines."""
+
+
+Description = Reads | Finds | Refines
+Manifest = ReadManifest | FindManifest | RefineManifest

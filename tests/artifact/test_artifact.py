@@ -227,7 +227,9 @@ def finder(tmp_path: Path) -> Artifact:
     shared = describe().model_dump(exclude={"task", "alphabet", "blank", "grammar", "input", "output"})
     image = Tensor(dtype="uint8", shape=("N", "H", "W", 3), description="BGR photograph")
     maps = Tensor(dtype="float32", shape=("N", "H/8", "W/8", 9), description="maps")
-    return contract.write(tmp_path, Finds(**shared, input=image, output=maps, sizes=((640, 384),), stride=8))
+    return contract.write(
+        tmp_path, Finds(**shared, input=image, output=maps, sizes=((640, 384),), stride=8, refiner="refiner")
+    )
 
 
 def test_a_manifest_is_of_its_task(finder, tiny):

@@ -1,7 +1,9 @@
 """Training the finder: targets, losses, resuming, and that it learns."""
 
 import csv
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from model_builder.networks.finder import Finder, Widths
 from model_builder.render.scene import Drawn, Scene
 from model_builder.train.finder import FinderConfig, RenderedScenes, overlap, score, train
-from model_builder.train.finder_targets import LEARNED, losses, targets
+from model_builder.train.finder_targets import LEARNED, as_seen, losses, targets
 from service.finding.maps import CHANNELS, decode
 
 QUAD = np.array([[100, 60], [180, 60], [180, 84], [100, 84]], float)
@@ -33,12 +35,20 @@ def perfect(drawn: Scene) -> np.ndarray:
 
 
 def test_the_targets_of_a_plate_decode_to_that_plate():
-    turned = np.roll(moved(-40, 30), 1, axis=0)
-    drawn = scene(QUAD, turned)
+    down = np.array([[140, 70], [140, 110], [124, 110], [124, 70]], float) - [80, 0]  # it reads downwards
+    drawn = scene(QUAD, down)
     found = decode(perfect(drawn))
     assert len(found.corners) == 2
-    for quad in (QUAD, turned):
+    for quad in (QUAD, down):
         assert np.abs(found.corners - quad).max((1, 2)).min() < 1e-3
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_plate_on_its_head_is_answered_as_it_lies(turns):
+    lying = np.roll(QUAD, turns, axis=0)
+    seen = as_seen(lying)
+    assert (seen == (lying if turns in (0, 3) else np.roll(lying, 2, axis=0))).all()
+    assert (as_seen(seen) == seen).all()
 
 
 def test_the_heat_is_stretched_as_the_plate_is():
@@ -141,24 +151,16 @@ def test_a_training_may_start_from_another_s_weights(tmp_path: Path):
     torch.testing.assert_close(trained.head.weight, initial.head.weight)
 
 
-def train_in_halves(folder: Path, config: FinderConfig):
+def train_in_halves(folder: Path, config: FinderConfig) -> Finder:
     """The same training, stopped after two steps; the rate must be that of the whole."""
-    from model_builder.train import finder as module
+    calls = itertools.count()
 
-    calls = 0
-    original = module._step
-
-    def stopping(*arguments):
-        nonlocal calls
-        calls += 1
-        if calls == 3:
+    def stopping(*arguments: Any) -> Any:
+        if next(calls) == 2:
             raise RuntimeError("stopped")
-        return original(*arguments)
+        return losses(*arguments)
 
-    module._step = stopping
-    try:
-        with pytest.raises(RuntimeError, match="stopped"):
-            train(folder, config)
-    finally:
-        module._step = original
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr("model_builder.train.finder.losses", stopping)
+        train(folder, config)
     return train(folder, config)

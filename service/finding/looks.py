@@ -1,0 +1,37 @@
+"""Looks: at which scales, and at which parts, the finder looks at a photograph.
+
+The rule, by the longer side of the photograph in pixels:
+
+===================== ===================================================================================
+up to COARSE          one look at its own size
+up to FINE            a look at up to 640 pixels, and one at COARSE for plates that fill the photograph
+more                  a look at up to 960 pixels, and one at COARSE
+===================== ===================================================================================
+
+A plate is found from about 1/40 of the longer side on, and from 16 pixels.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+Size = tuple[int, int]  # height and width
+
+COARSE: Final = 224  # pixels of the longer side in the look for large plates
+FINE: Final = 1200  # pixels of the longer side beyond which plates are likely small
+
+
+def looks(width: int, height: int, sizes: Sequence[Size]) -> Iterator[tuple[Size, int]]:
+    """The canvases, among `sizes`, for a photograph, each with the most pixels that the longer side may have on it."""
+    longer = max(width, height)
+    small, *larger = sorted(sizes, key=lambda size: size[0] * size[1])
+    if longer > COARSE and larger:
+        areas = sorted({size[0] * size[1] for size in larger})
+        area = areas[-1] if longer > FINE else areas[0]
+        size = max((size for size in larger if size[0] * size[1] == area), key=lambda size: _scale(width, height, size))
+        yield size, max(size)
+    yield small, min(COARSE, max(small))
+
+
+def _scale(width: int, height: int, size: Size) -> float:
+    """Pixels of the canvas a pixel of the photograph, where it fits."""
+    return min(size[0] / height, size[1] / width)

@@ -1,0 +1,117 @@
+"""Refinement of a found plate: from its rough corners to a crop of the photograph, and from the refiner's answer back.
+
+The crop shows the plate with some of what surrounds it, straightened as if the rough corners were right. The refiner
+answers where the corners are in that crop, and what the plate is. Refined corners may be refined again.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.finding.canvas import FILL
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+_FINEST = 8  # samples along a side of a pixel, at most, that are averaged
+
+
+class Form(NamedTuple):
+    """The form of a refiner's input and answer: height and width of its crop in pixels; the crop's width and height in
+    those of the rough plate; names of colours."""
+
+    size: tuple[int, int] = (48, 96)
+    around: tuple[float, float] = (1.35, 1.9)
+    colours: tuple[str, ...] = ("blue", "yellow", "green", "white", "black", "red", "other")
+
+    @property
+    def outputs(self) -> int:
+        """Numbers of an answer."""
+        return COLOUR + len(self.colours)
+
+
+# Channels of the refiner's answer: x and y of four corners, off from where the rough ones lie, in widths and heights of
+# the crop; a logit for being a plate; logits for the number of the corner that is the plate's first;
+# logits for two rows and for being cut by the edge of the image; from COLOUR on, logits of colours.
+CORNERS, PLATE, TURNS, ROWS, CUT, COLOUR = slice(0, 8), 8, slice(9, 13), 13, 14, 15
+
+
+class Refined(NamedTuple):
+    """A plate: corners (4, 2) in reading order in pixels of the image, its probability, rows, colour, and whether the
+    edge of the image cuts it."""
+
+    corners: Floats
+    probability: float
+    rows: int
+    colour: str
+    cut: bool
+
+
+def crop(image: Pixels, corners: Floats, form: Form) -> Pixels:
+    """What the refiner takes for a plate with rough `corners` (4, 2); grey where the image ends."""
+    return warped(image, around(corners, form), form.size)
+
+
+def around(corners: Floats, form: Form) -> Floats:
+    """The corners (4, 2) of the crop for a plate with these corners.
+
+    They are extrapolated bilinearly: unlike a homography's, they stay near whatever the four corners are.
+    """
+    across, down = (1 - form.around[0]) / 2, (1 - form.around[1]) / 2
+    u, v = np.array([across, 1 - across, 1 - across, across]), np.array([down, down, 1 - down, 1 - down])
+    shares = np.stack(((1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v), 1)
+    return np.asarray(shares @ corners, np.float32)
+
+
+def warped(image: Pixels, corners: Floats, size: tuple[int, int]) -> Pixels:
+    """The quad of an image straightened to (*size, 3), size being height and width.
+
+    Where the quad is larger than that, each pixel is the mean of as many samples as it takes.
+    """
+    height, width = size
+    sides = np.hypot(*(np.roll(corners, -1, 0) - corners).T)
+    shrinks = max(sides[0] / width, sides[2] / width, sides[1] / height, sides[3] / height)
+    finer = int(np.clip(np.ceil(shrinks), 1, _FINEST))
+    matrix = cv2.getPerspectiveTransform(
+        corners.astype(np.float32) - np.float32(0.5), _frame(size) * finer - np.float32(0.5)
+    )
+    fine = cv2.warpPerspective(
+        image, matrix, (width * finer, height * finer), borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL, FILL, FILL)
+    )
+    if finer > 1:
+        fine = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(fine, np.uint8)
+
+
+def rough_in_crop(form: Form) -> Floats:
+    """Where the rough corners (4, 2) lie in the crop, in its widths and heights."""
+    across, down = 0.5 / form.around[0], 0.5 / form.around[1]
+    return np.array([[-across, -down], [across, -down], [across, down], [-across, down]], np.float32) + np.float32(0.5)
+
+
+def in_crop(corners: Floats, rough: Floats, form: Form) -> Floats:
+    """Points (n, 2) of the image in widths and heights of the crop for a plate with `rough` corners."""
+    matrix = cv2.getPerspectiveTransform(around(rough, form), _frame((1, 1)))
+    return np.asarray(cv2.perspectiveTransform(corners[None].astype(np.float32), matrix)[0], np.float32)
+
+
+def refined(answer: Floats, rough: Floats, form: Form) -> Refined:
+    """What the refiner's answer (outputs,) says of a plate with `rough` corners."""
+    places = rough_in_crop(form) + answer[CORNERS].reshape(4, 2)
+    matrix = cv2.getPerspectiveTransform(_frame((1, 1)), around(rough, form))
+    corners = cv2.perspectiveTransform(places[None], matrix)[0]
+    turns = int(answer[TURNS].argmax())  # the plate's first corner is so many places further on
+    return Refined(
+        np.roll(corners, -turns, 0),
+        float(1 / (1 + np.exp(-answer[PLATE]))),
+        2 if answer[ROWS] > 0 else 1,
+        form.colours[int(answer[COLOUR:].argmax())],
+        bool(answer[CUT] > 0),
+    )
+
+
+def _frame(size: tuple[int, int]) -> Floats:
+    height, width = size
+    return np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)

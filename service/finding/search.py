@@ -1,0 +1,90 @@
+"""The search for the plates of a photograph: the finder's looks, then two passes of the refiner over what was found."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.finding import canvas, maps
+from service.finding.looks import Size, looks
+from service.finding.maps import Plates
+from service.finding.refine import Form, Refined, crop, refined
+
+Pixels = NDArray[np.uint8]
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # a network: images (N, H, W, 3) to what it computes
+
+HINT: Final = 0.15  # probability from which the refiner looks at what the finder found
+SURE: Final = 0.5  # probability, by finder and refiner together, from which it is a plate
+MOST: Final = 32  # plates of a photograph
+SAME: Final = 0.5  # overlap, of the smaller one, from which two plates are the same
+
+
+class Search:
+    """Searches photographs with the networks of one thread."""
+
+    def __init__(self, find: Infer, refine: Infer, sizes: Sequence[Size], form: Form) -> None:
+        """`sizes` are those that `find` takes; `form` is that of what `refine` takes and answers."""
+        self._find, self._refine, self._sizes, self._form = find, refine, sizes, form
+
+    def __call__(self, image: Pixels) -> list[Refined]:
+        """The plates of a BGR photograph (H, W, 3), the largest first, corners in its pixels."""
+        rough = self.rough(image)
+        found = self._refined(image, list(rough.corners))
+        kept = [
+            one._replace(probability=_joint(float(hint), one.probability))
+            for one, hint in zip(found, rough.probabilities, strict=True)
+        ]
+        again = [one for one in kept if one.probability >= SURE / 2]
+        exact = self._refined(image, [one.corners for one in again])
+        both = [
+            two._replace(probability=(one.probability * _joint(1.0, two.probability)) ** 0.5)
+            for one, two in zip(again, exact, strict=True)
+        ]
+        return _largest_first(distinct([one for one in both if one.probability >= SURE]))
+
+    def rough(self, image: Pixels) -> Plates:
+        """What the finder alone finds, the most probable first, at most MOST."""
+        height, width = image.shape[:2]
+        passes = []
+        for size, longest in looks(width, height, self._sizes):
+            seen, scale = canvas.fit(image, size, longest)
+            passes.append((maps.decode(self._find(seen[None])[0], HINT, MOST), scale))
+        return maps.merged(passes, MOST)
+
+    def _refined(self, image: Pixels, corners: Sequence[NDArray[Any]]) -> list[Refined]:
+        """One pass of the refiner over plates with rough corners."""
+        if not corners:
+            return []
+        answers = self._refine(np.stack([crop(image, quad, self._form) for quad in corners]))
+        return [refined(answer, quad, self._form) for answer, quad in zip(answers, corners, strict=True)]
+
+
+def _joint(finder: float, refiner: float) -> float:
+    """One probability of two networks that see different things: the refiner's, pulled down by an unsure finder."""
+    return refiner * float(min(1.0, (finder / 0.5) ** 0.25))
+
+
+def distinct(plates: Sequence[Refined]) -> list[Refined]:
+    """The plates, the most probable first, none that covers one before it."""
+    kept: list[Refined] = []
+    for plate in sorted(plates, key=lambda plate: -plate.probability):
+        if all(_overlap(plate, other) < SAME for other in kept):
+            kept.append(plate)
+    return kept
+
+
+def _largest_first(plates: Sequence[Refined]) -> list[Refined]:
+    return sorted(plates, key=lambda plate: -_area(plate.corners))
+
+
+def _area(corners: NDArray[Any]) -> float:
+    return float(cv2.contourArea(cv2.convexHull(corners)))
+
+
+def _overlap(one: Refined, other: Refined) -> float:
+    """The area that two plates have in common, as a share of the smaller one's."""
+    a, b = (cv2.convexHull(plate.corners.astype(np.float32)) for plate in (one, other))
+    common = float(cv2.intersectConvexConvex(a, b)[0])
+    return common / max(min(cv2.contourArea(a), cv2.contourArea(b)), 1e-9)

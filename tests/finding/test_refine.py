@@ -1,0 +1,65 @@
+"""The refiner's crop and answer: exact corners come back whatever the rough ones are, in reading order."""
+
+import cv2
+import numpy as np
+import pytest
+
+from service.finding.refine import COLOUR, CORNERS, CUT, PLATE, ROWS, TURNS, Form, crop, in_crop, refined, rough_in_crop
+from service.finding.refine import warped as straightened
+
+FORM = Form()
+PLATE_QUAD = np.array([[100, 60], [220, 70], [216, 104], [98, 92]], np.float32)
+
+
+def answer(exact: np.ndarray, rough: np.ndarray, turns: int = 0) -> np.ndarray:
+    """What a refiner that is always right answers."""
+    found = np.zeros(FORM.outputs, np.float32)
+    found[CORNERS] = (in_crop(np.roll(exact, turns, 0), rough, FORM) - rough_in_crop(FORM)).ravel()
+    found[PLATE], found[ROWS], found[CUT] = 5, -1, 2
+    found[TURNS][turns] = 3
+    found[COLOUR + 1] = 4
+    return found
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_exact_corners_come_back_in_reading_order(turns):
+    shifts = np.array([[-4, 3], [6, -2], [5, 4], [-7, -3]], np.float32)
+    rough = np.roll(PLATE_QUAD + shifts, turns, 0)
+    found = refined(answer(PLATE_QUAD, rough, turns), rough, FORM)
+    np.testing.assert_allclose(found.corners, PLATE_QUAD, atol=0.05)
+    assert found.probability > 0.99
+    assert (found.rows, found.colour, found.cut) == (1, "yellow", True)
+
+
+def test_the_rough_corners_lie_where_they_are_said_to_lie():
+    for rough in (PLATE_QUAD, np.array([[0, 0], [9, 0], [9, 4], [0, 4]], np.float32)):
+        np.testing.assert_allclose(in_crop(rough, rough, FORM)[0], rough_in_crop(FORM)[0], atol=0.08)
+
+
+def test_a_crop_shows_the_plate_straight_in_its_middle():
+    image = np.zeros((160, 320, 3), np.uint8)
+    cv2.fillConvexPoly(image, PLATE_QUAD.astype(np.int32), (255, 255, 255))
+    seen = crop(image, PLATE_QUAD, FORM)
+    assert seen.shape == (48, 96, 3)
+    assert seen[16:32, 16:80].min() > 200
+    assert seen[:8].max() < 60
+
+
+def test_what_is_beyond_the_image_is_grey():
+    seen = straightened(
+        np.zeros((40, 40, 3), np.uint8), np.array([[-40, 0], [40, 0], [40, 40], [-40, 40]], np.float32), (20, 40)
+    )
+    assert (seen[:, :19] == 128).all()
+    assert (seen[:, 21:] == 0).all()
+
+
+def test_a_large_plate_is_averaged():
+    image = np.zeros((200, 400, 3), np.uint8)
+    image[::2] = 255
+    whole = np.array([[0, 0], [400, 0], [400, 200], [0, 200]], np.float32)
+    assert np.abs(straightened(image, whole, (20, 40)).astype(int) - 127).max() <= 2
+
+
+def test_corners_on_one_spot_or_far_away_give_a_crop():
+    for quad in (np.zeros((4, 2)), np.full((4, 2), 1e6), np.array([[0, 0], [1e5, 0], [0, 1e5], [1e5, 1e5]])):
+        assert crop(np.zeros((30, 30, 3), np.uint8), quad.astype(np.float32), FORM).shape == (48, 96, 3)
