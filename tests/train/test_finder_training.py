@@ -160,7 +160,8 @@ def train_in_halves(folder: Path, config: FinderConfig) -> Finder:
             raise RuntimeError("stopped")
         return losses(*arguments)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("model_builder.train.finder.losses", stopping)
-        train(folder, config)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(folder, config)
     return train(folder, config)
