@@ -15,10 +15,12 @@ from service.artifact.manifest import (
     Probe,
     ReadManifest,
     Reads,
+    RefineManifest,
+    Refines,
     Score,
     Tensor,
 )
-from service.artifact.probe import check_probe, library_here, probe_here, read_probe, write_probe
+from service.artifact.probe import Pair, check_probe, library_here, probe_here, read_probe, write_probe
 from service.artifact.provenance import Network, Origin, Provenance, Source
 from service.artifact.store import MANIFEST, Artifact, find, read, read_manifest, stamp, variants, write
 from service.artifact.types import Frozen, Label
@@ -42,10 +44,13 @@ __all__ = [
     "Measured",
     "Network",
     "Origin",
+    "Pair",
     "Probe",
     "Provenance",
     "ReadManifest",
     "Reads",
+    "RefineManifest",
+    "Refines",
     "Score",
     "Source",
     "Tensor",

@@ -29,14 +29,15 @@ class Tensor(Frozen):
 
 
 class Probe(Frozen):
-    """Inputs with their expected logits, and the largest absolute difference that counts as equal."""
+    """Images with their expected outputs, and the largest absolute difference that counts as equal."""
 
     file: FileName = PROBE
     tolerance: Annotated[float, Field(gt=0, le=1)]  # beyond it, a probe would prove nothing
 
 
 class Score(Frozen):
-    """`exact` of `total` plates read without an error; `low` and `high` bound the share (95 %, Wilson)."""
+    """`exact` of `total` plates read (found, told from other things) without an error; `low` and `high` bound the share
+    (95 %, Wilson)."""
 
     exact: Count
     total: Positive
@@ -58,6 +59,8 @@ class Measured(Frozen):
     """What `model_builder evaluate` measured through the serving code on the named machine."""
 
     accuracy: dict[str, Score]
+    corner_error: Annotated[float, Field(ge=0)] | None = None  # median of the largest one of a plate, in its widths
+    false_alarms: Annotated[float, Field(ge=0)] | None = None  # a rendered scene
     latency_ms: Latency
     size_bytes: Positive
     parameters: Positive
@@ -97,6 +100,11 @@ class Model(Frozen):
     def probes(self) -> tuple[Probe, ...]:
         """The artifact's probe, and those of libraries that have their own."""
         return self.probe, *(library.probe for library in self.libraries if library.probe)
+
+    @property
+    def images(self) -> tuple[tuple[int | str, ...], ...]:
+        """Shapes of the images that the model takes. A probe holds some of each, in this order."""
+        return (self.input.shape[1:],)
 
     def library(self, flags: frozenset[str]) -> Library | None:
         """The first, and so fastest, library that a CPU with `flags` can run; None where it can run none."""
@@ -164,6 +172,11 @@ class Finds(Model):
             if height % self.stride or width % self.stride or height * width > INPUT_PIXELS:
                 raise ValueError(f"size {height} x {width} must be whole cells, and at most {INPUT_PIXELS} pixels")
         return self
+
+    @property
+    def images(self) -> tuple[tuple[int | str, ...], ...]:
+        """Shapes of the images that the model takes, one a size."""
+        return tuple((height, width, 3) for height, width in self.sizes)
 
 
 class Refines(Model):

@@ -1,7 +1,12 @@
-"""Probe of an artifact: inputs with their expected logits, the one proof that an engine computes what was published."""
+"""Probe of an artifact: images with expected outputs, the one proof that an engine computes what was published.
+
+A model that takes images of several sizes has some of each: `input` and `logits`, then `input1` and `logits1`, ...
+"""
 
 import io
+import itertools
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,10 +23,16 @@ if TYPE_CHECKING:  # backends reads artifacts, so only the type may come from th
 
 PROBE_BYTES: Final = 64 << 20  # most of each array of a probe, decompressed
 
+Pair = tuple[NDArray[np.uint8], NDArray[np.float32]]  # images (n, H, W, 3) and the outputs expected for them (n, ...)
 
-def write_probe(folder: Path, images: NDArray[np.uint8], logits: NDArray[np.float32], file: str = PROBE) -> None:
-    """Write a probe: images uint8 (n, H, W, 3) and the logits float32 (n, T, C) expected for them."""
-    np.savez_compressed(folder / file, input=images, logits=logits)
+
+def write_probe(
+    folder: Path, images: NDArray[np.uint8], logits: NDArray[np.float32], file: str = PROBE, more: Sequence[Pair] = ()
+) -> None:
+    """Write a probe: images uint8 (n, H, W, 3) and the outputs float32 expected for them; `more` are of other sizes."""
+    pairs = zip(_names(), [(images, logits), *more], strict=False)
+    arrays: dict[str, Any] = {name: array for names, pair in pairs for name, array in zip(names, pair, strict=True)}
+    np.savez_compressed(folder / file, **arrays)
 
 
 def library_here(artifact: Artifact) -> Library | None:
@@ -35,8 +46,8 @@ def probe_here(artifact: Artifact) -> Probe:
     return library.probe if library and library.probe else artifact.manifest.probe
 
 
-def read_probe(artifact: Artifact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Images uint8 (n, H, W, 3) and expected logits float32 (n, T, C) of the probe for this CPU.
+def read_probe(artifact: Artifact) -> list[Pair]:
+    """Images and expected outputs of the probe for this CPU, for each shape of image that the model takes.
 
     Raises ArtifactError where that one, or one for other CPUs, is damaged.
     """
@@ -49,9 +60,14 @@ def check_probe(backend: "Backend", artifact: Artifact) -> None:
 
     Raises ArtifactError if shapes differ or a logit is further from the expected one than the manifest's tolerance.
     """
-    images, expected = read_probe(artifact)
     probe = probe_here(artifact)
-    path, tolerance = artifact.file(probe.file), probe.tolerance
+    for images, expected in read_probe(artifact):
+        _check(backend, artifact.file(probe.file), probe.tolerance, images, expected)
+
+
+def _check(
+    backend: "Backend", path: Path, tolerance: float, images: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> None:
     try:
         logits = backend.infer(images)
     except Exception as error:  # engines raise whatever a model of other shapes leads them to
@@ -66,20 +82,28 @@ def check_probe(backend: "Backend", artifact: Artifact) -> None:
         )
 
 
-def _probe(artifact: Artifact, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _names() -> Iterator[tuple[str, str]]:
+    """Names of the arrays of each pair."""
+    return ((f"input{number}", f"logits{number}") for number in itertools.chain([""], itertools.count(1)))
+
+
+def _probe(artifact: Artifact, name: str) -> list[Pair]:
     path, manifest = artifact.file(name), artifact.manifest
-    data = artifact.content(name)
+    data, row = artifact.content(name), manifest.output.shape[1:]
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            images = _array(archive, "input", np.uint8, manifest.input.shape[1:])
-            logits = _array(archive, "logits", np.float32, manifest.output.shape[1:])
+            pairs = [
+                (_array(archive, one, np.uint8, shape), _array(archive, other, np.float32, row))
+                for (one, other), shape in zip(_names(), manifest.images, strict=False)
+            ]
     except Exception as error:  # zipfile and NumPy raise whatever damaged bytes lead them to
         raise ArtifactError(f"{path} is not a probe with the arrays input and logits: {brief(error)}") from error
-    if not np.isfinite(logits).all():
-        raise ArtifactError(f"{path} holds logits that are no finite numbers, so the model cannot be checked")
-    if len(images) != len(logits) or len(images) == 0:
-        raise ArtifactError(f"{path} must hold input and logits of the same length, at least 1")
-    return images, logits
+    for images, logits in pairs:
+        if not np.isfinite(logits).all():
+            raise ArtifactError(f"{path} holds logits that are no finite numbers, so the model cannot be checked")
+        if len(images) != len(logits) or len(images) == 0:
+            raise ArtifactError(f"{path} must hold input and logits of the same length, at least 1")
+    return pairs
 
 
 def _array(archive: zipfile.ZipFile, name: str, dtype: DTypeLike, row: tuple[int | str, ...]) -> NDArray[Any]:

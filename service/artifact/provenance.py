@@ -110,6 +110,15 @@ class Quantized(Frozen):
     trained: Fidelity | None = None
 
 
+class Calibrated(Frozen):
+    """The source in integers, without a choice of layers: all but the sums of the last one. `ranges` are the largest
+    real values of each layer's output on rendered images."""
+
+    by: Literal["calibrate"] = "calibrate"
+    settings: Settings
+    ranges: dict[Label, float]
+
+
 class Compiled(Frozen):
     """The source as machine code: which passes ran, and the CPUs that the kernels of each level were tuned on."""
 
@@ -118,7 +127,7 @@ class Compiled(Frozen):
     tuned_on: dict[Label, tuple[Label, ...]]
 
 
-Technique = Annotated[Trained | Pruned | Quantized | Compiled, Field(discriminator="by")]
+Technique = Annotated[Trained | Pruned | Quantized | Calibrated | Compiled, Field(discriminator="by")]
 
 
 class Origin(Frozen):

@@ -3,7 +3,7 @@
 ::
 
     artifacts/<variant>/manifest.json    Manifest; names every other file with its sha256
-                        probe.npz        "input" uint8 (n, H, W, 3), "logits" float32: (n, T, C), of a finder its maps
+                        probe.npz        "input" uint8 (n, H, W, 3) and "logits" float32; "input1", ... of further sizes
                         model.pt2, ...   whatever the backend named in the manifest loads
                         <level>.npz      as probe.npz, for a library that computes something else
 

@@ -156,7 +156,7 @@ class Computes:
 
 
 def test_the_probe_tells_equal_from_different(tiny):
-    _, expected = contract.read_probe(tiny)
+    ((_, expected),) = contract.read_probe(tiny)
     contract.check_probe(Computes(expected + np.float32(5e-5)), tiny)
     wrong = expected.copy()
     wrong[1, 2, 3] += 1
@@ -172,7 +172,7 @@ def test_the_probe_tells_equal_from_different(tiny):
 @pytest.fixture
 def libraries(folder: Path) -> Artifact:
     """An artifact with two libraries, the second of which computes logits greater by 3."""
-    images, logits = contract.read_probe(contract.read(folder))
+    ((images, logits),) = contract.read_probe(contract.read(folder))
     contract.write_probe(folder, images, logits + np.float32(3), "plain.npz")
     fast = Library(file="model.onnx", level="fast", needs=("warp",))
     plain = Library(file="model.onnx", level="plain", needs=(), probe=Probe(file="plain.npz", tolerance=0.5))
@@ -181,9 +181,9 @@ def libraries(folder: Path) -> Artifact:
 
 @pytest.mark.parametrize(("flags", "more", "file"), [({"warp"}, 0, "probe.npz"), ({"sse"}, 3, "plain.npz")])
 def test_a_library_is_compared_with_the_probe_of_its_own(libraries, tiny, monkeypatch, flags, more, file):
-    expected = contract.read_probe(tiny)[1] + np.float32(more)
+    expected = contract.read_probe(tiny)[0][1] + np.float32(more)
     monkeypatch.setattr(host, "flags", lambda: frozenset(flags))
-    np.testing.assert_array_equal(contract.read_probe(libraries)[1], expected)
+    np.testing.assert_array_equal(contract.read_probe(libraries)[0][1], expected)
     contract.check_probe(Computes(expected), libraries)
     for wrong in (3 - 2 * more, 0.6):
         with pytest.raises(ArtifactError, match=rf"{file}: arithmetic 1 is off by {abs(wrong)}"):
@@ -219,22 +219,26 @@ def test_a_probe_of_another_shape_is_refused(folder, arrays):
         contract.read_probe(contract.write(folder, describe()))
 
 
+def zeros(height: int, width: int) -> contract.Pair:
+    """An image of a size, and its maps."""
+    return np.zeros((1, height, width, 3), np.uint8), np.zeros((1, height // 8, width // 8, 9), np.float32)
+
+
 @pytest.fixture
 def finder(tmp_path: Path) -> Artifact:
-    """An artifact of task `find`, of images of any size. Its model is no model."""
-    contract.write_probe(tmp_path, np.zeros((1, 64, 96, 3), np.uint8), np.zeros((1, 8, 12, 9), np.float32))
+    """An artifact of task `find`, of images of two sizes. Its model is no model."""
+    contract.write_probe(tmp_path, *zeros(64, 96), more=[zeros(96, 32)])
     (tmp_path / "model.pt2").touch()
     shared = describe().model_dump(exclude={"task", "alphabet", "blank", "grammar", "input", "output"})
     image = Tensor(dtype="uint8", shape=("N", "H", "W", 3), description="BGR photograph")
     maps = Tensor(dtype="float32", shape=("N", "H/8", "W/8", 9), description="maps")
     return contract.write(
-        tmp_path, Finds(**shared, input=image, output=maps, sizes=((640, 384),), stride=8, refiner="refiner")
+        tmp_path, Finds(**shared, input=image, output=maps, sizes=((64, 96), (96, 32)), stride=8, refiner="refiner")
     )
 
 
 def test_a_manifest_is_of_its_task(finder, tiny):
     assert (finder.manifest.task, tiny.manifest.task) == ("find", "read")
-    contract.check_probe(Computes(np.zeros((1, 8, 12, 9), np.float32)), finder)
     assert tiny.reader is tiny.manifest
     with pytest.raises(ArtifactError, match="holds a model of task find; one that reads is needed"):
         _ = finder.reader
@@ -253,3 +257,25 @@ def test_a_finder_that_is_described_wrongly_is_refused(finder, edit, message):
     edit_manifest(finder.folder, edit)
     with pytest.raises(ArtifactError, match=message):
         contract.read(finder.folder)
+
+
+class WrongAtOneSize:
+    """A backend that answers 0, and 1 for images of 32 columns."""
+
+    engine = "arithmetic 1"
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        n, height, width, _ = images.shape
+        return np.full((n, height // 8, width // 8, 9), width == 32, np.float32)
+
+
+def test_a_probe_proves_every_size(finder):
+    assert [images.shape[1:] for images, _ in contract.read_probe(finder)] == [(64, 96, 3), (96, 32, 3)]
+    with pytest.raises(ArtifactError, match=r"is off by 1, more than"):  # at the second size alone
+        contract.check_probe(WrongAtOneSize(), finder)
+
+
+def test_a_probe_that_lacks_a_size_is_refused(finder):
+    contract.write_probe(finder.folder, *zeros(64, 96))
+    with pytest.raises(ArtifactError, match=r"probe\.npz is not a probe"):
+        contract.read_probe(contract.write(finder.folder, finder.manifest))

@@ -31,7 +31,7 @@ def backend(artifact: Artifact) -> Iterator[Backend]:
 @pytest.fixture(scope="module")
 def crops(artifact: Artifact) -> np.ndarray:
     """32 crops: the probe's and noise, so that rows differ as much as they can."""
-    images, _ = read_probe(artifact)
+    ((images, _),) = read_probe(artifact)
     noise = np.random.default_rng(1).integers(0, 256, (32, *images.shape[1:]), np.uint8)
     noise[: min(len(images), 16)] = images[:16]
     return noise

@@ -172,7 +172,7 @@ def test_without_vnni_floats_of_the_same_weights_are_served(made, network, crops
 @needs(FLOATS)
 @pytest.mark.usefixtures("without_vnni")
 def test_floats_that_are_off_are_refused(made):
-    images, logits = contract.read_probe(made)
+    ((images, logits),) = contract.read_probe(made)
     contract.write_probe(made.folder, images, logits + np.float32(0.01), f"{FLOATS.name}.npz")
     with pytest.raises(ArtifactError, match=r"x86-64-v3\.npz: tvm .* is off by 0\.01, more than the 0\.001 allowed"):
         Team(contract.write(made.folder, made.manifest), 1)

@@ -74,7 +74,7 @@ def test_health_and_metadata(protocol):
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_probe_comes_out_as_published(protocol, tiny: Artifact, binary):
-    images, logits = read_probe(tiny)
+    ((images, logits),) = read_probe(tiny)
     wishes = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("logits", "text")]
     result = protocol.infer("tiny", [crops(images, binary)], VERSION, wishes, request_id="x")
     np.testing.assert_allclose(result.as_numpy("logits"), logits, atol=tiny.manifest.probe.tolerance)

@@ -64,7 +64,7 @@ def test_speeds_are_compared_with_the_baseline_and_the_fastest_peer():
 
 @pytest.mark.slow
 def test_torch_compile_computes_what_the_artifact_does(torch_artifact: Artifact):
-    images, logits = read_probe(torch_artifact)
+    ((images, logits),) = read_probe(torch_artifact)
     backend = peers.engine(Contestant("compiled", "torch.compile", torch_artifact.folder), threads=1)
     np.testing.assert_allclose(backend.infer(images), logits, atol=1e-4)
     backend.close()
@@ -81,7 +81,7 @@ def test_there_are_peers_for_integers_where_these_are_published(small_variants, 
 
 @pytest.mark.slow
 def test_peers_compute_what_the_baseline_does(small_variants, tmp_path):
-    images, logits = read_probe(contract.find(small_variants, BASELINE))
+    ((images, logits),) = read_probe(contract.find(small_variants, BASELINE))
     for contestant in peers.peers(small_variants, tmp_path):
         if contestant.kind == "openvino":
             pytest.importorskip("openvino")
@@ -114,7 +114,7 @@ def test_openvino_leaves_no_stack_for_signals_that_it_has_freed(small_variants):
 
 @pytest.mark.slow
 def test_the_masked_network_has_zeros_and_dynamic_quantization_changes_nothing(small_variants):
-    images, logits = read_probe(contract.find(small_variants, BASELINE))
+    ((images, logits),) = read_probe(contract.find(small_variants, BASELINE))
     masked, dynamic = (peers.engine(contestant, threads=1) for contestant in peers.attempts(small_variants))
     np.testing.assert_allclose(dynamic.infer(images), logits, atol=1e-4)
     assert masked.infer(images).shape == logits.shape

@@ -297,7 +297,7 @@ def test_closing_waits_for_a_request_that_was_given_up(tiny):
 
 def test_a_model_that_computes_something_else_is_refused(tiny, tmp_path):
     shutil.copy(tiny.folder / "model.onnx", tmp_path)
-    images, logits = read_probe(tiny)
+    ((images, logits),) = read_probe(tiny)
     write_probe(tmp_path, images, logits + np.float32(1))
     with pytest.raises(ArtifactError, match=r"probe\.npz: onnxruntime .* is off by 1"):
         Recognizer(write(tmp_path, tiny.manifest), 1, Budget(1, 1, 1), max_pixels=1)
