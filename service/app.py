@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from service.artifact import Artifact
 from service.http import auth, error_responses, open_inference, pages, routes
 from service.http.access_log import Access
-from service.http.admission import Admission, LastAnswers
+from service.http.admission import Admission
 from service.http.auth import Keys
 from service.http.state import State
 from service.http.uploads import Limits
@@ -83,8 +83,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         auth.document(app.openapi(), reading=bool(settings.api_keys))
     app.add_middleware(Admission, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
     error_responses.install(app)
-    app.add_middleware(LastAnswers)
-    app.add_middleware(Access)  # the outermost, so that what is refused is logged too
+    app.add_middleware(Access, variants=variants)  # the outermost, so that what is refused is logged too
     return app
 
 

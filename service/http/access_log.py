@@ -9,19 +9,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
 from pydantic_core import to_json
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import printable
 from service.logs import Writer
+from service.pipeline.registry import Variants
 
-HEADER = "X-Request-Id"
-NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}  # a text of a client's, back in JSON, is no page to any browser
+HEADER = "x-request-id"
+NOT_SNIFFED = (b"x-content-type-options", b"nosniff")  # a text of a client's, back in JSON, is no page to any browser
 PROBES = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")  # logged only if they fail
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # of a client's ids: what can break no header and no log
@@ -43,10 +45,15 @@ def noted(request: Request, key: str) -> Any:
 
 
 class Access:
-    """ASGI middleware that gives each request its id, echoes that in the answer, and logs the line."""
+    """ASGI middleware that gives each request its id, echoes that in the answer, and logs the line.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Once the server is asked to stop, every answer also ends its connection, so that none is left with a request on its
+    way when the port closes.
+    """
+
+    def __init__(self, app: ASGIApp, variants: Variants) -> None:
         self._app = app
+        self._variants = variants
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,7 +70,9 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update({HEADER: number} | NOT_SNIFFED)
+                last = [(b"connection", b"close")] if self._variants.retired else []
+                echoed = (HEADER.encode(), number.encode())
+                message["headers"] = [*message.get("headers", ()), *last, echoed, NOT_SNIFFED]
             await send(message)
 
         try:
@@ -79,7 +88,7 @@ def _line(scope: Scope, number: str, status: int, seconds: float, facts: dict[st
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": number,
-        "client": _address(scope),
+        "client": _address(scope["client"][0]) if scope.get("client") else None,
         "method": scope["method"],
         "path": scope["path"][:200],
         "status": status,
@@ -90,11 +99,12 @@ def _line(scope: Scope, number: str, status: int, seconds: float, facts: dict[st
     return text if text.isascii() and b"\x7f" not in text else printable(text.decode()).encode()
 
 
-def _address(scope: Scope) -> str | None:
-    """The client's address; none where what a proxy said is no address."""
+@lru_cache(128)
+def _address(host: str) -> str | None:
+    """A client's address; none where what a proxy said is no address."""
     try:
-        return str(ip_address(scope["client"][0].partition("%")[0]))  # behind % anything may stand
-    except (KeyError, TypeError, ValueError):
+        return str(ip_address(host.partition("%")[0]))  # behind % anything may stand
+    except ValueError:
         return None
 
 

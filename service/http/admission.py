@@ -5,23 +5,23 @@ can do must not spend its time on refusing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Busy, SlowUpload, Stopping
 from service.http import access_log
-from service.http.state import State, state_of
+from service.http.state import State
 from service.pipeline.recognizer import Recognizer
 
 HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 READING = ("/recognize", "/infer")  # how the addresses end that take images
 
 
-@asynccontextmanager
-async def admitted(request: Request, state: State, variant: str) -> AsyncIterator[Callable[[], Awaitable[Recognizer]]]:
+@contextmanager
+def admitted(request: Request, state: State, variant: str) -> Iterator[Callable[[], Awaitable[Recognizer]]]:
     """What gives the recognizer of a request to read, which counts for its variant from here on, refused or not.
 
     To be called once the body is there: a variant that is not loaded is loaded then, which raises VariantUnusable or
@@ -30,7 +30,7 @@ async def admitted(request: Request, state: State, variant: str) -> AsyncIterato
     access_log.note(request, variant=variant)
     with state.metrics.request(variant):
         state.budget.check_room()
-        async with state.variants.use(variant) as recognizer:
+        with state.variants.use(variant) as recognizer:
             yield recognizer
 
 
@@ -89,25 +89,3 @@ class Admission:
             raise Stopping("The server shut down before the request was done: send it to another one.") from error
         finally:
             self._held -= held
-
-
-class LastAnswers:
-    """ASGI middleware: once the server is asked to stop, every answer also ends its connection, so that none is left
-    with a request on its way when the port closes."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        variants = state_of(Request(scope)).variants
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start" and variants.retired:
-                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-            await send(message)
-
-        await self._app(scope, receive, answer)

@@ -14,11 +14,13 @@ from service.reading.plates import plates_of
 
 def record(metrics: Metrics, variant: str, outcomes: Sequence[Sequence[Outcome]], timing: Timing) -> None:
     """Count what a variant read on each image, and what it could not."""
-    for refusal in (outcome for image in outcomes for outcome in image if isinstance(outcome, InputError)):
-        metrics.failed(refusal.slug, variant)
-    read = [_seen(image) for image in outcomes if not refusal_of(image)]
-    confidences = [seen.reading.confidence if seen.reading.text else 0 for image in read for seen in image]
-    confidences += [0 for image in read if not image]
+    confidences: list[float] = []
+    for image in outcomes:
+        refusals = [outcome for outcome in image if isinstance(outcome, InputError)]
+        for refusal in refusals:
+            metrics.failed(refusal.slug, variant)
+        if not refusals:
+            confidences += [one.reading.confidence if one.reading.text else 0 for one in _seen(image)] or [0]
     metrics.read(confidences, vars(timing), variant)
 
 
@@ -49,7 +51,10 @@ def compose(filename: str | None, outcomes: Sequence[Outcome], min_confidence: f
 
 def refusal_of(outcomes: Sequence[Outcome]) -> InputError | None:
     """Why an image cannot be read, by the outcomes of its items; None where it can."""
-    return next((outcome for outcome in outcomes if isinstance(outcome, InputError)), None)
+    for outcome in outcomes:
+        if isinstance(outcome, InputError):
+            return outcome
+    return None
 
 
 def _seen(outcomes: Sequence[Outcome]) -> list[Seen]:

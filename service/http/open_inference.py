@@ -23,7 +23,7 @@ from service.http import access_log
 from service.http.admission import admitted
 from service.http.answers import record, refusal_of
 from service.http.openapi import REFUSALS
-from service.http.requests import LONGEST_NAME, NO_QUERY, Anybody, Name, Reader, no_query, reader
+from service.http.requests import LONGEST_NAME, NO_QUERY, Anybody, Name, Plain, Reader, no_query, reader
 from service.http.schema import inlined
 from service.http.state import State
 from service.http.tensors import (
@@ -122,7 +122,7 @@ async def infer(request: Request, name: Name, state: Reader) -> Response:
     chosen = state.variants.choose(name)
     access_log.note(request, variant=chosen)
     manifest = await _manifest(request, chosen, state)
-    async with admitted(request, state, chosen) as get:
+    with admitted(request, state, chosen) as get:
         body = await read_whole(request, state.limits)
         length = request.headers.get(HEADER_LENGTH)
         parse = partial(read_request, header_length=length, manifest=manifest, limits=state.limits)
@@ -150,7 +150,7 @@ async def _infer(request: Request) -> Response:
 
 
 PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
-PLAIN = [Route(path, _infer, methods=["POST"]) for path in PATHS]  # as in `routes`, before FastAPI's own
+PLAIN = [Route(path, Plain(_infer), methods=["POST"]) for path in PATHS]  # as in `routes`, before FastAPI's own
 
 
 def _all_seen(outcomes: Sequence[Sequence[Outcome]]) -> list[Seen]:

@@ -1,9 +1,11 @@
 """Requests: who may send one, and what its query asks for, checked before the body is read."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Request, Response
 from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from service.errors import BadParameter, check_names, first_fault
 from service.http.openapi import PARAMETERS
@@ -44,6 +46,18 @@ NO_QUERY = [Depends(no_query)]
 Anybody = Annotated[State, Depends(anybody)]
 Reader = Annotated[State, Depends(reader)]
 Operator = Annotated[State, Depends(operator)]
+
+
+class Plain:
+    """The endpoint of a Starlette route without Starlette's own handling of errors: `error_responses` answers them."""
+
+    def __init__(self, respond: Callable[[Request], Awaitable[Response]]) -> None:
+        self._respond = respond
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        response = await self._respond(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def query(request: Request) -> Options:

@@ -9,7 +9,7 @@ from starlette.routing import Route
 from service.http.admission import admitted
 from service.http.answers import compose, log, record, refusal_of
 from service.http.openapi import PARAMETERS, REFUSALS, REFUSALS_TO_CHANGE, REQUEST_BODY, UNKNOWN_PARAMETER
-from service.http.requests import NO_QUERY, Anybody, Name, Operator, query, reader
+from service.http.requests import NO_QUERY, Anybody, Name, Operator, Plain, query, reader
 from service.http.uploads import JSON, gone, read_images
 from service.metrics import CONTENT_TYPE
 from service.reading.plates import restrict
@@ -24,7 +24,7 @@ async def recognize(request: Request) -> Response:
     state = await reader(request)
     options = query(request)
     chosen = state.variants.choose(options.variant)
-    async with admitted(request, state, chosen) as get:
+    with admitted(request, state, chosen) as get:
         uploads = await read_images(request, state.limits)
         recognizer = await get()
         only = restrict(recognizer.manifest.grammar, options.formats)
@@ -59,7 +59,7 @@ async def healthz(request: Request) -> Response:
 
 # Before FastAPI's routes, which stay for the document: its way to a route takes 123 us of CPU time for a health probe,
 # Starlette's own 41 us. Dispatching by hand took 24 us: not worth it, of a reading it is half a percent.
-PLAIN = [Route("/recognize", recognize, methods=["POST"]), Route("/healthz", healthz, methods=["GET"])]
+PLAIN = [Route("/recognize", Plain(recognize), methods=["POST"]), Route("/healthz", Plain(healthz), methods=["GET"])]
 PLAIN[1].methods = {"GET"}  # Starlette adds HEAD, which no other route here has
 
 router.post(

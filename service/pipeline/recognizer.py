@@ -13,8 +13,8 @@ them. What is admitted is bounded by one budget of the process, so no queue behi
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -66,7 +66,8 @@ class Recognizer:
         self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
         self._budget = budget
         self._deadline_s = deadline_s
-        self._admitted, self._held = _Count(), _Count()
+        self.users = Count()  # requests that will come or have come here: it is not closed meanwhile
+        self._admitted = Count()
         self._retired = self._closed = False
         size = self.manifest.size
         front = decoding(max_pixels, size)
@@ -91,23 +92,14 @@ class Recognizer:
         """Wait until nothing is admitted."""
         await self._admitted.none()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Meanwhile it is not closed."""
-        self._held.add(1)
-        try:
-            yield
-        finally:
-            self._held.add(-1)
-
     def retire(self) -> None:
         """Stop being ready; requests that come nevertheless are still served until `close`."""
         self._retired = True
 
     async def close(self) -> None:
-        """Finish what holds it or was admitted, then free the engine; cancelled, it leaves the threads alone."""
+        """Finish what its users ask for, then free the engine; cancelled, it leaves the threads alone."""
         self.retire()
-        await self._held.none()
+        await self.users.none()
         self._closed = True
         await self._admitted.none()
         self._crew.end()
@@ -201,7 +193,7 @@ class Recognizer:
             item.request.fail(error)
 
 
-class _Count:
+class Count:
     """How many of something there are, for the event loop."""
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -196,22 +196,25 @@ class Variants:
                     self._listed = None
         return self._loaded[name]
 
-    @asynccontextmanager
-    async def use(self, name: str) -> AsyncIterator[Callable[[], Awaitable[Recognizer]]]:
+    @contextmanager
+    def use(self, name: str) -> Iterator[Callable[[], Awaitable[Recognizer]]]:
         """For a request, `get` without the name: what is loaded stays open meanwhile, even if another variant becomes
         active. What is not loaded is loaded by the call, so that a body that cannot be read loads nothing."""
-        with ExitStack() as held:
+        if used := self._loaded.get(name):
+            used.users.add(1)
 
-            def hold(recognizer: Recognizer) -> Recognizer:
-                held.enter_context(recognizer.held())
-                return recognizer
+        async def get() -> Recognizer:
+            nonlocal used
+            if used is None:
+                used = await self.get(name)
+                used.users.add(1)
+            return used
 
-            loaded = hold(self._loaded[name]) if name in self._loaded else None
-
-            async def get() -> Recognizer:
-                return loaded or hold(await self.get(name))
-
+        try:
             yield get
+        finally:
+            if used:
+                used.users.add(-1)
 
     async def activate(self, name: str) -> None:
         """Load a variant beside the active one, or the same one anew if its files changed; prove it, then switch.

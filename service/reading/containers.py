@@ -190,26 +190,27 @@ def _jpeg_segments(data: Encoded) -> Iterator[tuple[int, int, int, int]]:
     ITU-T T.81, annex B. Markers are found as libjpeg finds them: from the end of a segment, or of a scan's header, to
     the next one, whatever stands between. Where none follows, the next begins at the end of the file.
     """
-    found = _jpeg_marker(data, len(JPEG_START))
-    left = MAX_BETWEEN
+    size, left = len(data), MAX_BETWEEN
+    found = _jpeg_marker(data, len(JPEG_START), left)
+    begin = found.start() if found else size
     for _ in range(MAX_SEGMENTS):
-        if found is None or found[0] == JPEG_END:
+        if found is None or found[0] == JPEG_END or begin + 4 > size:
             return
-        marker, begin = found[1][0], found.start()
-        length = int.from_bytes(data[begin + 2 : begin + 4], "big")
+        marker, length = data[begin + 1], data[begin + 2] << 8 | data[begin + 3]
         end = begin + 2 + length
-        if length < 2 or end > len(data):  # cut off, or damaged
+        if length < 2 or end > size:  # cut off, or damaged
             return
         if marker in JPEG_FRAMES:
             left += MAX_PIXEL * math.prod(struct.unpack_from(">HH", data, begin + 5))
         found = _jpeg_marker(data, end, left)
-        following = found.start() if found else len(data)
+        following = found.start() if found else size
         left -= following - end
         yield marker, begin, end, following
+        begin = following
     raise UndecodableImage(f"The JPEG has more than {MAX_SEGMENTS:,} segments: save it again as an ordinary one.")
 
 
-def _jpeg_marker(data: Encoded, at: int, most: int = MAX_BETWEEN) -> re.Match[bytes] | None:
+def _jpeg_marker(data: Encoded, at: int, most: int) -> re.Match[bytes] | None:
     """The next marker of a segment, `most` bytes away. Each search holds Python's lock, so it goes over a WINDOW."""
     if found := JPEG_MARKER.match(data, at):
         return found
