@@ -202,7 +202,7 @@ def _jpeg_segments(data: Encoded) -> Iterator[tuple[int, int, int, int]]:
             return
         if marker in JPEG_FRAMES:
             left += MAX_PIXEL * math.prod(struct.unpack_from(">HH", data, begin + 5))
-        found = _jpeg_marker(data, end, left)
+        found = JPEG_MARKER.match(data, end) or _jpeg_marker(data, end, left)
         following = found.start() if found else size
         left -= following - end
         yield marker, begin, end, following
@@ -212,8 +212,6 @@ def _jpeg_segments(data: Encoded) -> Iterator[tuple[int, int, int, int]]:
 
 def _jpeg_marker(data: Encoded, at: int, most: int) -> re.Match[bytes] | None:
     """The next marker of a segment, `most` bytes away. Each search holds Python's lock, so it goes over a WINDOW."""
-    if found := JPEG_MARKER.match(data, at):
-        return found
     for begin in range(at, len(data), WINDOW):
         if begin - at > most:
             raise UndecodableImage("The JPEG holds far more than its pixels: save it again as an ordinary one.")
