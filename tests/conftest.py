@@ -1,8 +1,9 @@
 """Fixtures: artifacts (every published one, and a tiny real one), and real servers that run them."""
 
+import gc
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,17 @@ from tests.support.artifacts import (
     save_torch_model,
 )
 from tests.support.servers import Gate, Serving, running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays, so it is never looked through for garbage: torch and TVM are 340,000 objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -90,25 +102,37 @@ def artifact(request: pytest.FixtureRequest) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def small_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of artifacts with a small LPRNet as `baseline`, a tenth of its classifier 0, and the same as float ONNX
-    under the name `quantized`. Change nothing in it."""
+def small_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of artifacts with a small LPRNet as `baseline`, a tenth of its classifier 0. Change nothing in it."""
     import torch
 
     from model_builder.candidates import torch_candidate
-    from model_builder.compress import quantize
-    from model_builder.graph.trace import trace
-    from model_builder.networks.reader import SIZE, LPRNet, Widths
+    from model_builder.networks.reader import LPRNet
     from model_builder.plates.kinds import ALPHABET as CHARACTERS
     from model_builder.publish import publish
+    from tests.support.crops import WIDTHS
 
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("small")
-    network = LPRNet(len(CHARACTERS) + 1, Widths(4, (6,), (8, 8), (10,), 10, 8)).eval()
+    network = LPRNet(len(CHARACTERS) + 1, WIDTHS).eval()
     with torch.no_grad():
         network.classify.weight.view(-1)[::10] = 0
     publish(root, torch_candidate("baseline", network, Origin(seed=0)), {})
-    publish(root, quantize.candidate("quantized", trace(network, SIZE), Origin(seed=0)), {})
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_variants(small_baseline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small baseline, and the same as float ONNX under the name `quantized`. Change nothing in it."""
+    from model_builder.candidates import load_network
+    from model_builder.compress import quantize
+    from model_builder.graph.trace import trace
+    from model_builder.networks.reader import SIZE
+    from model_builder.publish import publish
+
+    root = Path(shutil.copytree(small_baseline, tmp_path_factory.mktemp("variants") / "small"))
+    network = load_network(read(root / "baseline"))
+    publish(root, quantize.candidate("quantized", trace(network.eval(), SIZE), Origin(seed=0)), {})
     return root
 
 

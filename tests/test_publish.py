@@ -204,6 +204,7 @@ def test_a_program_that_computes_something_else_is_not_published(root, monkeypat
     refused(root, small(3), r"probe\.npz: torch .* is off by 0\.01, more than")
 
 
+@pytest.mark.slow
 def test_a_network_that_diverged_is_not_published(root):
     network = small(3)
     with torch.no_grad():
@@ -211,6 +212,7 @@ def test_a_network_that_diverged_is_not_published(root):
     refused(root, network, r"probe\.npz holds logits that are no finite numbers")
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_leaves_nothing(root, monkeypatch):
     network = small(3)
     monkeypatch.setattr(

@@ -19,7 +19,6 @@ import pytest
 from service import artifact as contract
 from service import backends
 from service.artifact import Artifact, store
-from service.backends import tvm
 from service.errors import ArtifactError
 from service.settings import REPOSITORY
 from tests.support.artifacts import PUBLISHED
@@ -224,6 +223,8 @@ def test_code_that_cannot_be_loaded_ends_no_process(compiled, damage):
 
 
 def test_code_that_does_not_come_to_an_end_is_refused(compiled, monkeypatch):
+    from service.backends import tvm
+
     monkeypatch.setattr(tvm, "PROOF_S", 0.001)
     monkeypatch.setattr(tvm, "_proved", set())
     with pytest.raises(ArtifactError, match="did not come to an end"):
@@ -231,8 +232,7 @@ def test_code_that_does_not_come_to_an_end_is_refused(compiled, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("damage", ["cut", "probe"])
+@pytest.mark.parametrize(("damage", "workers"), [("cut", 2), ("probe", 1)])
 def test_a_server_of_a_broken_artifact_ends_with_a_sentence(compiled, damage, workers):
     for file in compiled.glob("*.so" if damage == "cut" else "*.npz"):
         file.write_bytes(file.read_bytes()[:20_000])
@@ -281,5 +281,7 @@ def test_code_is_loaded_by_its_content_and_unloaded(compiled):
 
 
 def test_code_is_loaded_unproved_where_no_process_can_be_started(monkeypatch):
+    from service.backends import tvm
+
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     tvm.prove(b"code that nothing has proved", (24, 94, 3), (23, 74))

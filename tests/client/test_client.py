@@ -317,7 +317,6 @@ SERVER = {"cv2", "PIL", "uvicorn", "fastapi", "starlette", "service.app", "servi
 @pytest.mark.parametrize(
     "program",
     [
-        "import service.client",
         "from service.client import AsyncClient, Client",
         "from service.client.cli import main; main(['read', '--help'])",
         "from service.client.cli import main; main(['read', FILE, '--url', URL])",
@@ -366,7 +365,7 @@ def test_names_with_control_characters_reach_no_terminal(where, folder, capsys):
     assert escaped in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+@pytest.mark.parametrize("form", [[], *(pytest.param([form], marks=pytest.mark.slow) for form in ("--csv", "--json"))])
 def test_output_that_cannot_be_written_is_a_sentence(folder, form):
     program = "import sys; from service.client.cli import main; sys.exit(main(sys.argv[1:]))"
     with open("/dev/full", "w") as full:

@@ -17,11 +17,9 @@ import torch
 
 from model_builder import build, evaluate
 from model_builder.__main__ import main
-from model_builder.candidates import load_network, torch_candidate
+from model_builder.candidates import load_network
 from model_builder.commands import own_crops
 from model_builder.networks.reader import LPRNet
-from model_builder.plates.kinds import ALPHABET
-from model_builder.publish import publish
 from model_builder.render.plate import Renderer, batch
 from model_builder.train import labels
 from model_builder.train.data import Batch, Crops
@@ -42,13 +40,9 @@ HELD_OUT = ("--hold-out", "0.3")
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def baseline(small_baseline: Path) -> Path:
     """A folder of artifacts with a small network as its baseline. Copy before changing anything."""
-    torch.manual_seed(0)
-    network = LPRNet(len(ALPHABET) + 1, WIDTHS)
-    root = tmp_path_factory.mktemp("baseline")
-    publish(root, torch_candidate("baseline", network, Origin(seed=0)), {})
-    return root
+    return small_baseline
 
 
 @pytest.fixture

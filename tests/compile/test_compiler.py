@@ -101,6 +101,7 @@ def test_each_stage_adds_one_pass():
         assert asdict(after) == {**asdict(before), name: True}
 
 
+@pytest.mark.slow
 def test_every_convolution_is_one_kernel_with_its_bias_and_relu(lowered):
     names = [variable.name_hint for variable in lowered.get_global_vars()]
     convolutions = [name for name in names if "conv2d" in name or "winograd_output" in name]

@@ -13,7 +13,7 @@ from service.http import access_log
 from tests.support.answers import AUTHORIZED, JPEG, KEY
 from tests.support.artifacts import PUBLISHED
 from tests.support.images import encode
-from tests.support.processes import started
+from tests.support.processes import VARIANT, started
 from tests.support.samples import FOLDER, SAMPLES
 
 PNG = {"Content-Type": "image/png"}
@@ -38,7 +38,7 @@ def test_any_other_request_gets_an_id_of_its_own(client, given):
 def test_each_request_is_a_line_of_json_without_image_plate_and_key(capfd):
     file, text = SAMPLES[0]
     image = (FOLDER / file).read_bytes()
-    with started(PUBLISHED, VARIANT="tvm", API_KEYS=KEY) as server, httpx.Client(base_url=server.url) as client:
+    with started(PUBLISHED, VARIANT=VARIANT, API_KEYS=KEY) as server, httpx.Client(base_url=server.url) as client:
         for path in ("/healthz", "/readyz", "/metrics"):
             client.get(path)
         key = {**AUTHORIZED, "X-Request-Id": "mine"}
@@ -53,7 +53,7 @@ def test_each_request_is_a_line_of_json_without_image_plate_and_key(capfd):
     assert list(first)[:7] == ["time", "request_id", "client", "method", "path", "status", "ms"]
     assert datetime.fromisoformat(first["time"]).tzinfo
     assert (first["request_id"], first["client"], first["method"]) == ("mine", "127.0.0.1", "POST")
-    assert (first["path"], first["status"], first["variant"]) == ("/recognize", 200, "tvm")
+    assert (first["path"], first["status"], first["variant"]) == ("/recognize", 200, VARIANT)
     assert (first["images"], first["plates"], first["unread"]) == (2, 1, 1)
     assert first["ms"] > 0
     assert second["status"] == 200
@@ -67,7 +67,7 @@ def test_each_request_is_a_line_of_json_without_image_plate_and_key(capfd):
 @pytest.mark.parametrize("settings", [{"LOG_PLATES": "1"}, {"LOG": "0"}])
 def test_the_texts_are_logged_where_that_was_asked_for_and_nothing_where_that_was(settings, capfd):
     file, text = SAMPLES[0]
-    with started(PUBLISHED, VARIANT="tvm", **settings) as server:
+    with started(PUBLISHED, VARIANT=VARIANT, **settings) as server:
         httpx.post(f"{server.url}/recognize", content=(FOLDER / file).read_bytes(), headers=PNG)
         server.stop(signal.SIGINT)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
@@ -100,7 +100,7 @@ def test_an_address_in_the_log_is_the_one_that_connected_unless_a_proxy_is_trust
         ],
     }
     for proxies, given in cases.items():
-        with started(PUBLISHED, VARIANT="tvm", PROXIES=proxies) as server, server.connect() as connection:
+        with started(PUBLISHED, VARIANT=VARIANT, PROXIES=proxies) as server, server.connect() as connection:
             for header, _ in given:
                 connection.sendall(f"GET /nothing HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {header}\r\n\r\n".encode())
                 assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
@@ -109,10 +109,9 @@ def test_an_address_in_the_log_is_the_one_that_connected_unless_a_proxy_is_trust
         assert [line["client"] for line in lines] == [client for _, client in given]
 
 
-def test_a_path_is_escaped(capfd):
-    with started(PUBLISHED, VARIANT="tvm") as server:
-        httpx.get(f"{server.url}/%1B%5B31m%7F%C2%9B31m%E2%80%AE%0Aend%E7%9A%96")
-        server.stop(signal.SIGINT)
-    out = capfd.readouterr().out
+def test_a_path_is_escaped(client, tmp_path):
+    with (tmp_path / "log").open("wb") as file, access_log.written_to(file.fileno()):
+        client.get("/%1B%5B31m%7F%C2%9B31m%E2%80%AE%0Aend%E7%9A%96")
+    out = (tmp_path / "log").read_text(encoding="utf-8")
     assert json.loads(out)["path"] == "/\x1b[31m\x7f\x9b31m\u202e\nend皖"
     assert out.strip().isprintable()

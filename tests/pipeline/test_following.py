@@ -17,7 +17,8 @@ from service.errors import ArtifactError, LprError, VariantUnusable
 from service.pipeline import catalogue, registry
 from service.pipeline.registry import Variants
 
-CONVERGED_S = 2.0
+CONVERGED_S = 1.0
+SLOW_S = 2.0  # longer than all may take to agree
 
 
 class Loaded:
@@ -92,7 +93,7 @@ def test_one_that_switches_while_another_still_loads_comes_to_what_was_written_l
 
 def test_what_takes_long_to_load_is_loaded_by_all_at_the_same_time(root, tmp_path):
     async def test() -> None:
-        processes = [Process(root, tmp_path / "switch", 4.0) for _ in range(3)]
+        processes = [Process(root, tmp_path / "switch", SLOW_S) for _ in range(3)]
         async with following(*processes):
             await processes[0].variants.activate("other")
             await agreed("other", *processes)
@@ -104,7 +105,7 @@ def test_what_takes_long_to_load_is_loaded_by_all_at_the_same_time(root, tmp_pat
 @pytest.mark.parametrize("pause_s", [0.05, 3 * registry.FOLLOW_S])
 def test_what_is_loaded_ahead_keeps_no_other_switch_waiting(root, tmp_path, pause_s):
     async def test() -> None:
-        slow, quick = (Process(root, tmp_path / "switch", 4.0) for _ in range(2))
+        slow, quick = (Process(root, tmp_path / "switch", SLOW_S) for _ in range(2))
         async with following(slow, quick):
             switching = asyncio.create_task(slow.variants.activate("other"))
             await asyncio.sleep(pause_s)

@@ -128,7 +128,7 @@ def parsed() -> int:
 
 
 def test_requests_behind_one_that_waits_are_not_parsed_and_do_not_outlive_the_connection(artifacts, gate: Gate):
-    image, many = encode(), 5_000
+    image, many = encode(), 1_000
     sent = HEAD % len(image) + image + many * GET
     with serving(artifacts) as port:
         before = parsed()
@@ -207,7 +207,7 @@ def test_answers_that_nobody_reads_are_given_up(port):
 def test_clients_that_are_gone_before_their_answer_leave_no_traceback(artifacts):
     request = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % FILE.encode()
     with started(artifacts, NOTICE_S="0") as server:
-        for number in range(200):
+        for number in range(100):
             with server.connect() as connection:
                 connection.sendall(request * (1 + 7 * (number % 2)))
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -227,7 +227,7 @@ def test_a_wish_for_another_protocol_is_ignored(client, protocol):
 
 
 BODY = bytes(3_000_000)
-TIMES = 20
+TIMES = 8
 Answer = tuple[int, bytes]
 
 
