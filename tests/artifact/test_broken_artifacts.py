@@ -82,28 +82,28 @@ def claiming(shape: str) -> bytes:
 @pytest.mark.parametrize(
     "probe",
     [
-        b"",
-        b"rubbish",
-        b"PK\x03\x04rubbish",
-        npz(input=IMAGES, logits=LOGITS)[:-30],
-        npz(input=IMAGES[:, :10], logits=LOGITS),
-        npz(input=IMAGES.reshape(2, -1), logits=LOGITS),
-        npz(input=np.uint8(3), logits=np.float32(2)),
-        npz(input=IMAGES, logits=LOGITS[:, 0, 0]),
-        npz(input=IMAGES, logits=LOGITS.astype(np.float64)),
-        npz(input=IMAGES, logits=LOGITS * np.nan),
-        npz(input=IMAGES, logits=LOGITS + np.inf),
-        npz(input=np.zeros((20_000, 24, 94, 3), np.uint8), logits=LOGITS),
-        lying(npz(input=np.zeros((20_000, 24, 94, 3), np.uint8), logits=LOGITS)),
-        npz(zipfile.ZIP_LZMA, input=IMAGES, logits=LOGITS),
-        claiming("(1000000000000, 24, 94, 3)"),
-        claiming("(" + "9" * 30 + ", 24, 94, 3)"),
-        claiming("-" * 60 + "1"),
+        lambda: b"",
+        lambda: b"rubbish",
+        lambda: b"PK\x03\x04rubbish",
+        lambda: npz(input=IMAGES, logits=LOGITS)[:-30],
+        lambda: npz(input=IMAGES[:, :10], logits=LOGITS),
+        lambda: npz(input=IMAGES.reshape(2, -1), logits=LOGITS),
+        lambda: npz(input=np.uint8(3), logits=np.float32(2)),
+        lambda: npz(input=IMAGES, logits=LOGITS[:, 0, 0]),
+        lambda: npz(input=IMAGES, logits=LOGITS.astype(np.float64)),
+        lambda: npz(input=IMAGES, logits=LOGITS * np.nan),
+        lambda: npz(input=IMAGES, logits=LOGITS + np.inf),
+        lambda: npz(input=np.zeros((20_000, 24, 94, 3), np.uint8), logits=LOGITS),
+        lambda: lying(npz(input=np.zeros((20_000, 24, 94, 3), np.uint8), logits=LOGITS)),
+        lambda: npz(zipfile.ZIP_LZMA, input=IMAGES, logits=LOGITS),
+        lambda: claiming("(1000000000000, 24, 94, 3)"),
+        lambda: claiming("(" + "9" * 30 + ", 24, 94, 3)"),
+        lambda: claiming("-" * 60 + "1"),
     ],
-    ids=map(str, itertools.count()),  # the bytes hold the time at which they were packed
+    ids=map(str, itertools.count()),
 )
 def test_a_broken_probe_is_refused(folder, probe):
-    (folder / contract.PROBE).write_bytes(probe)
+    (folder / contract.PROBE).write_bytes(probe())
     with pytest.raises(ArtifactError, match=r"probe\.npz"):
         proved(hashed(folder))
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -13,16 +14,26 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.process import listeners
 from tests.support.artifacts import PUBLISHED
-from tests.support.processes import HEAD, VARIANT, Process, environment, refuse, started
+from tests.support.processes import COMMAND, HEAD, VARIANT, Process, environment, refuse, started
 from tests.support.samples import FILE, FOLDER, TEXT
 from tests.support.servers import eventually
 
 pytestmark = pytest.mark.slow
 
 
-def serving(**settings: str) -> AbstractContextManager[Process]:
+# The supervisor looks for heartbeats each 0.3 s, not each second: it gives a process 3 s, which is six heartbeats.
+IMPATIENT = """
+import sys
+from service.__main__ import main
+from service.process import workers
+workers.CHECK_S = 0.3
+sys.exit(main())
+"""
+
+
+def serving(command: list[str] = COMMAND, **settings: str) -> AbstractContextManager[Process]:
     """Two processes of a published variant, and the one that started them."""
-    return started(PUBLISHED, VARIANT=VARIANT, WORKERS="2", **settings)
+    return started(PUBLISHED, command, VARIANT=VARIANT, WORKERS="2", **settings)
 
 
 def samples(text: str) -> dict[str, float]:
@@ -155,7 +166,7 @@ def test_a_port_can_be_shared_but_not_by_chance():
 
 
 def test_a_process_that_is_stopped_is_killed_and_replaced():
-    with serving(NOTICE_S="0") as process:
+    with serving([sys.executable, "-c", IMPATIENT], NOTICE_S="0") as process:
         before = children(process)
         os.kill(before[0], signal.SIGSTOP)
         deadline = time.monotonic() + 60

@@ -65,8 +65,8 @@ class Process:
 
 
 @contextmanager
-def started(artifacts: Path, **settings: str) -> Iterator[Process]:
-    process = Process(environment(artifacts, **settings))
+def started(artifacts: Path, command: list[str] = COMMAND, **settings: str) -> Iterator[Process]:
+    process = Process(environment(artifacts, **settings), command)
     try:
         yield process
     finally:
