@@ -11,6 +11,7 @@ import cv2
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from service import artifact
 from service.artifact import Artifact
 from service.http import auth, error_responses, open_inference, pages, routes
 from service.http.access_log import Access
@@ -36,6 +37,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     """
     _quiet_libraries()
 
+    finder = artifact.find_finder(settings.artifacts, settings.finder) if settings.finder else None
     budget = Budget(settings.queue, settings.threads, settings.max_pixels)
 
     def load(found: Artifact) -> Recognizer:
@@ -46,6 +48,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
             settings.max_pixels,
             deadline_s=settings.deadline_ms / 1e3,
             batch_wait_s=settings.batch_wait_ms / 1e3,
+            finder=finder,
         )
         # The metrics are there by the time that the first image is.
         recognizer.on_batch = lambda images, cpu_s: app.state.lpr.metrics.batch(found.manifest.variant, images, cpu_s)

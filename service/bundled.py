@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 VARIANT: Final = "tvm-fast"  # the default, and the only one in a wheel
+FINDER: Final[str | None] = None  # what finds plates by default
 PACKAGED: Final = Path(__file__).resolve().parent / "models"  # a wheel has it; setup.py writes it there
 REPOSITORY: Final = Path(__file__).resolve().parents[1] / "artifacts"
 

@@ -28,7 +28,7 @@ from service.backends import Backend
 from service.errors import BodyTooLarge, InputError, UndecodableImage
 from service.pipeline.inference_threads import Crew
 from service.pipeline.items import Item, Request, Seen, fail
-from service.pipeline.stages import Check, Each, Infer, Stage, decoding, line, reading
+from service.pipeline.stages import Check, Each, Infer, Stage, decoding, line, reading, search_with
 from service.reading.geometry import Pixels
 from service.reading.plates import plates_of, restrict
 from service.settings import Settings
@@ -54,13 +54,21 @@ class Reader:
     """A loaded, proven model that reads plates. Threads may share it.
 
     An image is a path, the bytes of an image file, or BGR pixels as OpenCV has them, uint8 (height, width, 3). As in
-    the server, it is a crop of one plate.
+    the server, it is a photograph, or a crop of one plate.
     """
 
     def __init__(
-        self, variant: str | None = None, artifacts: str | os.PathLike[str] | None = None, *, threads: int = 1
+        self,
+        variant: str | None = None,
+        artifacts: str | os.PathLike[str] | None = None,
+        *,
+        finder: str | None = None,
+        threads: int = 1,
     ) -> None:
-        """Load `variant` from the folder `artifacts`, by default those of LPR_VARIANT and LPR_ARTIFACTS.
+        """Load `variant`, and `finder` that finds the plates in photographs, from the folder `artifacts`.
+
+        By default they are those of LPR_VARIANT, LPR_FINDER and LPR_ARTIFACTS; with an empty `finder`, every image is a
+        crop of one plate.
 
         Each of the `threads` owns an engine. One is enough for `read`; `read_all` keeps all of them busy. LPR_MAX_BYTES
         and LPR_MAX_PIXELS bound the images as in the server. Raises ArtifactError where the model cannot be loaded or
@@ -68,32 +76,40 @@ class Reader:
         """
         for old in settings.warnings():
             warnings.warn(old, DeprecationWarning, stacklevel=2)
-        given: dict[str, Any] = {"variant": variant, "artifacts": artifacts, "threads": threads}
-        self._settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        given: dict[str, Any] = {"variant": variant, "artifacts": artifacts, "finder": finder, "threads": threads}
+        given = {name: value for name, value in given.items() if value is not None}
+        self._settings = Settings(**given | ({"finder": None} if finder == "" else {}))
         found = artifact.find(self._settings.artifacts, self._settings.variant)
         self.manifest = found.reader
-        most, size = self._settings.max_pixels, self.manifest.size
-        self._front: list[Stage] = [
-            Each("open", self._open),
-            Each("decode", Check(most)),
-            *decoding(most, size),
-        ]
+        name = self._settings.finder
+        self._finder = artifact.find_finder(self._settings.artifacts, name) if name else None
+        self._entry: list[Stage] = [Each("open", self._open), Each("decode", Check(self._settings.max_pixels))]
         self._back = reading(self.manifest)
         self._ahead = 2 * threads * self.manifest.max_batch
         self._closed = False
-        self._crew: Crew[Item] = Crew(found, threads, self._work, fail, self.manifest.max_batch)
+        self._crew: Crew[Item] = Crew(
+            (found, *(self._finder or ())), threads, self._work, fail, self.manifest.max_batch
+        )
         self.engine = self._crew.engine
 
     def read(
-        self, image: Image, *, top_k: int = 3, formats: Sequence[str] = (), min_confidence: float = MIN_CONFIDENCE
+        self,
+        image: Image,
+        *,
+        top_k: int = 3,
+        formats: Sequence[str] = (),
+        min_confidence: float = MIN_CONFIDENCE,
+        find: bool = True,
     ) -> list[Plate]:
-        """The plates on one image; an empty list where no text was read with `min_confidence`.
+        """The plates on one image, the largest first; an empty list where no text was read with `min_confidence`.
+
+        The image is a photograph, or a crop of one plate if not `find`.
 
         A plate has its `top_k` most probable texts as candidates. With `formats`, names of formats of the manifest,
         every plate is read as a text of one of them. Raises InputError for an image that cannot be read and for
         a format that is not known, OSError for a file that cannot be opened.
         """
-        (result,) = self.read_all([image], top_k=top_k, formats=formats, min_confidence=min_confidence)
+        (result,) = self.read_all([image], top_k=top_k, formats=formats, min_confidence=min_confidence, find=find)
         if result.error:
             raise result.error
         return result.plates
@@ -105,13 +121,15 @@ class Reader:
         top_k: int = 3,
         formats: Sequence[str] = (),
         min_confidence: float = MIN_CONFIDENCE,
+        find: bool = True,
     ) -> Iterator[ImageResult]:
         """Results of many images in their order, as they are read; an image that cannot be read has its error there.
 
         The parameters are those of `read`. Only a few images are held in memory at a time.
         """
         only = restrict(self.manifest.grammar, ",".join(formats) or None)
-        return self._in_order((_Asked(image, top_k, only) for image in images), min_confidence)
+        find = find and self._finder is not None
+        return self._in_order((_Asked(image, top_k, only, find) for image in images), min_confidence)
 
     def close(self) -> None:
         """Free the engines; nothing can be read afterwards."""
@@ -137,8 +155,9 @@ class Reader:
         for image in waiting:
             yield image.result(min_confidence)
 
-    def _work(self, engine: Backend) -> Callable[[Sequence[Item]], None]:
-        return line([*self._front, Infer(engine, lambda images, cpu_s: None), *self._back])
+    def _work(self, engine: Backend, *finder: Backend) -> Callable[[Sequence[Item]], None]:
+        front = decoding(self._settings.max_pixels, self.manifest.size, search_with(self._finder, finder))
+        return line([*self._entry, *front, Infer(engine, lambda images, cpu_s: None), *self._back])
 
     def _open(self, item: Item) -> Sequence[bytes | bytearray | Pixels]:
         """The bytes of the image, or its pixels."""
@@ -153,9 +172,9 @@ class Reader:
 class _Asked:
     """One image, as a request of its own."""
 
-    def __init__(self, image: Image, top_k: int, only: Grammar | None) -> None:
+    def __init__(self, image: Image, top_k: int, only: Grammar | None, find: bool) -> None:
         self._complete: Future[None] = Future()
-        self.request = Request([image], self._done, top_k, only)
+        self.request = Request([image], self._done, top_k, only, find=find)
 
     def _done(self, error: Exception | None) -> None:
         if not self._complete.done():
@@ -175,8 +194,9 @@ class _Asked:
         for outcome in outcomes:
             if isinstance(outcome, InputError):
                 return ImageResult(error=outcome)
-        plates, note = plates_of([(one.reading, one.width, one.height) for one in seen], min_confidence)
-        return ImageResult([Plate.model_validate(plate) for plate in plates], note, any(one.truncated for one in seen))
+        plates, note = plates_of([(one.reading, one.width, one.height, one.plate) for one in seen], min_confidence)
+        truncated = any(not isinstance(one, InputError) and one.truncated for one in outcomes)
+        return ImageResult([Plate.model_validate(plate) for plate in plates], note, truncated)
 
 
 def _pixels(image: Pixels) -> Pixels:

@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     variant: VariantName = Field(
         default=bundled.VARIANT, description="Name of the variant to serve: a folder below LPR_ARTIFACTS."
     )
+    finder: VariantName | None = Field(
+        default=bundled.FINDER,
+        description="Name of the variant that finds the plates in photographs. Empty: images are crops of one plate, "
+        "and nothing of a finder is loaded.",
+    )
     artifacts: Path = Field(default=bundled.artifacts(), description="Folder that holds the variants.")
     host: Host = Field(
         default="127.0.0.1", description="Address or name to listen on; 0.0.0.0 for every interface, :: for IPv6."
@@ -137,6 +142,8 @@ class Settings(BaseSettings):
         if unknown := [*_unknown(os.environ)]:
             raise ValueError("\n".join(unknown))
         given = _with_old_names(given)
+        if _set(f"{PREFIX}FINDER") == "":
+            given = {"finder": None} | given
         if blank := [name for name, value in given.items() if isinstance(value, str) and value.isspace()]:
             raise ValueError(f"{PREFIX}{blank[0].upper()}: holds blanks alone: unset it, or give it a value")
         return given

@@ -52,9 +52,20 @@ class Plate(FromAttributes):
         description="The `top_k` texts of the highest confidence, sorted by it; the first is `text`."
     )
     box: Annotated[list[tuple[float, float]], Field(min_length=4, max_length=4)] = Field(
-        description="Corners [x, y] in pixels, clockwise from the plate's top left, EXIF orientation applied.",
-        examples=[[[0, 0], [94, 0], [94, 24], [0, 24]]],
+        description="Corners [x, y] in pixels of the image, EXIF orientation applied: the plate's top left as it is "
+        "read, then clockwise. They may lie outside the image. With find=0: the corners of the image.",
+        examples=[[[112.4, 310.9], [251.0, 318.2], [250.1, 362.7], [111.8, 354.0]]],
     )
+    found: Confidence | None = Field(
+        default=None, description="Probability that this is a plate, whatever it says; null with find=0, as all below."
+    )
+    rows: Annotated[int, Field(ge=1, le=2)] | None = Field(default=None, description="Rows of characters, 1 or 2.")
+    colour: str | None = Field(
+        default=None,
+        description="Colour of the plate: blue, yellow, green, white, black, red or other.",
+        examples=["blue"],
+    )
+    cut: bool | None = Field(default=None, description="Whether the edge of the image cuts the plate.")
 
 
 class Fault(BaseModel):
@@ -104,6 +115,8 @@ class TimingMs(FromAttributes):
     """Milliseconds in the server once the body had arrived, for all images of the request together."""
 
     decode: float
+    find: float
+    rectify: float
     preprocess: float
     queue: float
     inference: float

@@ -22,7 +22,7 @@ from service.artifact.manifest import (
 )
 from service.artifact.probe import Pair, check_probe, library_here, probe_here, read_probe, write_probe
 from service.artifact.provenance import Network, Origin, Provenance, Source
-from service.artifact.store import MANIFEST, Artifact, find, read, read_manifest, stamp, variants, write
+from service.artifact.store import MANIFEST, Artifact, find, find_finder, read, read_manifest, stamp, variants, write
 from service.artifact.types import Frozen, Label
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "Tensor",
     "check_probe",
     "find",
+    "find_finder",
     "library_here",
     "probe_here",
     "read",

@@ -27,7 +27,7 @@ from typing import Annotated, Final
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from service.artifact.manifest import FORMAT_VERSION, Description, Manifest, ReadManifest
+from service.artifact.manifest import FORMAT_VERSION, Description, FindManifest, Manifest, ReadManifest, RefineManifest
 from service.errors import ArtifactError, UnknownVariant, brief, first_fault
 
 MANIFEST = "manifest.json"
@@ -49,6 +49,20 @@ class Artifact:
         """The manifest of a model that reads; ArtifactError if the model has another task."""
         if not isinstance(self.manifest, ReadManifest):
             raise ArtifactError(f"{self.folder} holds a model of task {self.manifest.task}; one that reads is needed")
+        return self.manifest
+
+    @property
+    def finder(self) -> FindManifest:
+        """The manifest of a model that finds plates; ArtifactError if the model has another task."""
+        if not isinstance(self.manifest, FindManifest):
+            raise ArtifactError(f"{self.folder} holds a model of task {self.manifest.task}; one that finds is needed")
+        return self.manifest
+
+    @property
+    def refiner(self) -> RefineManifest:
+        """The manifest of a model that refines; ArtifactError if the model has another task."""
+        if not isinstance(self.manifest, RefineManifest):
+            raise ArtifactError(f"{self.folder} holds a model of task {self.manifest.task}; one that refines is needed")
         return self.manifest
 
     def file(self, name: str) -> Path:
@@ -89,6 +103,14 @@ def find(root: Path, variant: str) -> Artifact:
             f"{artifact.folder / MANIFEST} calls itself {artifact.manifest.variant!r}: rename the folder"
         )
     return artifact
+
+
+def find_finder(root: Path, variant: str) -> tuple[Artifact, Artifact]:
+    """The artifact called `variant` below `root`, which finds plates, and the one beside it that refines them."""
+    finder = find(root, variant)
+    refiner = find(root, finder.finder.refiner)
+    _ = refiner.refiner
+    return finder, refiner
 
 
 def read(folder: Path) -> Artifact:

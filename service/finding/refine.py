@@ -4,7 +4,7 @@ The crop shows the plate with some of what surrounds it, straightened as if the 
 answers where the corners are in that crop, and what the plate is. Refined corners may be refined again.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,8 @@ from service.finding.canvas import FILL
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
+UPPER: Final = 0.36
+UPPER_AND_LOWER: Final = ((0.02, 0.42), (0.4, 0.98))  # rows of a plate with two, from top to bottom, in its heights
 _FINEST = 8  # samples along a side of a pixel, at most, that are averaged
 
 
@@ -47,6 +49,31 @@ class Refined(NamedTuple):
     rows: int
     colour: str
     cut: bool
+
+    @property
+    def width(self) -> float:
+        """Pixels of its longer row."""
+        a, b, c, d = self.corners
+        return float(max(np.hypot(*(b - a)), np.hypot(*(c - d))))
+
+
+def rectified(image: Pixels, plate: Refined, size: tuple[int, int]) -> Pixels:
+    """The plate straight, (*size, 3); of one with two rows, these side by side.
+
+    The upper row takes the share UPPER of the columns, the lower one the rest: most plates have fewer characters above.
+    """
+    if plate.rows == 1:
+        return warped(image, plate.corners, size)
+    height, width = size
+    left = round(UPPER * width)
+    upper, lower = (_part(plate.corners, *rows) for rows in UPPER_AND_LOWER)
+    return np.hstack([warped(image, upper, (height, left)), warped(image, lower, (height, width - left))])
+
+
+def _part(corners: Floats, top: float, bottom: float) -> Floats:
+    """The corners of a plate's rows between two shares of its height."""
+    down = corners[[3, 2]] - corners[[0, 1]]
+    return np.asarray(np.vstack([corners[:2] + top * down, (corners[:2] + bottom * down)[::-1]]), np.float32)
 
 
 def crop(image: Pixels, corners: Floats, form: Form) -> Pixels:

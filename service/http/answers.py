@@ -39,11 +39,11 @@ def compose(filename: str | None, outcomes: Sequence[Outcome], min_confidence: f
     Tests check them against it.
     """
     refusal, seen = refusal_of(outcomes), _seen(outcomes)
-    plates, note = plates_of([(one.reading, one.width, one.height) for one in seen], min_confidence)
+    plates, note = plates_of([(one.reading, one.width, one.height, one.plate) for one in seen], min_confidence)
     return {
         "filename": filename,
         "plates": [] if refusal else plates,
-        "truncated": any(one.truncated for one in seen),
+        "truncated": any(not isinstance(one, InputError) and one.truncated for one in outcomes),
         "note": None if refusal else note,
         "error": error_responses.fault(refusal) if refusal else None,
     }

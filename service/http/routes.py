@@ -19,8 +19,8 @@ router = APIRouter()
 
 
 async def recognize(request: Request) -> Response:
-    """Each image is a crop of one plate, as a detector cuts it. Of several images, those that cannot be read have their
-    error beside the others' results."""
+    """Each image is a photograph with any number of plates, or a crop of one. Of several images, those that cannot be
+    read have their error beside the others' results."""
     state = await reader(request)
     options = query(request)
     chosen = state.variants.choose(options.variant)
@@ -29,7 +29,8 @@ async def recognize(request: Request) -> Response:
         recognizer = await get()
         only = restrict(recognizer.manifest.grammar, options.formats)
         images = [upload.content for upload in uploads]
-        outcomes, timing = await recognizer.recognize(images, options.top_k, only, gone=partial(gone, request))
+        find = recognizer.finding(options.find)
+        outcomes, timing = await recognizer.recognize(images, options.top_k, only, partial(gone, request), find)
         if len(outcomes) == 1 and (refusal := refusal_of(outcomes[0])):
             raise refusal
         results = [
@@ -38,7 +39,7 @@ async def recognize(request: Request) -> Response:
         ]
         record(state.metrics, chosen, outcomes, timing)
     if state.shadow and only is None and chosen == state.variants.name:
-        state.shadow.offer(images, outcomes)
+        state.shadow.offer(images, outcomes, find)
     log(request, chosen, results, state.log_plates)
     answer = {
         "backend": chosen,

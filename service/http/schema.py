@@ -47,7 +47,12 @@ class Options(BaseModel):
     )
     min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
         default=MIN_CONFIDENCE,
-        description="Leave out plates read with less confidence: what is no crop of a plate stays below the default.",
+        description="Leave out plates read with less confidence: what is no plate stays below the default.",
+    )
+    find: bool | None = Field(
+        default=None,
+        description="Whether to find the plates in photographs; 0 reads each image as a crop of one plate. Default: "
+        "find them where the server has a finder.",
     )
     variant: str | None = Field(
         default=None,

@@ -2,12 +2,14 @@
 for images, and threads that decode large images with a bound on their pixels."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Final
 
 from service.errors import Busy
+from service.reading.geometry import Pixels
 
 AT_ONCE: Final = 4  # times the largest image: so many pixels are decoded at a time, at most
 
@@ -48,7 +50,7 @@ class Budget:
         self._jobs.put(work)
 
     @contextmanager
-    def pixels(self, count: int) -> Iterator[None]:
+    def pixels(self, count: int) -> Iterator["Room"]:
         """Meanwhile an image of so many pixels may be decoded, as soon as others leave room for it; 0 if nobody knows
         how many it has."""
         count = count or self._max_pixels
@@ -56,15 +58,29 @@ class Budget:
             while count > self._free:
                 self._freed.wait()
             self._free -= count
+        room = Room()
         try:
-            yield
+            yield room
         finally:
-            with self._freed:
-                self._free += count
-                self._freed.notify_all()
+            if room.kept_for is None:
+                self._leave(count)
+            else:
+                weakref.finalize(room.kept_for, self._leave, count)
+                room.kept_for = None
+
+    def _leave(self, count: int) -> None:
+        with self._freed:
+            self._free += count
+            self._freed.notify_all()
 
     def _run(self) -> None:
         while True:
             work = self._jobs.get()
             work()
             del work  # while the thread sleeps, its image is to be freed
+
+
+class Room:
+    """Room for the pixels of an image. It is left with the context, or as late as `kept_for` is freed."""
+
+    kept_for: Pixels | None = None

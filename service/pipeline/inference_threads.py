@@ -1,6 +1,6 @@
-"""A pool of threads, each owning one engine, that take batches from a shared FIFO queue.
+"""A pool of threads, each owning an engine for each network, that take batches from a shared FIFO queue.
 
-A thread loads its engine, proves it by the probe, computes with it, and closes it.
+A thread loads its engines, proves them by their probes, computes with them, and closes them.
 
 Engines keep their thread pools and flags (denormals, TVM's virtual machine) per calling thread, so nobody else may
 touch them. The networks are independent: nothing waits for the slowest thread after every layer, and requests of one
@@ -28,17 +28,18 @@ class Crew(Generic[T]):
 
     def __init__(
         self,
-        artifact: Artifact,
+        artifacts: Sequence[Artifact],
         threads: int,
-        work: Callable[[backends.Backend], Callable[[list[T]], None]],
+        work: Callable[..., Callable[[list[T]], None]],
         fail: Callable[[list[T], Exception], None],
         most: int = 1,
         wait_s: float = 0.0,
     ) -> None:
-        """Return once the probe has passed on every thread; raises ArtifactError where it, or the loading, does not.
+        """Return once the probes have passed on every thread; raises ArtifactError where one, or the loading, does not.
 
-        `work` makes of a thread's engine what is called with 1 to `most` items, and `fail` is called with the same ones
-        and the error if that raises: the thread goes on then. Where fewer wait, a thread waits `wait_s` for more.
+        `work` makes of a thread's engines, one an artifact, what is called with 1 to `most` items. `fail` is called
+        with the same ones and the error if that raises: the thread goes on then. Where fewer wait, a thread waits
+        `wait_s` for more.
         """
         self._work, self._fail, self._most, self._wait_s, self._size = work, fail, most, wait_s, threads
         self._waiting: SimpleQueue[T | None] = SimpleQueue()  # None ends a thread
@@ -46,7 +47,7 @@ class Crew(Generic[T]):
         try:
             for _ in range(threads):  # one after the other: not every engine can be loaded twice at a time
                 loaded: Future[str] = Future()
-                self._threads.append(Thread(target=self._run, args=(artifact, loaded), name="inference", daemon=True))
+                self._threads.append(Thread(target=self._run, args=(artifacts, loaded), name="inference", daemon=True))
                 self._threads[-1].start()
                 self.engine = loaded.result()
         except BaseException:
@@ -79,22 +80,24 @@ class Crew(Generic[T]):
         for thread in self._threads:
             thread.join()
 
-    def _run(self, artifact: Artifact, loaded: "Future[str]") -> None:
+    def _run(self, artifacts: Sequence[Artifact], loaded: "Future[str]") -> None:
         try:
-            engine = backends.load(artifact)
-            check_probe(engine, artifact)
-            work = self._work(engine)
+            engines = [backends.load(artifact) for artifact in artifacts]
+            for engine, artifact in zip(engines, artifacts, strict=True):
+                check_probe(engine, artifact)
+            work = self._work(*engines)
         except BaseException as error:
             loaded.set_exception(error)
             return
-        loaded.set_result(engine.engine)
+        loaded.set_result(engines[0].engine)
         while items := self._take():
             try:
                 work(items)
             except Exception as error:  # belongs to those who wait for the items
                 self._fail(items, error)
             del items  # while the thread sleeps, they are to be freed
-        engine.close()
+        for engine in engines:
+            engine.close()
 
     def _take(self) -> list[T]:
         """Wait for items and take this thread's share of them; none once it is closed and nothing waits.

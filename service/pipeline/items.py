@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.artifact import Grammar
 from service.errors import InputError, TooLate
+from service.finding.refine import Refined
 from service.reading.containers import Encoded
 from service.reading.geometry import Pixels
 from service.reading.text import Reading
@@ -23,21 +24,32 @@ from service.reading.text import Reading
 Source = Encoded | Pixels | InputError  # an image: a file, BGR uint8 (H, W, 3), or why there is none
 Place = tuple[int, ...]  # number of the image, then of the part of it, then of the part of that, ...
 
-STAGES: Final = ("decode", "preprocess", "inference", "postprocess")  # whose time is told
+STAGES: Final = ("decode", "find", "rectify", "preprocess", "inference", "postprocess")  # whose time is told
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One plate: size of its image in pixels, orientation applied, what the network computed (T, C), and its text."""
+    """One plate: size of its image in pixels, orientation applied, what the network computed (T, C), and its text.
+
+    `plate` tells where it was found; None where the image was read as a crop of one plate.
+    """
 
     width: int
     height: int
     logits: NDArray[np.float32]
     reading: Reading
     truncated: bool = False  # whether the file ended early, and only a part of the image was seen
+    plate: Refined | None = None
 
 
-Outcome = Seen | InputError  # of one item
+@dataclass(frozen=True)
+class Empty:
+    """An image in which no plate was found."""
+
+    truncated: bool = False
+
+
+Outcome = Seen | Empty | InputError  # of one item
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,8 @@ class Timing:
     """
 
     decode: float
+    find: float
+    rectify: float
     preprocess: float
     queue: float
     inference: float
@@ -102,13 +116,15 @@ class Request:
         top_k: int = 1,
         only: Grammar | None = None,
         expires: float = math.inf,
+        find: bool = False,
     ) -> None:
         """`done` is called on any thread once all items have ended, or with the error that fails the request.
 
-        `top_k` and `only` are those of `Recognizer.recognize`; `expires` is by time.perf_counter.
+        `top_k`, `only` and `find` are those of `Recognizer.recognize`; `expires` is by time.perf_counter.
         """
         self.top_k = top_k
         self.only = only
+        self.find = find
         self.expires = expires
         self.dropped = False
         self.items = [Item(self, (number,), image) for number, image in enumerate(images)]  # as they enter the line

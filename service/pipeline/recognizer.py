@@ -3,8 +3,9 @@
 ::
 
     event loop        recognize: take places -> refused -> Check -> one queue for each image: small or large
-    decode thread     (large images) Check -> room for its pixels -> Decode -> Prepare -> the queue of small ones
-    inference thread  a batch of items of any requests: Decode -> Prepare -> Infer -> Read -> outcome
+    decode thread     (large images) Check -> room for its pixels -> Decode -> the queue of small ones
+    inference thread  a batch of items of any requests: Decode -> Find -> Rectify -> Infer -> Read -> outcome
+                      (crops: Prepare in place of Find and Rectify)
     event loop        the last outcome completes the request
 
 So a request changes threads twice; only one with large images does so once more, so that small ones need not wait for
@@ -20,7 +21,7 @@ from typing import Final
 
 from service.artifact import Artifact, Grammar
 from service.backends import Backend
-from service.errors import ClientGone, InputError, Stopping
+from service.errors import BadParameter, ClientGone, InputError, Stopping
 from service.pipeline.budget import Budget
 from service.pipeline.inference_threads import Crew
 from service.pipeline.items import Item, Outcome, Request, Source, Timing, fail, too_late
@@ -36,6 +37,7 @@ from service.pipeline.stages import (
     line,
     reading,
     refused,
+    search_with,
     taking_turns,
     through,
     wanted,
@@ -43,6 +45,7 @@ from service.pipeline.stages import (
 )
 
 ENDING_S: Final = 0.01  # between looks whether the threads have ended
+PHOTOGRAPHS: Final = 4  # that a thread takes at a time: the last one waits for the plates of the first to be found
 PATIENCE_S: Final = 0.05  # of a request, before it is watched whether somebody still wants it: most are done by then
 
 Gone = Callable[[], Awaitable[object]]
@@ -59,9 +62,14 @@ class Recognizer:
         max_pixels: int,
         deadline_s: float = 5.0,
         batch_wait_s: float = 0.0,
+        finder: tuple[Artifact, Artifact] | None = None,
     ) -> None:
-        """Load and prove the artifact; raises ArtifactError. All recognizers of a process share one `budget`."""
+        """Load and prove the artifact; raises ArtifactError. All recognizers of a process share one `budget`.
+
+        With `finder`, the artifacts that find plates and refine them, images are photographs.
+        """
         self.manifest = artifact.reader
+        self._finder, self._max_pixels = finder, max_pixels
         # Told of what was computed together, on any thread: how many images, and the CPU time in seconds.
         self.on_batch: Callable[[int, float], None] = lambda images, seconds: None
         self._budget = budget
@@ -69,13 +77,12 @@ class Recognizer:
         self.users = Count()  # requests that will come or have come here: it is not closed meanwhile
         self._admitted = Count()
         self._retired = self._closed = False
-        size = self.manifest.size
-        front = decoding(max_pixels, size)
+        front = decoding(max_pixels, self.manifest.size)
         self._entry: list[Stage] = [refused, Each("decode", Check(max_pixels, LARGE_BYTES))]
-        self._large: list[Stage] = [wanted, Each("decode", Check(max_pixels)), within(budget), *front]
-        self._front: list[Stage] = [taking_turns, wanted, *front]
+        self._large: list[Stage] = [wanted, Each("decode", Check(max_pixels)), within(budget, front)]
         self._back: list[Stage] = [taking_turns, *reading(self.manifest)]
-        self._crew: Crew[Item] = Crew(artifact, threads, self._work, fail, artifact.manifest.max_batch, batch_wait_s)
+        most = min(PHOTOGRAPHS, artifact.manifest.max_batch) if finder else artifact.manifest.max_batch
+        self._crew: Crew[Item] = Crew((artifact, *(finder or ())), threads, self._work, fail, most, batch_wait_s)
         self.engine = self._crew.engine
 
     @property
@@ -106,11 +113,23 @@ class Recognizer:
         while self._crew.working:  # noqa: ASYNC110 - threads of an engine end without telling the loop
             await asyncio.sleep(ENDING_S)
 
+    def finding(self, asked: bool | None) -> bool:
+        """Whether plates are to be found where a request asked for it, or said nothing; raises BadParameter."""
+        if asked and self._finder is None:
+            raise BadParameter("Parameter find: this server has no finder and reads crops only; LPR_FINDER names one.")
+        return self._finder is not None and asked is not False
+
     async def recognize(
-        self, images: Sequence[Source], top_k: int, only: Grammar | None = None, gone: Gone | None = None
+        self,
+        images: Sequence[Source],
+        top_k: int,
+        only: Grammar | None = None,
+        gone: Gone | None = None,
+        find: bool = False,
     ) -> tuple[list[tuple[Outcome, ...]], Timing]:
         """Read the plates of each image, an encoded one or BGR uint8 (H, W, 3); with `only`, as one of its formats and
-        nothing else. `gone` returns when nobody wants the answer any more.
+        nothing else. With `find`, an image is a photograph; else a crop of one plate. `gone` returns when nobody wants
+        the answer any more.
 
         An image that is an error, or that cannot be read, has its error in its place. Raises Busy or Stopping where
         nothing more is admitted, TooLate where no thread took all the images in time, ClientGone where `gone` returned
@@ -123,7 +142,7 @@ class Recognizer:
         self._admitted.add(count)
         start = time.perf_counter()
         complete = asyncio.get_running_loop().create_future()
-        request = Request(images, partial(_settle, complete), top_k, only, expires=start + self._deadline_s)
+        request = Request(images, partial(_settle, complete), top_k, only, start + self._deadline_s, find)
         try:
             await self._enter(request)
             await self._finished(request, complete, gone)
@@ -174,12 +193,13 @@ class Recognizer:
         if request.drop():
             request.fail(ClientGone("The connection closed before the images were read.") if left else too_late())
 
-    def stages(self, engine: Backend) -> list[Stage]:
-        """The stages of an inference thread, which owns the engine."""
-        return [*self._front, Infer(engine, self._told), *self._back]
+    def stages(self, engine: Backend, *finder: Backend) -> list[Stage]:
+        """The stages of an inference thread, which owns the engines."""
+        front = decoding(self._max_pixels, self.manifest.size, search_with(self._finder, finder))
+        return [taking_turns, wanted, *front, Infer(engine, self._told), *self._back]
 
-    def _work(self, engine: Backend) -> Callable[[Sequence[Item]], None]:
-        return line(self.stages(engine))
+    def _work(self, engine: Backend, *finder: Backend) -> Callable[[Sequence[Item]], None]:
+        return line(self.stages(engine, *finder))
 
     def _told(self, images: int, cpu_s: float) -> None:
         self.on_batch(images, cpu_s)

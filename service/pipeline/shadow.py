@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from service.errors import InputError
 from service.pipeline.items import Outcome, Seen, Source
 from service.pipeline.registry import Variants
 from service.reading.containers import Encoded
@@ -29,19 +30,19 @@ class Shadow:
         self._variants = variants
         self._share = share
         self._count = count
-        self._waiting: asyncio.Queue[tuple[Encoded, list[str]]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[Encoded, list[str], bool]] = asyncio.Queue()
         self._bytes = 0
 
-    def offer(self, images: Sequence[Source], outcomes: Sequence[Sequence[Outcome]]) -> None:
-        """What the active variant has read on images; returns at once."""
+    def offer(self, images: Sequence[Source], outcomes: Sequence[Sequence[Outcome]], find: bool) -> None:
+        """What the active variant has read on images, photographs if `find`; returns at once."""
         if self._variants.name == self.name or random.random() >= self._share:  # noqa: S311
             return
         read = [
-            (data, _texts(seen))
+            (data, _texts(seen), find)
             for data, seen in zip(images, outcomes, strict=True)
-            if isinstance(data, bytes | bytearray) and all(isinstance(outcome, Seen) for outcome in seen)
+            if isinstance(data, bytes | bytearray) and not any(isinstance(outcome, InputError) for outcome in seen)
         ]
-        size = sum(len(data) for data, _ in read)
+        size = sum(len(data) for data, *_ in read)
         if self._waiting.qsize() + len(read) > WAITING or self._bytes + size > WAITING_BYTES:
             self._count("skipped", len(read))
             return
@@ -52,15 +53,15 @@ class Shadow:
     async def run(self) -> None:
         """Compare what was taken, until cancelled."""
         while True:
-            image, texts = await self._waiting.get()
+            image, texts, find = await self._waiting.get()
             await self._variants.active.idle()
             self._bytes -= len(image)
-            self._count(await self._compare(image, texts), 1)
+            self._count(await self._compare(image, texts, find), 1)
 
-    async def _compare(self, image: Encoded, texts: list[str]) -> Compared:
+    async def _compare(self, image: Encoded, texts: list[str], find: bool) -> Compared:
         try:
             recognizer = await self._variants.get(self.name)
-            (seen,), _ = await recognizer.recognize([image], top_k=1)
+            (seen,), _ = await recognizer.recognize([image], top_k=1, find=find)
         except Exception as error:  # whatever it is, it must not end the comparing
             log.warning("The shadow %s failed: %s", self.name, error)
             return "failed"

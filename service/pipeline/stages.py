@@ -5,9 +5,11 @@ stage       value of an item before                        after
 =========== ============================================== ======================================
 `refused`   `Source`                                       a file or pixels
 `Check`     a file, or pixels                              `Contained` of a small file
-`Decode`    a file, `Contained`, pixels                    `Decoded`
-`Prepare`   `Decoded`                                      `Decoded` of the size the network takes
-`Infer`     `Decoded` of that size                         `Computed`
+`Decode`    a file, `Contained`, pixels                    `Photograph` to search, else `Decoded`
+`Find`      `Photograph`                                   `Found`, one for each plate
+`Rectify`   `Found`                                        `Crop`
+`Prepare`   `Decoded`                                      `Crop`
+`Infer`     `Crop`                                         `Computed`
 `Read`      `Computed`                                     `Seen`
 =========== ============================================== ======================================
 
@@ -23,18 +25,23 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Reads
+from service.artifact import Artifact, Reads
 from service.backends import Backend
 from service.errors import InputError
+from service.finding.refine import Form, Refined, rectified
+from service.finding.search import Search
 from service.pipeline.budget import Budget
-from service.pipeline.items import Item, Seen
+from service.pipeline.items import Empty, Item, Seen
 from service.reading import decode, geometry
 from service.reading.containers import Contained
 from service.reading.decode import Decoded
+from service.reading.geometry import Pixels
 from service.reading.text import Reader
 
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
 LARGE_BYTES: Final = 128 * 1024  # of a file; to look through a larger one takes too long for the event loop
+CROP: Final = 224  # pixels of the longer side up to which an image without a plate is read as a crop of one
+FINE: Final = 1.3  # times the columns that a network takes: a plate of less is cut out of the unreduced photograph
 TURN_S: Final = 0.001  # of work on images, before a thread lets others have Python's lock
 PAUSE_S: Final = 20e-6  # for which it does: enough for the kernel to wake one of them
 
@@ -42,10 +49,36 @@ T = TypeVar("T")
 Stage = Callable[[Iterable[Item]], Iterable[Item]]
 
 
-class Computed(NamedTuple):
-    """What a network made of an image: logits (T, C)."""
+class Photograph(NamedTuple):
+    """An image in which plates are to be found."""
 
     image: Decoded
+    file: Contained | None  # that it was decoded from
+
+
+class Found(NamedTuple):
+    """A plate in an image, with corners in pixels of `pixels`, of which the image has `reduced` for one."""
+
+    pixels: Pixels
+    reduced: float
+    size: tuple[int, int]
+    truncated: bool
+    plate: Refined
+
+
+class Crop(NamedTuple):
+    """What a network takes of a plate (H, W, 3), and of which image it is: width, height, whether it was cut off."""
+
+    pixels: Pixels
+    size: tuple[int, int]
+    truncated: bool = False
+    plate: Refined | None = None
+
+
+class Computed(NamedTuple):
+    """What a network made of a crop: logits (T, C)."""
+
+    crop: Crop
     logits: NDArray[np.float32]
 
 
@@ -66,9 +99,21 @@ def line(stages: Sequence[Stage]) -> Callable[[Sequence[Item]], None]:
     return work
 
 
-def decoding(max_pixels: int, size: tuple[int, int]) -> list[Stage]:
-    """The stages from what `Check` gives to the input of a network of this height and width."""
-    return [Each("decode", Decode(max_pixels, size)), Each("preprocess", Prepare(size))]
+def decoding(max_pixels: int, size: tuple[int, int], search: Search | None = None) -> list[Stage]:
+    """The stages from what `Check` gives to the input of a network of this height and width.
+
+    Without a search, photographs stay photographs.
+    """
+    find = [Each("find", Find(search, size, max_pixels)), Each("rectify", Rectify(size))] if search else []
+    return [Each("decode", Decode(max_pixels, size)), *find, Each("preprocess", Prepare(size))]
+
+
+def search_with(finder: tuple[Artifact, Artifact] | None, engines: Sequence[Backend]) -> Search | None:
+    """The search by the engines of the artifacts that find and refine."""
+    if finder is None:
+        return None
+    (find, refine), (finds, refines) = engines, (finder[0].finder, finder[1].refiner)
+    return Search(find.infer, refine.infer, finds.sizes, Form(refines.size, refines.around, refines.colours))
 
 
 def reading(manifest: Reads) -> list[Stage]:
@@ -90,13 +135,19 @@ def wanted(items: Iterable[Item]) -> Iterator[Item]:
     return (item for item in items if item.request.wanted())
 
 
-def within(budget: Budget) -> Stage:
-    """A stage that lets an image through once the budget has room for its pixels, until the next one is asked for."""
+def within(budget: Budget, stages: Sequence[Stage]) -> Stage:
+    """A stage that takes an image through `stages` once the budget has room for its pixels.
+
+    The room is left when the next one is asked for; where a photograph came out, when that is freed.
+    """
 
     def stage(items: Iterable[Item]) -> Iterator[Item]:
         for item in items:
-            with budget.pixels(item.value.width * item.value.height):
-                yield item
+            with budget.pixels(item.value.width * item.value.height) as room:
+                for decoded in through(stages, [item]):
+                    if isinstance(decoded.value, Photograph):
+                        room.kept_for = decoded.value.image.pixels
+                    yield decoded
 
     return stage
 
@@ -138,7 +189,10 @@ class Each:
                 _end(item, error)
                 continue
             item.spend(name, time.perf_counter() - start)
-            yield from item.become(values)
+            if len(values) == 1 and isinstance(values[0], Empty):
+                item.finish(values[0])
+            else:
+                yield from item.become(values)
 
 
 def _end(item: Item, error: Exception) -> None:
@@ -180,14 +234,58 @@ class Decode:
     max_pixels: int
     size: tuple[int, int]  # height and width that the network takes
 
-    def __call__(self, item: Item) -> Sequence[Decoded]:
-        """The image, perhaps reduced; one that is decoded already as it is."""
+    def __call__(self, item: Item) -> Sequence[Photograph | Decoded | Crop]:
+        """The image, perhaps reduced; what is decoded already as it is."""
+        search = item.request.find
         match item.value:
+            case Contained() as file if search:
+                return (Photograph(decode.decode_photograph(file, self.max_pixels), file),)
             case Contained() as file:
                 return (decode.decode_plate(file, self.max_pixels, self.size),)
             case np.ndarray() as pixels:
-                return (Decoded(pixels, (pixels.shape[1], pixels.shape[0])),)
+                image = Decoded(pixels, (pixels.shape[1], pixels.shape[0]))
+                return (Photograph(image, None) if search else image,)
         return (item.value,)
+
+
+@dataclass(frozen=True)
+class Find:
+    """Finds the plates of photographs; lets everything else pass."""
+
+    search: Search
+    size: tuple[int, int]  # height and width of what is to be cut out
+    max_pixels: int
+
+    def __call__(self, item: Item) -> Sequence[Any]:
+        """`Found` plates, the largest first, or `Empty`; a small image as it is, because it may be a tight crop."""
+        if not isinstance(item.value, Photograph) or not item.request.begin(item):
+            return (item.value,)
+        image, file = item.value
+        plates = self.search(image.pixels)
+        if not plates:
+            crop = max(image.size) <= CROP and image.size[0] > image.size[1]
+            return (image if crop else Empty(image.truncated),)
+        whole = image
+        if file and image.reduced > 1 and any(plate.width < FINE * self.size[1] for plate in plates):
+            whole = decode.decode(file, self.max_pixels)
+        scale = np.float32(image.reduced / whole.reduced)
+        found = (plate._replace(corners=plate.corners * scale) for plate in plates)
+        return [Found(whole.pixels, whole.reduced, image.size, image.truncated, plate) for plate in found]
+
+
+@dataclass(frozen=True)
+class Rectify:
+    """Straightens found plates to the input of a network; lets everything else pass."""
+
+    size: tuple[int, int]
+
+    def __call__(self, item: Item) -> Sequence[Any]:
+        """A `Crop`, with the plate's corners in pixels of the image."""
+        if not isinstance(item.value, Found):
+            return (item.value,)
+        pixels, reduced, size, truncated, plate = item.value
+        there = plate._replace(corners=plate.corners * np.float32(reduced))
+        return (Crop(rectified(pixels, plate, self.size), size, truncated, there),)
 
 
 @dataclass(frozen=True)
@@ -196,12 +294,12 @@ class Prepare:
 
     size: tuple[int, int]
 
-    def __call__(self, item: Item) -> Sequence[Decoded]:
-        """The image in the size that the network takes."""
+    def __call__(self, item: Item) -> Sequence[Any]:
+        """The image in the size that the network takes; what is no `Decoded` as it is."""
         image = item.value
-        if image.pixels.shape[:2] == self.size:
+        if not isinstance(image, Decoded):
             return (image,)
-        return (Decoded(geometry.prepare(image.pixels, self.size), image.size, image.truncated),)
+        return (Crop(geometry.prepare(image.pixels, self.size), image.size, image.truncated),)
 
 
 class Infer:
@@ -242,7 +340,7 @@ class Read:
 
     def __call__(self, item: Item) -> Sequence[Seen]:
         """What is seen on the image."""
-        image, logits = item.value
-        width, height = image.size
+        crop, logits = item.value
+        width, height = crop.size
         reading = self._reader.read(logits, item.request.top_k, item.request.only)
-        return (Seen(width, height, logits, reading, image.truncated),)
+        return (Seen(width, height, logits, reading, crop.truncated, crop.plate),)

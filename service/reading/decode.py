@@ -1,6 +1,7 @@
 """Decoding of images: encoded bytes to BGR pixels, once for training, evaluation and serving alike. Pure functions.
 
-`decode_plate` decodes a crop of a plate, perhaps reduced; `decode_image` decodes a whole photograph at its full size.
+`decode_plate` decodes a crop of a plate and `decode_photograph` a photograph, perhaps reduced; `decode_image` decodes
+any image at its full size.
 `geometry.prepare` makes of the pixels what a network takes.
 """
 
@@ -24,6 +25,7 @@ from service.reading.containers import (
 from service.reading.geometry import Pixels, prepare
 
 MARGIN = 4  # a JPEG of a plate is decoded reduced only where it stays so many times as large as the network's input
+ENOUGH = 1600  # pixels of the longer side that a reduced photograph has at least: the finder looks at 960
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -55,6 +57,11 @@ class Decoded:
     pixels: Pixels  # BGR uint8 (H, W, 3), perhaps reduced
     size: tuple[int, int]  # width and height before they were reduced
     truncated: bool = False  # whether its file ended early, so that a part of it is grey
+
+    @property
+    def reduced(self) -> float:
+        """Pixels of the image a pixel of `pixels`."""
+        return self.size[0] / int(self.pixels.shape[1])
 
 
 def decode_image(data: Encoded, max_pixels: int) -> Pixels:
@@ -107,6 +114,13 @@ def decode_plate(image: Contained, max_pixels: int, wanted: tuple[int, int]) -> 
         width, height = _turned(image)
         fitting = [by for by in REDUCED if width >= by * least_width and height >= by * least_height]
         factor = max(fitting, default=1)
+    return decode(image, max_pixels, factor)
+
+
+def decode_photograph(image: Contained, max_pixels: int) -> Decoded:
+    """As `decode`, of a photograph in which plates are to be found: a JPEG comes reduced as far as ENOUGH allows."""
+    longer = max(image.width, image.height)
+    factor = max(by for by in REDUCED if by == 1 or longer >= by * ENOUGH) if image.format == "JPEG" else 1
     return decode(image, max_pixels, factor)
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 from service.artifact import Grammar
 from service.errors import BadParameter, quoted
+from service.finding.refine import Refined
 from service.reading.text import Reading
 
 NO_PLATE = "No plate was found."
+JOINT = 0.1  # the least probability of a plate and its text together
 
 
 def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
@@ -23,26 +25,34 @@ def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
     return grammar.only(names)
 
 
-def doubt(reading: Reading, min_confidence: float) -> str | None:
-    """Why a reading is not given as a plate: no character was seen, or not surely enough. None where it is given."""
+def doubt(reading: Reading, min_confidence: float, plate: Refined | None = None) -> str | None:
+    """Why a reading is not given as a plate: no character was seen, or not surely enough. None where it is given.
+
+    A plate that was found must be sure as a whole: the probability that it is one, times that of its text, is at least
+    JOINT.
+    """
+    what = "is this a crop of one plate?" if plate is None else "a plate was found that cannot be read."
     if not reading.text:
-        return "No text was found: is this a crop of one plate?"
+        return f"No text was found: {what}"
     if reading.confidence < min_confidence:
-        return f"No reading was as sure as {min_confidence:g}: is this a crop of one plate?"
+        return f"No reading was as sure as {min_confidence:g}: {what}"
+    if plate and plate.probability * reading.confidence < JOINT:
+        return "What was found is too unsure to be a plate."
     return None
 
 
 def plates_of(
-    readings: Sequence[tuple[Reading, int, int]], min_confidence: float
+    readings: Sequence[tuple[Reading, int, int, Refined | None]], min_confidence: float
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The plates of an image by its readings, each with width and height in pixels; and a note where there are none."""
-    doubts = [doubt(reading, min_confidence) for reading, _, _ in readings]
+    """The plates of an image by its readings, each with the image's width and height in pixels and where it was found;
+    and a note where there are none."""
+    doubts = [doubt(reading, min_confidence, found) for reading, _, _, found in readings]
     plates = [plate(*read) for read, why in zip(readings, doubts, strict=True) if why is None]
     return plates, None if plates else next(iter(doubts), NO_PLATE)
 
 
-def plate(reading: Reading, width: int, height: int) -> dict[str, Any]:
-    """The fields of `wire.Plate` of an image that is one plate, `width` x `height` pixels."""
+def plate(reading: Reading, width: int, height: int, found: Refined | None) -> dict[str, Any]:
+    """The fields of `wire.Plate`: of what was found, or of an image that is one plate, `width` x `height` pixels."""
     return {
         "text": reading.text,
         "confidence": reading.confidence,
@@ -50,5 +60,14 @@ def plate(reading: Reading, width: int, height: int) -> dict[str, Any]:
         "formats": reading.formats,
         "characters": [{"char": char, "confidence": confidence} for char, confidence in reading.characters],
         "candidates": [{"text": text, "confidence": confidence} for text, confidence in reading.candidates],
-        "box": [(0, 0), (width, 0), (width, height), (0, height)],
+        "box": [(0, 0), (width, 0), (width, height), (0, height)] if found is None else _box(found),
+        "found": None if found is None else found.probability,
+        "rows": None if found is None else found.rows,
+        "colour": None if found is None else found.colour,
+        "cut": None if found is None else found.cut,
     }
+
+
+def _box(found: Refined) -> list[tuple[float, float]]:
+    """Corners to a tenth of a pixel."""
+    return [(round(float(x), 1), round(float(y), 1)) for x, y in found.corners]

@@ -369,7 +369,7 @@ if sys.argv[2] == "absent":
     sys.meta_path.insert(0, Absent())
 from service import artifact
 from service.pipeline.inference_threads import Crew
-team = Crew(artifact.read(Path(sys.argv[1])), 2, lambda _engine: lambda _items: None, print)  # it computes the probe
+team = Crew([artifact.read(Path(sys.argv[1]))], 2, lambda _engine: lambda _items: None, print)  # it computes the probe
 team.close()
 mapped = Path("/proc/self/maps").read_text()
 print(team.engine.split()[0], "tvm_runtime" in mapped, "tvm_compiler" in mapped, "libtorch" in mapped)

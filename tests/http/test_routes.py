@@ -54,12 +54,15 @@ def test_the_answer_has_the_documented_shape(client):
     assert answer["backend"] == "tiny"
     assert (answer["model"]["variant"], answer["model"]["version"]) == ("tiny", "1")
     assert answer["model"]["engine"].startswith("onnxruntime ")
-    assert list(answer["timing_ms"]) == ["decode", "preprocess", "queue", "inference", "postprocess", "total"]
+    assert list(answer["timing_ms"]) == [
+        *("decode", "find", "rectify", "preprocess", "queue", "inference", "postprocess", "total")
+    ]
     (result,) = answer["results"]
     assert list(result) == ["filename", "plates", "truncated", "note", "error"]
     assert (result["note"], result["error"]) == (None, None)
     (plate,) = result["plates"]
     keys = ["text", "confidence", "valid_format", "formats", "characters", "candidates", "box"]
+    keys += ["found", "rows", "colour", "cut"]
     assert (result["filename"], list(plate)) == ("plate.png", keys)
     assert (plate["text"], plate["valid_format"], plate["formats"]) == (TINY_TEXT, True, ["cn-standard"])
     assert [character["char"] for character in plate["characters"]] == list(TINY_TEXT)
@@ -123,7 +126,7 @@ def test_an_unknown_part_of_a_form(client, name):
 def test_an_unknown_or_repeated_parameter(client, query):
     response = client.post(f"/recognize?{query}", content=encode(), headers=JPEG)
     sentence = problem(response, 422, errors.BadParameter)
-    assert "more than once" in sentence or "send only top_k, format, min_confidence, variant" in sentence
+    assert "more than once" in sentence or "send only top_k, format, min_confidence, find, variant" in sentence
     assert len(sentence) < 400
     assert ("The nearest is top_k." in sentence) == (query == "topk=3")
 

@@ -43,7 +43,7 @@ def running() -> int:
 @pytest.mark.parametrize(("most", "then"), [(10, [[1, 2, 3, 4, 5]]), (2, [[1, 2], [3, 4], [5]])])
 def test_what_waits_is_taken_together_up_to_the_most(tiny, most, then):
     held = Held()
-    crew = Crew(tiny, 1, held.on, fail, most)
+    crew = Crew((tiny,), 1, held.on, fail, most)
     crew.put([0])
     assert held.came.acquire(timeout=60)  # alone, and at once: nothing else was waiting
     for item in range(1, 6):
@@ -55,7 +55,7 @@ def test_what_waits_is_taken_together_up_to_the_most(tiny, most, then):
 
 def test_a_thread_leaves_their_share_to_the_other_ones(tiny):
     held = Held()
-    crew = Crew(tiny, 2, held.on, fail, most=10)
+    crew = Crew((tiny,), 2, held.on, fail, most=10)
     for item in (0, 1):
         crew.put([item])
         assert held.came.acquire(timeout=60)
@@ -70,7 +70,7 @@ def test_a_thread_leaves_their_share_to_the_other_ones(tiny):
 
 def test_a_thread_that_is_told_to_wait_fills_its_batch(tiny):
     held = Held()
-    crew = Crew(tiny, 1, held.on, fail, most=3, wait_s=60)
+    crew = Crew((tiny,), 1, held.on, fail, most=3, wait_s=60)
     for item in range(3):
         crew.put([item])
     assert held.came.acquire(timeout=50)
@@ -88,7 +88,7 @@ def test_a_thread_outlives_work_that_fails_and_whoever_waits_is_told(tiny):
         if 0 in items:
             raise RuntimeError("broken")
 
-    crew = Crew(tiny, 1, lambda engine: work, lambda items, error: failed.append((items, str(error))))
+    crew = Crew((tiny,), 1, lambda engine: work, lambda items, error: failed.append((items, str(error))))
     for item in (0, 1, 0, 1):
         crew.put([item])
     for _ in range(4):
@@ -110,6 +110,6 @@ def test_where_one_thread_cannot_load_none_is_left(tiny, monkeypatch, good):
 
     monkeypatch.setattr(backends, "load", fail_later)
     with pytest.raises(ArtifactError, match="no more memory"):
-        Crew(tiny, 3, lambda engine: lambda items: None, fail)
+        Crew((tiny,), 3, lambda engine: lambda items: None, fail)
     assert calls == [1] * (good + 1)
     assert running() == before

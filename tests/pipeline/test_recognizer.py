@@ -84,7 +84,7 @@ def test_an_image_that_cannot_be_read_stays_among_the_others(tiny):
 class Finding(Recognizer):
     """With a stage of tests behind decoding: an image becomes as many plates as it is 100 pixels wide."""
 
-    def stages(self, engine: Backend) -> list[Stage]:
+    def stages(self, engine: Backend, *finder: Backend) -> list[Stage]:
         turns, wanted, decode, prepare, *rest = super().stages(engine)
         return [turns, wanted, decode, Each("find", self._find), prepare, *rest]
 

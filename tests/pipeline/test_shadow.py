@@ -100,7 +100,7 @@ def test_it_reads_only_while_nothing_else_is_read(twins: Path):
         large = encode(".png", picture(1000, 1000))
         reading = asyncio.create_task(variants.active.recognize([large] * 5, 1))
         await asyncio.sleep(0)
-        shadow.offer([image], seen)
+        shadow.offer([image], seen, find=False)
         await until(lambda: bool(counted))
         assert reading.done()
         assert counted == {"agreed": 1}
@@ -113,12 +113,12 @@ def test_what_it_does_not_get_to_is_skipped(twins: Path):
         image = encode()
         seen, _ = await variants.active.recognize([image], 1)
         for _ in range(WAITING + 3):
-            shadow.offer([image], seen)  # without a pause in which it could read
+            shadow.offer([image], seen, find=False)  # without a pause in which it could read
         assert counted == {"skipped": 3}
-        shadow.offer([bytes(33 * 1024**2)], seen)
+        shadow.offer([bytes(33 * 1024**2)], seen, find=False)
         assert counted == {"skipped": 4}
         await until(lambda: counted["agreed"] == WAITING)
-        shadow.offer([image], seen)
+        shadow.offer([image], seen, find=False)
         await until(lambda: counted["agreed"] == WAITING + 1)
 
     use(twins, task)
@@ -131,7 +131,7 @@ def test_a_failing_shadow_is_counted_and_goes_on(twins: Path):
         await variants.activate("twin")
         await variants.activate("tiny")  # so that the shadow is no longer loaded
         (twins / "twin" / "model.onnx").unlink()
-        shadow.offer([image, image], seen * 2)
+        shadow.offer([image, image], seen * 2, find=False)
         await until(lambda: counted["failed"] == 2)
 
     use(twins, task)
