@@ -48,6 +48,7 @@ from model_builder.graph.fake_quantized import FakeQuantized, plain
 from model_builder.graph.ops import Concatenate, Convolution, Linear, Weights
 from model_builder.graph.trace import trace
 from model_builder.kernels import winograd
+from model_builder.kernels.tuning_space import is_scheduled
 from model_builder.networks.reader import SIZE, LPRNet
 from service.artifact import Artifact, Library, Origin, Probe, Source
 from service.artifact.provenance import Compiled
@@ -343,5 +344,4 @@ def candidate(
 
 def worth_tuning(kernel: tvm.tirx.PrimFunc) -> bool:
     """Whether a kernel computes much, and has no schedule yet."""
-    scheduled = kernel.attrs and kernel.attrs.get("tirx.is_scheduled")
-    return not scheduled and bool(estimate_tir_flops(tvm.IRModule({"main": kernel})) >= _WORTH_TUNING)
+    return not is_scheduled(kernel) and bool(estimate_tir_flops(tvm.IRModule({"main": kernel})) >= _WORTH_TUNING)

@@ -14,9 +14,11 @@ float32, as ONNX Runtime's and oneDNN's kernels have it.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +57,7 @@ class Graph:
     @property
     def pixels(self) -> ops.Pixels:
         """The image."""
-        (node,) = (node for node in self.nodes if isinstance(node, ops.Pixels))
-        return node
+        return cast(ops.Pixels, self.nodes[0])
 
     @property
     def output(self) -> Node:
@@ -94,14 +95,36 @@ class Graph:
         """Height, width and channels of every node's output."""
         found: dict[str, Shape] = {}
         for node in self.nodes:
-            found[node.name] = node.shape(*(found[name] for name in node.inputs))
+            found[node.name] = _shape(node, [found[name] for name in node.inputs])
         return found
 
     def multiply_adds(self) -> dict[str, int]:
         """Multiply-adds of every node with weights, for one image."""
         shapes = self.shapes()
         weights = {node.name: sum(part.values.size for part in node.parts) for node in self.weighted}
-        return {name: shapes[name][0] * shapes[name][1] * count for name, count in weights.items()}
+        return {name: math.prod(shapes[name][:2]) * count for name, count in weights.items()}
+
+
+def _shape(node: Node, inputs: list[Shape]) -> Shape:
+    if isinstance(node, ops.Pixels):
+        return node.size
+    height, width, channels = inputs[0]
+    match node:
+        case ops.Convolution():
+            (top, left), (down, right), kernel = node.padding, node.stride, node.weights.values.shape[2:]
+            rows, columns = height + 2 * top - kernel[0], width + 2 * left - kernel[1]
+            return rows // down + 1, columns // right + 1, len(node.bias)
+        case ops.Linear():
+            return height, width, len(node.bias)
+        case ops.Pool():
+            return height // node.kernel[0], width // node.kernel[1], channels
+        case ops.Upsample():
+            return height * node.factor[0], width * node.factor[1], channels
+        case ops.Concatenate():
+            return height, width, sum(shape[2] for shape in inputs)
+        case ops.Context():
+            return 1, node.columns, sum(shape[2] for shape in inputs)
+    return height, width, channels
 
 
 def tied(nodes: Iterable[Node]) -> dict[str, str]:

@@ -7,6 +7,7 @@ are learned with the weights, as logarithms (Jain et al., arXiv 1903.08066).
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,10 @@ from torch.nn import functional
 
 from model_builder.graph import description, ops
 from model_builder.graph.description import Graph
-from model_builder.graph.ops import Array, Node, Weights
+from model_builder.graph.ops import Array, Weights
 from model_builder.networks.blocks import global_context
 
-_Scales = dict[str, Tensor | None]  # by the name of a node; None where its output is real
+_Node = Any  # a node with tensors in place of arrays and of its scale
 
 
 class Unit(nn.Module):
@@ -89,9 +90,10 @@ class FakeQuantized(nn.Module):
 
     def outputs(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Every node's output (N, C, H, W), integers where the integer graph has uint8; and the network's output."""
-        scales, found = self._scales(), {self.graph.pixels.name: images.permute(0, 3, 1, 2).float()}
-        for node in self.graph.nodes[1:]:
-            found[node.name] = self._computed(node, [found[name] for name in node.inputs], scales)
+        nodes = self._learned()
+        found = {self.graph.pixels.name: images.permute(0, 3, 1, 2).float()}
+        for node in list(nodes.values())[1:]:
+            found[node.name] = _computed(node, [nodes[name] for name in node.inputs], [found[n] for n in node.inputs])
         return found, self.laid_out(found[self.graph.output.name])
 
     def laid_out(self, x: Tensor) -> Tensor:
@@ -103,129 +105,124 @@ class FakeQuantized(nn.Module):
     @torch.no_grad()
     def describe(self) -> Graph:
         """The graph that this simulates, with integers."""
-        scales = self._scales()
-
-        def described(node: Node) -> Node:
-            if isinstance(node, ops.Pixels):
-                return node
-            if isinstance(node, ops.Weighted):
-                node = self._described(node, scales)
-            scale = scales[node.name]
-            return replace(node, scale=None if scale is None else float(scale))
-
-        return replace(self.graph, nodes=tuple(map(described, self.graph.nodes)))
+        return replace(self.graph, nodes=tuple(map(_described, self._learned().values())))
 
     def _units(self) -> dict[str, Unit]:
         return dict(zip(self.names, self.units, strict=True))  # type: ignore[arg-type]
 
-    def _scales(self) -> dict[str, Tensor | None]:
-        """The scale of every node's output: of the pixels, and of what an integer node makes or takes."""
+    def _learned(self) -> dict[str, _Node]:
+        """The nodes as they are now, by name."""
         integers = [node for node in self.graph.weighted if node.name not in self.floats]
         near = {self._tied[name] for node in integers for name in (node.name, *node.inputs)}
         scales = {group: self.steps[number].exp() for group, number in self._groups.items() if group in near}
-        pixels = self.graph.pixels
-        scales[pixels.name] = torch.tensor(1 / pixels.spread)
-        return {name: scales.get(group) for name, group in self._tied.items()}
+        units = self._units()
+        found: dict[str, _Node] = {self.graph.pixels.name: self.graph.pixels}
+        for node in self.graph.nodes[1:]:
+            if isinstance(node, ops.Weighted):
+                node = self._with_weights(node, units[node.name], [found[name] for name in node.inputs])
+            found[node.name] = replace(node, scale=scales.get(self._tied[node.name]))
+        return found
 
-    def _computed(self, node: Node, taken: list[Tensor], scales: _Scales) -> Tensor:
-        scale = scales[node.name]
-        match node:
-            case ops.Convolution():
-                return self._convolution(node, taken[0], scales)
-            case ops.Linear():
-                return self._products(node, taken, scales)
-            case ops.MaxPool():
-                return functional.max_pool2d(taken[0], node.kernel)
-            case ops.AveragePool():
-                count = node.kernel[0] * node.kernel[1]
-                mean = functional.avg_pool2d(taken[0], node.kernel, divisor_override=1) * (1 / count)
-                return mean if scale is None else _round(mean)
-            case ops.Upsample():
-                return functional.interpolate(taken[0], scale_factor=node.factor, mode="nearest")
-            case ops.Add():
-                total = taken[0] + taken[1]
-                return total if scale is None else total.clamp(max=ops.TOP)
-            case ops.Concatenate():
-                return torch.cat(taken, 1)
-            case ops.Context():
-                reals = [_real(x, scales[name]) for name, x in zip(node.inputs, taken, strict=True)]
-                pairs = zip(reals, node.channels, strict=True)
-                return torch.cat([global_context(x, node.columns, channels) for x, channels in pairs], 1)
-        raise TypeError(node)
-
-    def _convolution(self, node: ops.Convolution, x: Tensor, scales: _Scales) -> Tensor:
-        """`x`, in steps of its scale or real, to the output, in steps of its own or real."""
-        source, unit, out = self.graph[node.inputs[0]], self._units()[node.name], scales[node.name]
-        if node.name in self.floats:
-            real = _normalized(x, source) if isinstance(source, ops.Pixels) else _real(x, scales[source.name])
-            y = functional.conv2d(real, unit.weights[0], unit.bias, node.stride, node.padding).float()
-            y = y if out is None else y / out
-        else:
-            weight, bias, steps = self._integers(node, unit, scales)
-            shifted = x - source.fill if isinstance(source, ops.Pixels) else x
-            y = functional.conv2d(shifted, weight, None, node.stride, node.padding).float() + bias[:, None, None]
-            y = y * (steps if out is None else steps / out)[:, None, None]
-        if out is not None:
-            return _round(y).clamp(0, ops.TOP)
-        return functional.relu(y) if node.relu else y
-
-    def _integers(self, node: ops.Convolution, unit: Unit, scales: _Scales) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights and bias as integers, and the real value of a step of their sum (O). Pixels come less their fill."""
-        source = self.graph[node.inputs[0]]
-        scale, weight = scales[source.name], self._whole(unit.weights[0], unit.scales[0])
-        assert scale is not None
-        steps = scale * unit.scales[0].exp()
-        bias = unit.bias / steps
-        if isinstance(source, ops.Pixels):  # its bias makes up for the fill, which is not quite the middle
-            bias = bias + (source.fill - source.middle) * weight.sum((1, 2, 3))
-        return weight, _round(bias), steps
-
-    def _whole(self, weight: Tensor, log_scale: Tensor) -> Tensor:
-        """The weights as integers."""
-        scale = log_scale.exp().reshape(-1, *[1] * (weight.ndim - 1))
-        return _round(weight / scale).clamp(-self.limit, self.limit)
-
-    def _products(self, node: ops.Linear, taken: list[Tensor], scales: _Scales) -> Tensor:
-        """The real products (N, O, H, W) of all inputs and the bias, added up."""
-        unit = self._units()[node.name]
-        total = unit.bias[:, None, None]
-        for name, x, weight, log_scale in zip(node.inputs, taken, unit.weights, unit.scales, strict=True):
-            scale = scales[name]
-            if node.name in self.floats or scale is None:
-                total = total + functional.conv2d(_real(x, scale), weight[:, :, None, None]).float()
-            else:
-                sums = functional.conv2d(x, self._whole(weight, log_scale)[:, :, None, None])
-                total = total + sums * (scale * log_scale.exp())[:, None, None]
-        return total
-
-    def _described(self, node: ops.Weighted, scales: _Scales) -> Node:
-        """The node with the weights and the bias that it has now."""
-        unit, parts = self._units()[node.name], []
-        for name, weight, log_scale in zip(node.inputs, unit.weights, unit.scales, strict=True):
-            if node.name in self.floats or scales[name] is None:
-                parts.append(Weights(_array(weight)))
-            else:
-                parts.append(Weights(_array(self._whole(weight, log_scale), "int8"), _array(log_scale.exp())))
-        made = replace(node, parts=tuple(parts), bias=_array(unit.bias))
-        if isinstance(made, ops.Convolution) and made.weights.integer:
-            weight, bias, _ = self._integers(made, unit, scales)
-            made = replace(made, bias=_array(bias - self.graph.fill(made) * weight.sum((1, 2, 3)), "int32"))
-        return made
+    def _with_weights(self, node: _Node, unit: Unit, sources: list[_Node]) -> _Node:
+        """The node with its weights and bias, as integers unless they stay in float."""
+        bias: Tensor = unit.bias
+        parts = []
+        for part, source, weight, log_scale in zip(node.parts, sources, unit.weights, unit.scales, strict=True):
+            if node.name in self.floats or source.scale is None:
+                parts.append(replace(part, values=weight))
+                continue
+            scale = log_scale.exp()
+            whole = _round(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).clamp(-self.limit, self.limit)
+            parts.append(replace(part, values=whole, scales=scale))
+            if isinstance(node, ops.Convolution):
+                bias = _whole_bias(bias, parts[0], source)
+        return replace(node, parts=tuple(parts), bias=bias)
 
 
 def plain(graph: Graph) -> FakeQuantized:
     """A float graph as a torch module, without integers."""
-    module = FakeQuantized(graph)
-    module.floats = frozenset(module.names)
-    return module.eval()
+    return FakeQuantized(graph, floats=[node.name for node in graph.weighted]).eval()
 
 
-def _normalized(x: Tensor, pixels: ops.Pixels) -> Tensor:
-    return (x - pixels.middle) / pixels.spread
+def _whole_bias(bias: Tensor, weights: Any, source: _Node) -> Tensor:
+    """The bias in steps of the integer sum. For pixels it makes up for their fill, which is not quite the middle."""
+    bias = bias / (source.scale * weights.scales)
+    if not isinstance(source, ops.Pixels):
+        return _round(bias)
+    totals: Tensor = weights.values.sum((1, 2, 3))
+    return _round(bias + (source.fill - source.middle) * totals) - source.fill * totals
 
 
-def _real(x: Tensor, scale: Tensor | None) -> Tensor:
-    return x if scale is None else x * scale
+def _described(node: _Node) -> _Node:
+    """The node with arrays and numbers in place of tensors."""
+    if isinstance(node, ops.Pixels):
+        return node
+    changes: dict[str, Any] = {"scale": None if node.scale is None else float(node.scale)}
+    if isinstance(node, ops.Weighted):
+        whole_bias = isinstance(node, ops.Convolution) and node.weights.integer
+        changes["bias"] = _array(node.bias, "int32" if whole_bias else "float32")
+        changes["parts"] = tuple(
+            Weights(_array(part.values, "int8"), _array(part.scales)) if part.integer else Weights(_array(part.values))
+            for part in node.parts
+        )
+    return replace(node, **changes)
+
+
+def _computed(node: _Node, sources: list[_Node], taken: list[Tensor]) -> Any:
+    match node:
+        case ops.Convolution():
+            return _convolution(node, sources[0], taken[0])
+        case ops.Linear():
+            return sum(map(_product, node.parts, sources, taken), node.bias[:, None, None])
+        case ops.MaxPool():
+            return functional.max_pool2d(taken[0], node.kernel)
+        case ops.AveragePool():
+            count = node.kernel[0] * node.kernel[1]
+            mean = functional.avg_pool2d(taken[0], node.kernel, divisor_override=1) * (1 / count)
+            return mean if node.scale is None else _round(mean)
+        case ops.Upsample():
+            return functional.interpolate(taken[0], scale_factor=node.factor, mode="nearest")
+        case ops.Add():
+            total = taken[0] + taken[1]
+            return total if node.scale is None else total.clamp(max=ops.TOP)
+        case ops.Concatenate():
+            return torch.cat(taken, 1)
+        case ops.Context():
+            parts = zip(map(_real, taken, sources), node.channels, strict=True)
+            return torch.cat([global_context(x, node.columns, channels) for x, channels in parts], 1)
+    raise TypeError(node)
+
+
+def _convolution(node: _Node, source: _Node, x: Tensor) -> Tensor:
+    """`x`, in steps of its scale or real, to the output, in steps of its own or real."""
+    weights = node.weights
+    if weights.integer:
+        bias = node.bias
+        if isinstance(source, ops.Pixels):  # sums of pixels less the fill, so that a padding of 0 stands for it
+            x, bias = x - source.fill, bias + source.fill * weights.values.sum((1, 2, 3))
+        sums = functional.conv2d(x, weights.values, None, node.stride, node.padding).float() + bias[:, None, None]
+        steps = source.scale * weights.scales
+        y = sums * (steps if node.scale is None else steps / node.scale)[:, None, None]
+    else:
+        y = functional.conv2d(_real(x, source), weights.values, node.bias, node.stride, node.padding).float()
+        y = y if node.scale is None else y / node.scale
+    if node.scale is not None:
+        return _round(y).clamp(0, ops.TOP)
+    return functional.relu(y) if node.relu else y
+
+
+def _product(weights: Any, source: _Node, x: Tensor) -> Any:
+    """The real products (N, O, H, W) of one input of a linear map."""
+    if weights.integer:
+        sums = functional.conv2d(x, weights.values[:, :, None, None])
+        return sums * (source.scale * weights.scales)[:, None, None]
+    return functional.conv2d(_real(x, source), weights.values[:, :, None, None]).float()
+
+
+def _real(x: Tensor, source: _Node) -> Any:
+    if isinstance(source, ops.Pixels):
+        return (x - source.middle) / source.spread
+    return x if source.scale is None else x * source.scale
 
 
 def _round(x: Tensor) -> Tensor:
@@ -233,6 +230,6 @@ def _round(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-def _array(tensor: Tensor, dtype: str = "float32") -> Array:
+def _array(tensor: Any, dtype: str = "float32") -> Array:
     found: Array = tensor.detach().cpu().numpy().astype(dtype)
     return found

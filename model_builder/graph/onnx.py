@@ -117,6 +117,9 @@ class _Writer:
     def _zero(self) -> str:
         return self._constant("zero/", 0, np.uint8)
 
+    def _scale(self, node: Node) -> str:
+        return self._constant(f"{node.name}/scale", node.scale, np.float32)
+
     def _real(self, name: str) -> str:
         """A node's output as real numbers."""
         node = self._graph[name]
@@ -125,10 +128,10 @@ class _Writer:
             middle = self._constant(f"{name}/middle", node.middle, np.float32)
             spread = self._constant(f"{name}/spread", node.spread, np.float32)
             return self._add("Div", [self._add("Sub", [real, middle], f"{name}/centred"), spread], f"{name}/normalized")
-        if node.scale is None:
-            return _stored(name)
-        scale = self._constant(f"{name}/scale", node.scale, np.float32)
-        return self._add("DequantizeLinear", [_stored(name), scale, self._zero()], f"{name}/dequantized")
+        return _stored(name) if node.scale is None else self._dequantized(_stored(name), node, f"{name}/dequantized")
+
+    def _dequantized(self, x: str, node: Node, output: str) -> str:
+        return self._add("DequantizeLinear", [x, self._scale(node), self._zero()], output)
 
     def _quantized(self, y: str, node: Node) -> None:
         """`node`'s output of its real numbers `y`. The lower limit of QuantizeLinear, 0, is a ReLU."""
@@ -136,8 +139,7 @@ class _Writer:
             relu = isinstance(node, ops.Convolution) and node.relu
             self._add("Relu" if relu else "Identity", [y], _stored(node.name))
             return
-        scale = self._constant(f"{node.name}/scale", node.scale, np.float32)
-        self._add("QuantizeLinear", [y, scale, self._zero()], _stored(node.name))
+        self._add("QuantizeLinear", [y, self._scale(node), self._zero()], _stored(node.name))
 
     def _convolution(self, node: ops.Convolution) -> None:
         name, pads = node.name, [*node.padding, *node.padding]
@@ -152,9 +154,7 @@ class _Writer:
             fill = self._constant(f"{x}/fill", source.fill, np.uint8)
             border = self._constant(f"{name}/pads", [0, 0, *node.padding] * 2)
             padded = self._add("Pad", [_stored(x), border, fill], f"{name}/in")
-            scale = self._constant(f"{x}/scale", source.scale, np.float32)
-            x = self._add("DequantizeLinear", [padded, scale, self._zero()], f"{name}/dequantized_in")
-            pads = [0] * 4
+            x, pads = self._dequantized(padded, source, f"{name}/dequantized_in"), [0] * 4
         else:
             x = self._real(x)
         kernel = node.weights.values.shape[2:]

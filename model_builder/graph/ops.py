@@ -43,10 +43,6 @@ class Node:
     inputs: tuple[str, ...] = ()
     scale: float | None = None
 
-    def shape(self, *inputs: Shape) -> Shape:
-        """The shape of the output, of the shapes of the inputs."""
-        return inputs[0]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pixels(Node):
@@ -63,9 +59,6 @@ class Pixels(Node):
     def fill(self) -> int:
         """The pixel that stands for 0 in the padding of an integer convolution: the nearest one to `middle`."""
         return int(np.rint(self.middle))
-
-    def shape(self, *inputs: Shape) -> Shape:
-        return self.size
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,18 +85,9 @@ class Convolution(Weighted):
         """The weights of its only input."""
         return self.parts[0]
 
-    def shape(self, *inputs: Shape) -> Shape:
-        sizes = zip(inputs[0], self.padding, self.weights.values.shape[2:], self.stride, strict=False)
-        height, width = ((length + 2 * pad - kernel) // stride + 1 for length, pad, kernel, stride in sizes)
-        return height, width, len(self.bias)
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
 class Linear(Weighted):
     """A linear map (O, I) of the channels of every input, added up. The output and the bias are float32."""
-
-    def shape(self, *inputs: Shape) -> Shape:
-        return *inputs[0][:2], len(self.bias)
 
 
 class Tied(Node):
@@ -115,9 +99,6 @@ class Pool(Tied):
     """Windows of `kernel` that do not overlap; what fills no window is left out."""
 
     kernel: Pair
-
-    def shape(self, *inputs: Shape) -> Shape:
-        return inputs[0][0] // self.kernel[0], inputs[0][1] // self.kernel[1], inputs[0][2]
 
 
 class MaxPool(Pool):
@@ -134,9 +115,6 @@ class Upsample(Tied):
 
     factor: Pair
 
-    def shape(self, *inputs: Shape) -> Shape:
-        return inputs[0][0] * self.factor[0], inputs[0][1] * self.factor[1], inputs[0][2]
-
 
 class Add(Tied):
     """The sum of two tensors; integers end at 255."""
@@ -144,9 +122,6 @@ class Add(Tied):
 
 class Concatenate(Tied):
     """Tensors concatenated along the channels."""
-
-    def shape(self, *inputs: Shape) -> Shape:
-        return *inputs[0][:2], sum(shape[2] for shape in inputs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -159,9 +134,6 @@ class Context(Node):
     columns: int
     channels: tuple[int, ...]
     epsilon: float
-
-    def shape(self, *inputs: Shape) -> Shape:
-        return 1, self.columns, sum(shape[2] for shape in inputs)
 
 
 KINDS: Final[dict[str, Any]] = {

@@ -1,9 +1,9 @@
 """The reference: a graph computed by NumPy. Every engine has to compute the same, its integers bit by bit."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from model_builder.graph import ops
@@ -83,10 +83,10 @@ def _windows(x: Array, kernel: Pair) -> Array:
 def convolution(graph: Graph, node: ops.Convolution, x: Array) -> Array:
     """A convolution's output (N, H', W', O) for the output `x` of the node that it takes."""
     if node.weights.integer:
-        sums = _convolve(node, x, np.float64, graph.fill(node)).astype(np.int32) + node.bias
+        sums = _convolve(node, x, graph.fill(node)).astype(np.int32) + node.bias
         y = sums.astype(np.float32) * graph.multiplier(node)
     else:
-        y = _convolve(node, _real(x, graph[node.inputs[0]]), np.float32, 0) + node.bias
+        y = _convolve(node, _real(x, graph[node.inputs[0]])).astype(np.float32) + node.bias
         y = y if node.scale is None else y / np.float32(node.scale)
     if node.scale is None:
         return np.asarray(np.maximum(y, 0) if node.relu else y, np.float32)
@@ -99,22 +99,12 @@ def _real(x: Array, source: Node) -> Array:
     return x if source.scale is None else np.asarray(x * np.float32(source.scale))
 
 
-def _convolve(node: ops.Convolution, x: Array, dtype: type[np.floating[Any]], fill: int) -> Array:
-    """Sums (N, H', W', O) of `dtype`: one matrix product per position in the kernel.
-
-    float64 holds every integer up to 2^53, so that integers are exact in it, in any order, and BLAS is fast.
-    """
-    (top, left), (down, right) = node.padding, node.stride
-    padded = np.pad(x.astype(dtype), ((0, 0), (top, top), (left, left), (0, 0)), constant_values=fill)
-    weights = node.weights.values
-    kernel = weights.shape[2:]
-    height, width = ((padded.shape[1 + i] - kernel[i]) // node.stride[i] + 1 for i in (0, 1))
-    sums = np.zeros((len(x), height, width, len(weights)), dtype)
-    for row in range(kernel[0]):
-        for at in range(kernel[1]):
-            window = padded[:, row : row + (height - 1) * down + 1 : down, at : at + (width - 1) * right + 1 : right]
-            sums += window @ weights[:, :, row, at].T.astype(dtype)
-    return sums
+def _convolve(node: ops.Convolution, x: Array, fill: int = 0) -> NDArray[np.float64]:
+    """Sums (N, H', W', O). float64 holds integers up to 2^53, so that they are exact in any order, and BLAS is fast."""
+    (top, left), (down, right), weights = node.padding, node.stride, node.weights.values.astype(np.float64)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (top, top), (left, left), (0, 0)), constant_values=fill)
+    windows = sliding_window_view(padded, weights.shape[2:], axis=(1, 2))[:, ::down, ::right]
+    return np.tensordot(windows, weights, axes=((3, 4, 5), (1, 2, 3)))
 
 
 def _product(graph: Graph, source: str, part: Weights, x: Array) -> NDArray[np.float32]:

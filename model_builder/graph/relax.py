@@ -8,8 +8,9 @@ multiplier, rounding and clamp follow its sums in registers. Weights are packed 
 
 import functools
 import operator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,9 @@ from model_builder.graph.description import Graph
 from model_builder.graph.ops import Array, Pair
 from model_builder.kernels import context, vnni
 from model_builder.kernels.context import VECTOR, Element
-from model_builder.kernels.tuning_space import tiled
+from model_builder.kernels.tuning_space import is_scheduled, marked, tiled
 
 _CONTEXTS, _CONTEXT_PRODUCT, _SUM = "contexts", "context_product", "sum"  # kernels without integers
-_SCHEDULED: Final = "tirx.is_scheduled"
 
 
 def build(graph: Graph, *, traced: bool = False) -> ir.IRModule:
@@ -48,7 +48,7 @@ def build(graph: Graph, *, traced: bool = False) -> ir.IRModule:
     module = builder.get()
     for variable, function in module.functions.items():
         if variable.name_hint == _CONTEXTS:
-            module[variable] = _marked(context.scheduled(function))
+            module[variable] = context.scheduled(function)
     return module
 
 
@@ -60,17 +60,13 @@ def completed(module: ir.IRModule) -> ir.IRModule:
     for variable, function in module.functions.items():
         if not isinstance(function, tirx.PrimFunc) or variable.name_hint in (_CONTEXTS, _SUM):
             continue
-        if not (function.attrs and function.attrs.get(_SCHEDULED)):
+        if not is_scheduled(function):
             schedule = Schedule(function, seed=1)
             tiled(schedule, VECTOR)
-            function = module[variable] = _marked(schedule)
+            function = module[variable] = marked(schedule)
         if variable.name_hint != _CONTEXT_PRODUCT and not vnni.uses(function):
             raise ValueError(f"the schedule of {variable.name_hint} lacks {vnni.LLVM}: tune it again")
     return module
-
-
-def _marked(schedule: Schedule) -> tirx.PrimFunc:
-    return schedule.mod["main"].with_attr(_SCHEDULED, True)
 
 
 def _integer(graph: Graph, node: ops.Weighted) -> bool:
@@ -86,17 +82,14 @@ class _Lowering:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.shapes, self.builder = graph, graph.shapes(), relax.BlockBuilder()
         pixels = graph.pixels
-        self.made: dict[str, Any] = {
-            pixels.name: relax.Var("images", relax.TensorType((1, *pixels.size), "uint8")),
-        }
+        self.made = {pixels.name: relax.Var("images", relax.TensorType((1, *pixels.size), "uint8"))}
 
     def convolution(self, node: ops.Convolution) -> Any:
         """Emit a convolution's kernel; its output."""
-        constants = (node.bias, self.graph.multiplier(node))
-        whole = [relax.const(_extended(array, _round_up(len(array)))) for array in constants]
-        arguments = (relax.const(_packed(node.weights.values)), *whole)
+        weights, bias = relax.const(_packed(node.weights.values)), _whole_vectors(node.bias)
+        constants = weights, bias, _whole_vectors(self.graph.multiplier(node))
         hint = f"convolution_{node.name.replace('.', '_')}"
-        self.made[node.name] = self._emit(partial(self._convolution, node), node.inputs, *arguments, hint=hint)
+        self.made[node.name] = self._emit(partial(self._convolution, node), node.inputs, *constants, hint=hint)
         return self.made[node.name]
 
     def output(self) -> Any:
@@ -110,18 +103,14 @@ class _Lowering:
                 made = self._emit(partial(self._contexts, source), source.inputs, hint=_CONTEXTS)
                 weights = relax.const(self._of_whole_vectors(part.values, source.inputs))
                 width = columns + _more_columns(1, columns)
-                parts.append(
-                    self.builder.emit_te(context.product, made, weights, width, primfunc_name_hint=_CONTEXT_PRODUCT)
-                )
+                hint = {"primfunc_name_hint": _CONTEXT_PRODUCT}
+                parts.append(self.builder.emit_te(context.product, made, weights, width, **hint))
             else:
                 steps = self.graph.steps(name, part)
-                constants = _packed(part.values[..., None, None]), _extended(steps, _round_up(len(steps)))
-                made = self._emit(
-                    partial(self._product, node, name), (name,), *map(relax.const, constants), hint="product"
-                )
-                parts.append(made)
-        bias = relax.const(_extended(node.bias, _round_up(len(node.bias))))
-        return self.builder.emit_te(self._sum, *parts, bias, primfunc_name_hint=_SUM)
+                constants = relax.const(_packed(part.values[..., None, None])), _whole_vectors(steps)
+                product = partial(self._product, node, name)
+                parts.append(self._emit(product, (name,), *constants, hint="product"))
+        return self.builder.emit_te(self._sum, *parts, _whole_vectors(node.bias), primfunc_name_hint=_SUM)
 
     def _emit(self, function: Any, inputs: tuple[str, ...], *constants: Any, hint: str) -> Any:
         """Emit the kernel `function(elements of the inputs, *constants)`."""
@@ -163,34 +152,33 @@ class _Lowering:
     def _convolution(
         self, node: ops.Convolution, taken: list[Element], weights: te.Tensor, bias: te.Tensor, multiplier: te.Tensor
     ) -> te.Tensor:
-        sums = self._sums(node, node.inputs[0], taken[0], weights)
-
-        def requantize(n: Any, h: Any, w: Any, o: Any) -> Any:
-            real = (sums[n, h, w, o // vnni.LANES, o % vnni.LANES] + bias[o]).astype("float32") * multiplier[o]
+        def requantized(total: Any, o: Any) -> Any:
+            real = (total + bias[o]).astype("float32") * multiplier[o]
             bounded = tirx.max(tirx.min(real, tirx.const(ops.TOP, "float32")), tirx.const(0, "float32"))
             return tirx.nearbyint(bounded).astype("uint8")
 
-        return te.compute((1, *self.shapes[node.name][:2], bias.shape[0]), requantize, name="requantized")
+        return self._of_sums(requantized, node, node.inputs[0], taken[0], weights)
 
     def _product(
         self, node: ops.Linear, name: str, taken: list[Element], weights: te.Tensor, scales: te.Tensor
     ) -> te.Tensor:
-        """A linear map's part of one input: real values (1, H, W, O)."""
-        sums = self._sums(node, name, taken[0], weights)
-        return te.compute(
-            (1, *self.shapes[node.name][:2], scales.shape[0]),
-            lambda n, h, w, o: sums[n, h, w, o // vnni.LANES, o % vnni.LANES].astype("float32") * scales[o],
-            name="scaled",
-        )
+        """A linear map's part of one input, real."""
 
-    def _sums(self, node: ops.Weighted, source: str, element: Element, weights: te.Tensor) -> te.Tensor:
-        """Sums (1, H, W, O / lanes, lanes) of products with one input, which is padded first."""
+        def scaled(total: Any, o: Any) -> Any:
+            return total.astype("float32") * scales[o]
+
+        return self._of_sums(scaled, node, name, taken[0], weights)
+
+    def _of_sums(
+        self, result: Callable[[Any, Any], Any], node: ops.Weighted, source: str, element: Element, weights: te.Tensor
+    ) -> te.Tensor:
+        """`result(sum, output)` (1, H, W, O) of the sums of products with one input, which is padded first."""
         (height, width, inputs), (high, wide, _) = self.shapes[source], self.shapes[node.name]
         (top, left), (down, right), fill, more = (0, 0), (1, 1), 0, 0
         if isinstance(node, ops.Convolution):
             (top, left), (down, right), fill = node.padding, node.stride, self.graph.fill(node)
             more = _more_columns(high, wide)
-        _, rows, across, groups, _, _ = (int(size) for size in weights.shape)
+        vectors, rows, across, groups, _, _ = (int(size) for size in weights.shape)
 
         def padded(h: Any, w: Any, i: Any) -> Any:
             value = element(h - top, w - left, i)
@@ -208,7 +196,12 @@ class _Lowering:
             activation = prepared[h * down + ry, w * right + rx, rg * vnni.GROUP + rk].astype("int32")
             return te.sum(activation * weights[o, ry, rx, rg, lane, rk].astype("int32"), axis=[ry, rx, rg, rk])
 
-        return te.compute((1, high, wide + more, weights.shape[0], vnni.LANES), term, name="sums")
+        sums = te.compute((1, high, wide + more, vectors, vnni.LANES), term, name="sums")
+        return te.compute(
+            (1, high, wide, vectors * vnni.LANES),
+            lambda n, h, w, o: result(sums[n, h, w, o // vnni.LANES, o % vnni.LANES], o),
+            name=result.__name__,
+        )
 
     def _contexts(self, node: ops.Context, taken: list[Element]) -> te.Tensor:
         inputs = []
@@ -280,6 +273,10 @@ def _packed(weights: NDArray[np.int8]) -> Array:
     extended = _extended(weights, _round_up(outputs), inputs + -inputs % vnni.GROUP)
     split = extended.reshape(-1, vnni.LANES, extended.shape[1] // vnni.GROUP, vnni.GROUP, height, width)
     return np.ascontiguousarray(split.transpose(0, 4, 5, 2, 1, 3))
+
+
+def _whole_vectors(array: Array) -> Any:
+    return relax.const(_extended(array, _round_up(len(array))))
 
 
 def _round_up(channels: int) -> int:

@@ -7,6 +7,7 @@ that `blocks.Sequence`, `blocks.Maps` or `blocks.Vector` follows.
 import operator
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,8 @@ class _Tracing(fx.Interpreter):
             case blocks.GlobalContext():
                 like, *tensors = inputs
                 columns = Graph(tuple(self.nodes.values())).shapes()[like][1]
-                context = ops.Context(
-                    name=path, inputs=tuple(tensors), columns=columns, channels=module.channels, epsilon=blocks.EPSILON
-                )
-                return self._add(context)
+                options: dict[str, Any] = {"columns": columns, "channels": module.channels, "epsilon": blocks.EPSILON}
+                return self._add(ops.Context(name=path, inputs=tuple(tensors), **options))
             case blocks.Sequence() | blocks.Maps() | blocks.Vector():
                 self.squeeze = module.squeeze
                 return inputs[0]
@@ -104,15 +103,9 @@ class _Tracing(fx.Interpreter):
 def _convolution(name: str, source: nn.Conv2d, taken: str) -> Node:
     if source.groups != 1 or source.dilation != (1, 1) or source.padding_mode != "zeros":
         raise ValueError(f"{name}: convolutions in groups, dilated or with other padding than 0 are not described")
-    bias = torch.zeros(source.out_channels) if source.bias is None else source.bias
-    return ops.Convolution(
-        name=name,
-        inputs=(taken,),
-        parts=(Weights(_array(source.weight)),),
-        bias=_array(bias),
-        stride=_pair(source.stride),
-        padding=_pair(source.padding),
-    )
+    bias = _array(torch.zeros(source.out_channels) if source.bias is None else source.bias)
+    parts, stride, padding = (Weights(_array(source.weight)),), _pair(source.stride), _pair(source.padding)
+    return ops.Convolution(name=name, inputs=(taken,), parts=parts, bias=bias, stride=stride, padding=padding)
 
 
 def _folded(node: Node, norm: nn.BatchNorm2d) -> Node:
@@ -126,14 +119,13 @@ def _folded(node: Node, norm: nn.BatchNorm2d) -> Node:
     return replace(node, parts=(Weights(node.weights.values * gain[:, None, None, None]),), bias=bias)
 
 
-def _pool(kind: type[ops.Pool]) -> Callable[..., Node]:
-    def made(name: str, x: str, kernel_size: Any, stride: Any = None, padding: Any = 0, **options: Any) -> Node:
-        kernel = _pair(kernel_size)
-        if any((padding, options.get("ceil_mode"), _pair(stride or kernel) != kernel, options.get("dilation", 1) != 1)):
-            raise ValueError("only windows that do not overlap, without padding, are described")
-        return kind(name=name, inputs=(x,), kernel=kernel)
-
-    return made
+def _pool(
+    kind: type[ops.Pool], name: str, x: str, kernel_size: Any, stride: Any = None, padding: Any = 0, **options: Any
+) -> Node:
+    kernel = _pair(kernel_size)
+    if any((padding, options.get("ceil_mode"), _pair(stride or kernel) != kernel, options.get("dilation", 1) != 1)):
+        raise ValueError("only windows that do not overlap, without padding, are described")
+    return kind(name=name, inputs=(x,), kernel=kernel)
 
 
 def _upsample(name: str, x: str, size: Any = None, scale_factor: Any = None, mode: str = "nearest", **_: Any) -> Node:
@@ -149,8 +141,8 @@ def _concatenate(name: str, tensors: list[str], dim: int = 0) -> Node:
 
 
 _FUNCTIONS: dict[Any, Callable[..., Node]] = {
-    functional.max_pool2d: _pool(ops.MaxPool),
-    functional.avg_pool2d: _pool(ops.AveragePool),
+    functional.max_pool2d: partial(_pool, ops.MaxPool),
+    functional.avg_pool2d: partial(_pool, ops.AveragePool),
     functional.interpolate: _upsample,
     operator.add: lambda name, a, b: ops.Add(name=name, inputs=(a, b)),
     torch.cat: _concatenate,

@@ -12,7 +12,7 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from model_builder.kernels import vnni
-from model_builder.kernels.tuning_space import vectors
+from model_builder.kernels.tuning_space import marked, vectors
 
 VECTOR: Final = vnni.LANES  # as many floats fill a vector of AVX-512
 
@@ -83,7 +83,7 @@ def product(x: te.Tensor, weights: te.Tensor, columns: int) -> te.Tensor:
     )
 
 
-def scheduled(kernel: tirx.PrimFunc) -> Schedule:
+def scheduled(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
     """The kernel of all contexts in vectors: a few additions, with nothing for a tuner to find."""
     schedule = Schedule(kernel)
     for block in schedule.get_child_blocks(schedule.get_sblock("root")):
@@ -109,4 +109,4 @@ def scheduled(kernel: tirx.PrimFunc) -> Schedule:
             vector, _, lane = schedule.get_loops(block)
             schedule.unroll(vector)
             schedule.vectorize(vectors(schedule, lane, VECTOR)[1])
-    return schedule
+    return marked(schedule)

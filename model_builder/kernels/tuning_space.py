@@ -9,18 +9,19 @@ x vectors sums: each input that is loaded is used for a row of them, each vector
 import math
 from typing import Any, Final
 
+from tvm import tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
 from model_builder.kernels import vnni
 
-_SUMS: Final = (
-    28  # vectors of them at most in a tile: AVX-512 has 32 registers, and compiling takes a minute where they spill
-)
+# Vectors of sums at most in a tile: AVX-512 has 32 registers, and compiling takes a minute where they spill.
+_SUMS: Final = 28
 _VECTORS: Final = 8  # at most along the channels of a tile
 _UNROLLED: Final = 8  # products at most that are added to a sum in one iteration
 _BYTES: Final = 64  # of a vector that copies uint8
 _REDUCTION: Final = 2  # tirx.IterVar.CommReduce
+_SCHEDULED: Final = "tirx.is_scheduled"  # TVM's attribute of a kernel that has its schedule
 
 
 def generator(lanes: int) -> ms.space_generator.ScheduleFn:
@@ -75,6 +76,16 @@ def tiled(sch: Schedule, lanes: int) -> None:
     _unroll_vectors(sch, start, len(outer), lanes)
     if integers:
         sch.tensorize(lane, vnni.NAME)
+
+
+def marked(sch: Schedule) -> tirx.PrimFunc:
+    """The kernel with its schedule, for `is_scheduled`."""
+    return sch.mod["main"].with_attr(_SCHEDULED, True)
+
+
+def is_scheduled(kernel: tirx.PrimFunc) -> bool:
+    """Whether a kernel has a schedule already."""
+    return bool(kernel.attrs and kernel.attrs.get(_SCHEDULED))
 
 
 def _integers(sch: Schedule, block: Any) -> bool:

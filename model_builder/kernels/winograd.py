@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tvm import ir, relax, te, tirx
 from tvm.s_tir import Schedule
 
-from model_builder.kernels.tuning_space import behind, vectors
+from model_builder.kernels.tuning_space import behind, is_scheduled, marked, vectors
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -65,7 +65,6 @@ _FETCH: Final = 13
 _FUSABLE: Final = {"op_pattern": 4}  # TVM's kOutEWiseFusable: bias and ReLU go into this kernel
 _ROWS, _RESULT, _PADDED = "winograd_rows", "winograd_columns", "winograd_padded"  # blocks, by which kernels are known
 _WEIGHTS: Final = "winograd_weights"
-_SCHEDULED: Final = "tirx.is_scheduled"
 
 
 def tiling(height: int, width: int) -> tuple[int, int]:
@@ -264,7 +263,7 @@ def scheduled(kernel: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc | None:
     For a tile and a vector of channels at a time, both halves of the transform are unrolled: they are a few additions
     of vectors, with nothing for a tuner to find.
     """
-    if kernel.attrs and kernel.attrs.get(_SCHEDULED):
+    if is_scheduled(kernel):
         return None
     schedule = Schedule(kernel)
     blocks = {schedule.get(b).name_hint: b for b in schedule.get_child_blocks(schedule.get_sblock("root"))}
@@ -294,4 +293,4 @@ def scheduled(kernel: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc | None:
     for loop in (lane, schedule.get_loops(rows)[-1]):
         schedule.vectorize(loop)
     schedule.set_scope(rows, 0, "local")
-    return schedule.mod["main"].with_attr(_SCHEDULED, True)
+    return marked(schedule)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Pair = tuple[int, int]
+
 MIDDLE, SPREAD = 127.5, 128.0
 EPSILON = 1e-3
 
@@ -18,15 +20,7 @@ class Normalize(nn.Module):
 class ConvUnit(nn.Sequential):
     """Convolution, batch normalization, ReLU: (N, inputs, H, W) -> (N, outputs, H', W')."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: tuple[int, int],
-        *,
-        stride: tuple[int, int] = (1, 1),
-        pad: bool = True,
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: Pair, *, stride: Pair = (1, 1), pad: bool = True) -> None:
         padding = (kernel[0] // 2, kernel[1] // 2) if pad else (0, 0)
         super().__init__(
             nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
