@@ -200,7 +200,7 @@ class _Lowering:
         return te.compute(
             (1, high, wide, vectors * vnni.LANES),
             lambda n, h, w, o: result(sums[n, h, w, o // vnni.LANES, o % vnni.LANES], o),
-            name=result.__name__,
+            name=result.__name__,  # "requantized" or "scaled", by which tuning records know the block
         )
 
     def _contexts(self, node: ops.Context, taken: list[Element]) -> te.Tensor:
