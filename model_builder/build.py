@@ -80,7 +80,7 @@ def quantized(
         done = quantize.quantize(folder, candidates.load_network(source), config)
         network, made = done.network, done.record()
     origin = Origin(seed=config.seed, source=Source.of(source.manifest), made=made)
-    return quantize.candidate(variant, network, origin)
+    return candidates.onnx_candidate(variant, network, origin)
 
 
 def compiled(
@@ -240,7 +240,8 @@ def print_figures(published: Artifact) -> None:
     measured = published.manifest.measured
     assert measured is not None
     for name, score in measured.accuracy.items():
-        print_score(name, score)
+        rendered = name == publish.RENDERED
+        print_score(name, score, *(measured.corner_error, measured.false_alarms) if rendered else ())
     print(
         f"{measured.parameters:,} parameters, {measured.multiply_adds / 1e6:.1f} million multiply-adds, "
         f"{measured.size_bytes / 1e6:.2f} MB, {measured.latency_ms.median:.2f} ms on {measured.machine}"
@@ -250,7 +251,9 @@ def print_figures(published: Artifact) -> None:
             print(f"{layer}: {kernel}")
 
 
-def print_score(name: str, score: Score) -> None:
-    """One line of an accuracy."""
+def print_score(name: str, score: Score, corner_error: float | None = None, false_alarms: float | None = None) -> None:
+    """One line of an accuracy, and of what else was measured on the same examples."""
     share, low, high = (100 * value for value in (score.exact / score.total, score.low, score.high))
-    print(f"{name}: {score.exact} of {score.total} exact, {share:.1f} % ({low:.1f} to {high:.1f})")
+    corners = "" if corner_error is None else f", corners off by {corner_error:.4f} of the plate's width"
+    false = "" if false_alarms is None else f", {false_alarms:.3f} false alarms an image"
+    print(f"{name}: {score.exact} of {score.total} exact, {share:.1f} % ({low:.1f} to {high:.1f}){corners}{false}")

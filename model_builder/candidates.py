@@ -1,4 +1,4 @@
-"""Candidates for publishing: a model with all that a manifest has to say of it; and torch networks as programs."""
+"""Candidates for publishing: a model with all that a manifest has to say of it; networks as torch programs, as ONNX."""
 
 import hashlib
 import random
@@ -14,14 +14,22 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from model_builder.graph import description, onnx, reference
+from model_builder.graph.description import Graph
 from model_builder.graph.trace import trace
+from model_builder.networks.finder import Finder
 from model_builder.networks.reader import HEIGHT, SIZE, WIDTH, LPRNet
+from model_builder.networks.refiner import Refiner
+from model_builder.tasks import READING, Task
 from service.artifact import Artifact, BackendName, Library, Network, Origin
+from service.backends import onnxruntime
 from service.backends.torch import MODEL
 from service.errors import ArtifactError
 
-MAX_BATCH = 64
-_TOLERANCE = 1e-3  # of a logit: engines add in other orders, and the probe's lie between -33 and 46
+MAX_BATCH = READING.max_batch
+TOLERANCE = 1e-3  # of a logit: engines add in other orders, and the probe's lie between -33 and 46
+# With some layers in float, whose sums have another order, a tie may be rounded to the neighbouring integer.
+MIXED_TOLERANCE = 0.5
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -31,11 +39,12 @@ class Candidate:
     """A model that wants to be published as `variant`.
 
     `write` puts the model files of `backend` into a folder; `logits` computes, by what the model was made from, the
-    float32 logits (n, T, C) that it has to reproduce within `tolerance` for crops uint8 (n, H, W, 3). `others` compute,
-    by the probe's file, those that a library with a probe of its own has to reproduce instead.
+    float32 outputs (n, ...) that it has to reproduce within `tolerance` for images uint8 (n, H, W, 3). `others`
+    compute, by the probe's file, those that a library with a probe of its own has to reproduce instead.
     """
 
     variant: str
+    task: Task
     backend: BackendName
     write: Callable[[Path], None]
     logits: Logits
@@ -58,16 +67,48 @@ def torch_candidate(variant: str, network: LPRNet, origin: Origin) -> Candidate:
 
     return Candidate(
         variant=variant,
+        task=READING,
         backend="torch",
         write=lambda folder: torch.export.save(exported(network), folder / MODEL),
         logits=partial(torch_logits, network),
-        tolerance=_TOLERANCE,
+        tolerance=TOLERANCE,
         digest=digest({name: tensor.numpy() for name, tensor in network.state_dict().items()}),
         max_batch=MAX_BATCH,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         multiply_adds=sum(trace(network, SIZE).multiply_adds().values()),
         origin=origin.model_copy(update={"network": Network.model_validate(network.configuration())}),
     )
+
+
+def onnx_candidate(variant: str, network: Graph, origin: Origin, task: Task = READING) -> Candidate:
+    """The network as ONNX. It is published if ONNX Runtime computes what `graph/reference.py` computes.
+
+    ONNX Runtime's integers equal those of the reference bit by bit. Contexts and the output are float sums in another
+    order.
+    """
+    arrays = description.arrays(network)
+    integers = {node.weights.integer for node in network.convolutions}
+    return Candidate(
+        variant=variant,
+        task=task,
+        backend="onnxruntime",
+        write=lambda folder: onnx.write(network, folder / onnxruntime.MODEL, any_size=task.any_size),
+        logits=partial(reference.run, network),
+        tolerance=MIXED_TOLERANCE if len(integers) > 1 else TOLERANCE,
+        digest=digest(arrays),
+        max_batch=task.max_batch,
+        parameters=sum(array.size for name, array in arrays.items() if not name.endswith("scales")),
+        multiply_adds=sum(network.multiply_adds().values()),
+        origin=origin,
+    )
+
+
+def traced_candidate(
+    variant: str, network: Finder | Refiner, size: tuple[int, int], origin: Origin, task: Task
+) -> Candidate:
+    """`network` as ONNX in float32, traced for images of `size` (height, width); its configuration joins `origin`."""
+    configured = origin.model_copy(update={"network": Network.model_validate(network.configuration())})
+    return onnx_candidate(variant, trace(network.eval(), (*size, 3)), configured, task)
 
 
 def torch_logits(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -6,31 +6,34 @@ import errno
 import importlib.metadata
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model_builder import evaluate
 from model_builder.candidates import Candidate
-from model_builder.plates.kinds import ALPHABET, GRAMMAR
-from model_builder.train.data import Crops, validation_set
+from model_builder.tasks import task_of
 from service import artifact as contract
 from service.artifact import (
+    PROBE,
     Artifact,
     BackendName,
+    Description,
     Measured,
     Origin,
     Probe,
     Provenance,
-    Reads,
     Score,
-    Tensor,
 )
 from service.backends import Backend, load
 
-_PROBE_PLATES = 8
+RENDERED: Final = "rendered"  # the set of validation seeds
 _DISTRIBUTIONS: Final[dict[BackendName, str]] = {
     "torch": "torch",
     "onnxruntime": "onnxruntime",
@@ -41,31 +44,31 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 @dataclass(frozen=True)
 class Gate:
-    """The allowed loss: points of accuracy on `crops` that a variant may lie below `baseline`."""
+    """The allowed loss: points of accuracy on the rendered `examples` that a variant may lie below `baseline`."""
 
     baseline: Artifact
-    crops: Crops
+    examples: Any
     max_loss: float = 0.3
 
     @cached_property
     def reference(self) -> Score:
-        """What the baseline reads."""
-        backend = load(self.baseline)
-        score = evaluate.accuracy(self.baseline, backend, self.crops)
-        backend.close()
-        return score
+        """What the baseline reads, or finds."""
+        with closing(load(self.baseline)) as backend:
+            return task_of(self.baseline.manifest).measure(self.baseline, backend, self.examples).score
 
     def check(self, score: Score, library: str = "") -> None:
-        """Raise Refused where `score`, reached on the same crops, is too far below the baseline's.
+        """Raise Refused where `score`, reached on the same examples, is too far below the baseline's.
 
         `library` names the level of the library that reached it, where it is not the one that is served here.
         """
         loss = 100 * (self.reference.exact - score.exact) / score.total
         if loss > self.max_loss:
             subject = f"the library for {library} " if library else ""
+            verb, examples = (task := task_of(self.baseline.manifest)).verb, task.examples
             raise Refused(
-                f"{subject}reads {score.exact} of {score.total} rendered plates, {self.baseline.manifest.variant} "
-                f"{self.reference.exact}: {loss:.2f} points lost, {self.max_loss:.2f} allowed (--max-loss)"
+                f"{subject}{verb} {score.exact} of {score.total} rendered {examples}, "
+                f"{self.baseline.manifest.variant} {self.reference.exact}: {loss:.2f} points lost, {self.max_loss:.2f} "
+                "allowed (--max-loss)"
             )
 
 
@@ -76,17 +79,17 @@ class Refused(ValueError):
 def publish(
     root: Path,
     candidate: Candidate,
-    sets: dict[str, Crops],
+    sets: Mapping[str, Any],
     gate: Gate | None = None,
     older: Artifact | None = None,
 ) -> Artifact:
     """Publish as `root`/variant what has proved equal through the serving code and passed the gate.
 
     Of several libraries, each that this CPU can run has to; the figures are those of the one that it would be served.
-    `sets` holds the set "rendered", which the gate compares on. `older`, the artifact in that place, stays and is
-    returned where the new one would only tell another day and other times. Raises ArtifactError when a logit differs
-    from the candidate's reference by more than the tolerance, Refused by the gate; either leaves an older artifact as
-    it was.
+    `sets` holds examples of the candidate's task; the gate compares on the set "rendered". `older`, the artifact in
+    that place, stays and is returned where the new one would only tell another day and other times. Raises
+    ArtifactError when a logit differs from the candidate's reference by more than the tolerance, Refused by the gate;
+    either leaves an older artifact as it was.
     """
     aside = root / f".{candidate.variant}.new"
     _remove(aside)
@@ -96,7 +99,7 @@ def publish(
         with closing(load(written)) as backend:
             contract.check_probe(backend, written)
             measured = _measured(written, backend, candidate, sets, gate)
-            written = contract.write(aside, written.reader.model_copy(update={"measured": measured}))
+            written = contract.write(aside, written.manifest.model_copy(update={"measured": measured}))
             kept = older if older is not None and _unchanged(older, written) else None
             if kept is not None:
                 contract.check_probe(backend, kept)
@@ -107,30 +110,31 @@ def publish(
     return kept or contract.read(root / candidate.variant)
 
 
-def _write_files(folder: Path, candidate: Candidate) -> Reads:
+def _write_files(folder: Path, candidate: Candidate) -> Description:
     """Write the model and its probes, and describe them."""
-    images = validation_set(_PROBE_PLATES).images
-    logits = candidate.logits(images)
+    images = candidate.task.probe()
+    outputs = [candidate.logits(batch) for batch in images]
     candidate.write(folder)
-    contract.write_probe(folder, images, logits)
+    _write_probe(folder, images, outputs)
     for file, compute in candidate.others.items():
-        contract.write_probe(folder, images, compute(images), file)
-    return Reads(
+        _write_probe(folder, images, [compute(batch) for batch in images], file)
+    return candidate.task.describe(
+        outputs,
         variant=candidate.variant,
         version=f"{importlib.metadata.version('lpr')}+{candidate.digest}",
         backend=candidate.backend,
-        input=Tensor(
-            dtype="uint8", shape=("N", *images.shape[1:]), description="BGR crop of one plate, resized; not normalized"
-        ),
-        output=Tensor(dtype="float32", shape=("N", *logits.shape[1:]), description="CTC logits, blank last"),
-        alphabet=ALPHABET,
-        blank=len(ALPHABET),
-        grammar=GRAMMAR,
         max_batch=candidate.max_batch,
         probe=Probe(tolerance=candidate.tolerance),
         provenance=_provenance(candidate.origin, candidate.backend),
         libraries=candidate.libraries,
     )
+
+
+def _write_probe(
+    folder: Path, images: Sequence[NDArray[np.uint8]], outputs: Sequence[NDArray[np.float32]], file: str = PROBE
+) -> None:
+    (first, expected), *more = zip(images, outputs, strict=True)
+    contract.write_probe(folder, first, expected, file, more)
 
 
 def _provenance(origin: Origin, backend: BackendName) -> Provenance:
@@ -144,16 +148,20 @@ def _provenance(origin: Origin, backend: BackendName) -> Provenance:
 
 
 def _measured(
-    written: Artifact, backend: Backend, candidate: Candidate, sets: dict[str, Crops], gate: Gate | None
+    written: Artifact, backend: Backend, candidate: Candidate, sets: Mapping[str, Any], gate: Gate | None
 ) -> Measured:
     """Figures of what was written, through the serving code. Raises Refused where the gate does not let it pass."""
-    accuracy = {name: evaluate.accuracy(written, backend, crops) for name, crops in sets.items()}
+    figures = {name: candidate.task.measure(written, backend, examples) for name, examples in sets.items()}
     if gate is not None:
-        gate.check(accuracy["rendered"])
-    _check_other_libraries(written, gate)
+        gate.check(figures[RENDERED].score)
+    _check_other_libraries(written, candidate, gate)
+    height, width, _ = written.manifest.images[0]
+    rendered = figures.get(RENDERED)
     return Measured(
-        accuracy=accuracy,
-        latency_ms=evaluate.latency(backend, threads=1, size=written.reader.size),
+        accuracy={name: each.score for name, each in figures.items()},
+        corner_error=rendered.corner_error if rendered else None,
+        false_alarms=rendered.false_alarms if rendered else None,
+        latency_ms=evaluate.latency(backend, threads=1, size=(int(height), int(width))),
         size_bytes=sum(path.stat().st_size for path in written.folder.iterdir()),
         parameters=candidate.parameters,
         multiply_adds=candidate.multiply_adds,
@@ -161,9 +169,9 @@ def _measured(
     )
 
 
-def _check_other_libraries(written: Artifact, gate: Gate | None) -> None:
+def _check_other_libraries(written: Artifact, candidate: Candidate, gate: Gate | None) -> None:
     """Run each library that this CPU can run beside the one that it is served, alone: its probe and the gate."""
-    served = contract.library_here(written)
+    served, task = contract.library_here(written), candidate.task
     for library in written.manifest.libraries:
         alone = replace(written, manifest=written.manifest.model_copy(update={"libraries": (library,)}))
         if contract.library_here(alone) is None:
@@ -172,8 +180,8 @@ def _check_other_libraries(written: Artifact, gate: Gate | None) -> None:
             backend = load(alone)
             contract.check_probe(backend, alone)
             if gate is not None:
-                score = evaluate.accuracy(alone, backend, gate.crops)
-                print(f"{library.level}: {score.exact} of {score.total} rendered plates read")
+                score = task.measure(alone, backend, gate.examples).score
+                print(f"{library.level}: {task.verb} {score.exact} of {score.total} rendered {task.examples}")
                 gate.check(score, library.level)
             backend.close()
 

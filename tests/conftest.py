@@ -124,15 +124,14 @@ def small_baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_variants(small_baseline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small baseline, and the same as float ONNX under the name `quantized`. Change nothing in it."""
-    from model_builder.candidates import load_network
-    from model_builder.compress import quantize
+    from model_builder.candidates import load_network, onnx_candidate
     from model_builder.graph.trace import trace
     from model_builder.networks.reader import SIZE
     from model_builder.publish import publish
 
     root = Path(shutil.copytree(small_baseline, tmp_path_factory.mktemp("variants") / "small"))
     network = load_network(read(root / "baseline"))
-    publish(root, quantize.candidate("quantized", trace(network.eval(), SIZE), Origin(seed=0)), {})
+    publish(root, onnx_candidate("quantized", trace(network.eval(), SIZE), Origin(seed=0)), {})
     return root
 
 

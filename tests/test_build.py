@@ -75,7 +75,7 @@ def alone(built: Path, tmp_path: Path) -> Path:
     """A folder with a baseline alone; one in integers, because that is published in no time."""
     root = tmp_path / "artifacts"
     network = onnx.read(contract.find(built, "quantized").file("model.onnx"))
-    publish.publish(root, quantize.candidate("baseline", network, Origin(seed=0)), {})
+    publish.publish(root, candidates.onnx_candidate("baseline", network, Origin(seed=0)), {})
     return root
 
 
@@ -165,7 +165,7 @@ def again(
     output = cast(Linear, network.output)
     biases = output.bias + bias * (np.arange(len(ALPHABET) + 1) == 3).astype(np.float32)
     network = replace(network, nodes=(*network.nodes[:-1], replace(output, bias=biases)))
-    return quantize.candidate(variant, network, Origin(seed=0))
+    return candidates.onnx_candidate(variant, network, Origin(seed=0))
 
 
 def test_a_variant_that_loses_too_much_is_refused_and_those_that_need_it_are_left_out(alone, sets, tmp_path):

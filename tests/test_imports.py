@@ -42,16 +42,17 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "graph": {"networks", "kernels"},
         "team": set(),
         "train": {"render", "plates", "networks"},
-        "candidates": {"graph", "networks"},
         "evaluate": {"train"},
+        "tasks": {"evaluate", "train", "render", "networks", "plates"},
+        "candidates": {"tasks", "graph", "networks"},
         "compress": {"train", "candidates", "graph", "networks", "plates"},
         "compile": {"compress", "candidates", "evaluate", "graph", "kernels", "networks"},
-        "publish": {"candidates", "evaluate", "train", "networks", "plates"},
+        "publish": {"candidates", "tasks", "evaluate"},
         "build": {"publish", "compile", "compress", "candidates", "train", "graph"},
         "measure": {"compile", "compress", "candidates", "evaluate", "team", "train", "graph", "kernels", "networks"}
         | {"render", "plates"},
         "commands": {"measure", "build", "publish", "compile", "compress", "candidates", "evaluate", "team", "train"}
-        | {"networks", "render", "plates"},
+        | {"tasks", "graph", "networks", "render", "plates"},
         "__main__": {"commands"},
     },
 }

@@ -3,13 +3,15 @@
 import argparse
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
 from model_builder.measure import bench, thresholds
+from model_builder.tasks import task_of
+from model_builder.train.data import Crops
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.backends import Backend
@@ -47,10 +49,23 @@ def _add_evaluate(commands: flags.Commands) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     artifact = contract.find(options.artifacts, options.variant)
-    sets = evaluate.sets(options.real, options.rendered)
+    sets = task_of(artifact.manifest).sets(options.real, options.rendered)
     backend = team.load(artifact, options.threads)
     contract.check_probe(backend, artifact)
     print(f"{options.variant} {artifact.manifest.version}, {backend.engine}, {evaluate.machine()}")
+    if artifact.manifest.task == "read":
+        _print_readings(options, artifact, backend, sets)
+    else:
+        for name, examples in sets.items():
+            build.print_score(name, *astuple(task_of(artifact.manifest).measure(artifact, backend, examples)))
+    height, width, _ = map(int, artifact.manifest.images[0])
+    times = evaluate.latency(backend, threads=options.threads, size=(height, width))
+    print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
+
+
+def _print_readings(
+    options: argparse.Namespace, artifact: contract.Artifact, backend: Backend, sets: dict[str, Crops]
+) -> None:
     judged = {}
     for name, crops in sets.items():
         read = list(evaluate.readings(artifact, backend, crops))
@@ -63,8 +78,6 @@ def _evaluate(options: argparse.Namespace) -> None:
         judged[name] = thresholds.judge(read, crops.texts)
     if options.thresholds:
         _print_thresholds(judged, options.no_plate, artifact, backend)
-    times = evaluate.latency(backend, threads=options.threads, size=artifact.reader.size)
-    print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
 
 
 def _print_thresholds(

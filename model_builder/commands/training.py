@@ -1,26 +1,32 @@
 """Commands that train a network and publish what a training left: train and publish."""
 
 import argparse
-import pickle
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any, Final
 
-import torch
-
-from model_builder import build, candidates, evaluate, publish
-from model_builder.commands import flags, own_crops
-from model_builder.networks.reader import LPRNet
-from model_builder.plates.kinds import ALPHABET
+from model_builder import build, candidates
+from model_builder.commands import finding, flags, own_crops, run_folder
+from model_builder.tasks import READING
 from model_builder.train import labels
-from model_builder.train.data import Crops
-from model_builder.train.labels import DataError
+from model_builder.train.finder import FinderConfig
 from model_builder.train.loop import TrainConfig, train
+from model_builder.train.refiner import RefinerConfig
 from service import artifact as contract
-from service.artifact import Artifact, Origin, Source
+from service.artifact import Origin, Source
 from service.artifact.provenance import OwnCrops, Trained
 
-_NETWORK = "network.pt"
 _FINE_TUNING = TrainConfig(steps=600, learning_rate=1e-3, warmup=50, log_every=100)
+_CONFIGS: Final[dict[str, type[Any]]] = {"reader": TrainConfig, "finder": FinderConfig, "refiner": RefinerConfig}
+# Options of some networks alone, beside the fields of configurations.
+_OF: Final = {
+    "data": ("reader",),
+    "source": ("reader",),
+    "backgrounds": ("finder", "refiner"),
+    "fonts": ("finder", "refiner"),
+    "refiner": ("finder",),
+    "finder": ("refiner",),
+}
 
 
 def add(commands: flags.Commands) -> None:
@@ -34,12 +40,16 @@ def _add_train(commands: flags.Commands) -> None:
         commands,
         "train",
         _train,
-        help="train from rendered plates, or fine-tune on a folder of crops, and publish",
-        description="Train LPRNet on rendered plates and publish it. With --data, fine-tune the published network on "
-        "your own crops instead, half of each batch, rendered plates the other half. Interrupt it with Ctrl-C; the "
-        "same command goes on.",
+        help="train from rendered plates or scenes, or fine-tune on a folder of crops, and publish",
+        description="Train LPRNet on rendered plates and publish it; or the finder of plates in photographs, or the "
+        "refiner of their corners, on rendered scenes. With --data, fine-tune the published LPRNet on your own crops "
+        "instead, half of each batch, rendered plates the other half. Interrupt it with Ctrl-C; the same command goes "
+        "on.",
     )
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="your crops: labels.csv with file,text")
+    parser.add_argument(
+        "--network", choices=_CONFIGS, default="reader", help="which network to train (default: %(default)s)"
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="reader: your crops: labels.csv with file,text")
     parser.add_argument(
         "--hold-out",
         type=flags.held_out,
@@ -48,23 +58,44 @@ def _add_train(commands: flags.Commands) -> None:
         help="share of your crops that is not trained on, but read before and after (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, help="checkpoint and log (default: runs/VARIANT)")
-    parser.add_argument("--variant", type=flags.name, help="name (default: baseline, or fine-tuned with --data)")
+    parser.add_argument(
+        "--variant", type=flags.name, help="name (default: baseline, finder or refiner; fine-tuned with --data)"
+    )
     flags.add_note(parser)
-    parser.add_argument("--source", help="artifact to start from (default: none; baseline with --data)")
+    parser.add_argument("--source", help="reader: artifact to start from (default: none; baseline with --data)")
+    finding.add_options(parser)
     flags.add_publishing(parser)
-    for field in fields(TrainConfig):
+    for field in _fields():
         flag = "--" + field.name.replace("_", "-")
-        if isinstance(field.default, bool):
-            parser.add_argument(flag, action="store_true", default=None)
-        else:
-            tuned = getattr(_FINE_TUNING, field.name)
-            note = f"default: {field.default}" + (f"; {tuned} with --data" if tuned != field.default else "")
-            parser.add_argument(flag, type=flags.of(field), help=note)
+        parser.add_argument(flag, type=flags.of(field), help=_defaults(field.name))
+
+
+def _fields() -> list[Any]:
+    """The fields of all configurations, each name once."""
+    return list({field.name: field for config in _CONFIGS.values() for field in fields(config)}.values())
+
+
+def _defaults(name: str) -> str:
+    """The default of a field for each network that has it, where they differ."""
+    found = {network: getattr(config(), name) for network, config in _CONFIGS.items() if hasattr(config(), name)}
+    found |= {"with --data": tuned} if (tuned := getattr(_FINE_TUNING, name, None)) != found.get("reader") else {}
+    if set(found) >= set(_CONFIGS) and len(set(found.values())) == 1:
+        return f"default: {found['reader']}"
+    return "default: " + "; ".join(f"{value} {who}" for who, value in found.items())
 
 
 def _train(options: argparse.Namespace) -> None:
     # Before anything else is done: a mistake in the user's data is told at once.
-    given = {f.name: value for f in fields(TrainConfig) if (value := getattr(options, f.name)) is not None}
+    given = {f.name: value for f in _fields() if (value := getattr(options, f.name)) is not None}
+    known = {field.name for field in fields(_CONFIGS[options.network])}
+    strange = [name for name in given if name not in known]
+    strange += [name for name, of in _OF.items() if getattr(options, name) and options.network not in of]
+    if strange:
+        raise ValueError(f"--{strange[0].replace('_', '-')} is no option of --network {options.network}")
+    _TRAININGS[options.network](options, given)
+
+
+def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
     config = replace(_FINE_TUNING if options.data else TrainConfig(), **given)
     variant = options.variant or ("fine-tuned" if options.data else "baseline")
     folder = options.out or Path("runs") / variant
@@ -74,7 +105,7 @@ def _train(options: argparse.Namespace) -> None:
     source = options.source or ("baseline" if own else None)
     start = contract.find(options.artifacts, source) if source else None
     initial = candidates.load_network(start) if start else None
-    sets = evaluate.sets(options.real, options.rendered, own_crops.HELD_OUT)
+    sets = READING.sets(options.real, options.rendered, own_crops.HELD_OUT)
     before = None
     if start and own and held:
         sets[own_crops.HELD_OUT] = held
@@ -91,20 +122,14 @@ def _train(options: argparse.Namespace) -> None:
         made=Trained(settings=asdict(config), own_crops=crops),
         note=options.note,
     )
-    _save(folder / _NETWORK, origin, network)
-    published = _publish_run(options, folder, variant, sets)
+    run_folder.save(folder, origin, network)
+    published = run_folder.publish_run(options.artifacts, folder, variant, sets)
     if before and published.manifest.measured:
         after = published.manifest.measured.accuracy[own_crops.HELD_OUT]
         print(f"{own_crops.HELD_OUT}: {before.exact} of {before.total} exact before, {after.exact} after")
 
 
-def _save(path: Path, origin: Origin, network: LPRNet) -> None:
-    saved = {
-        "origin": origin.model_dump(mode="json"),
-        "network": network.configuration(),
-        "weights": network.state_dict(),
-    }
-    torch.save(saved, path)
+_TRAININGS: Final = {"reader": _train_reader, "finder": finding.train_finder, "refiner": finding.train_refiner}
 
 
 def _add_publish(commands: flags.Commands) -> None:
@@ -112,39 +137,16 @@ def _add_publish(commands: flags.Commands) -> None:
         commands, "publish", _republish, help="publish (again) what a training left in its folder"
     )
     parser.add_argument("folder", type=Path, help="the training's folder, such as runs/baseline")
-    parser.add_argument(
-        "--variant", type=flags.name, default="baseline", help="name to publish as (default: %(default)s)"
-    )
+    parser.add_argument("--variant", type=flags.name, help="name to publish as (default: baseline, finder or refiner)")
+    parser.add_argument("--refiner", type=flags.name, help="of a finder: variant that refines what it finds")
     flags.add_publishing(parser)
 
 
 def _republish(options: argparse.Namespace) -> None:
-    _trained(options.folder / _NETWORK)
+    _, network = run_folder.load(options.folder)
     held = options.folder / own_crops.HELD_OUT
-    sets = evaluate.sets(options.real, options.rendered, own_crops.HELD_OUT)
+    sets = run_folder.task(network).sets(options.real, options.rendered, own_crops.HELD_OUT)
     if held.is_dir():
         sets |= labels.read_sets([held])
-    _publish_run(options, options.folder, options.variant, sets)
-
-
-def _publish_run(options: argparse.Namespace, folder: Path, variant: str, sets: dict[str, Crops]) -> Artifact:
-    """Publish what a training left and print what was measured."""
-    origin, network = _trained(folder / _NETWORK)
-    published = publish.publish(options.artifacts, candidates.torch_candidate(variant, network, origin), sets)
-    print(f"published {published.folder} {published.manifest.version}")
-    build.print_figures(published)
-    return published
-
-
-def _trained(path: Path) -> tuple[Origin, LPRNet]:
-    """What a training saved: how its network was made, and the network. Raises DataError."""
-    if not path.is_file():
-        raise DataError(f"there is no {path}: give the folder of a training that has come to its end")
-    try:
-        saved = torch.load(path, weights_only=True)
-        origin = Origin.model_validate(saved["origin"])
-        network = LPRNet.configured(len(ALPHABET) + 1, saved["network"])
-        network.load_state_dict(saved["weights"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not what a training saves, or is damaged: train again") from error
-    return origin, network
+    variant = options.variant or run_folder.VARIANTS[type(network)]
+    run_folder.publish_run(options.artifacts, options.folder, variant, sets, options.refiner)

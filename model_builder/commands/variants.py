@@ -12,6 +12,7 @@ from model_builder.commands import flags
 from model_builder.compress import prune
 from model_builder.compress.prune import PruneConfig
 from model_builder.compress.quantize import QuantizeConfig
+from model_builder.tasks import READING, task_of
 from model_builder.train.data import validation_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
@@ -55,7 +56,7 @@ def _prune(options: argparse.Namespace) -> None:
         variant = options.variant or build.name_of(build.pruned, options.source)
         folder = options.out or Path("runs") / variant
         network = candidates.load_network(source)
-        found = prune.study(folder / "study", network, validation_set(options.rendered), config.steps)
+        found = prune.study(folder / "study", network, validation_set(options.rendered or 8000), config.steps)
         found |= {"source": source.manifest.version, "machine": evaluate.machine()}
         options.study.parent.mkdir(parents=True, exist_ok=True)
         options.study.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -148,8 +149,8 @@ def _build_one(options: argparse.Namespace, make: "build.Maker", out: Path | Non
     variant = options.variant or build.name_of(make, options.source)
     if variant == options.source:
         raise ValueError(f"{variant} would be replaced by what is made of it: give another --variant")
-    contract.find(options.artifacts, options.source)  # a wrong name is told at once
-    sets = evaluate.sets(options.real, options.rendered)
+    source = contract.find(options.artifacts, options.source)  # a wrong name is told at once
+    sets = task_of(source.manifest).sets(options.real, options.rendered)
     stage = build.Stage(variant, options.source, partial(make, **settings))
     folder = out or Path("runs") / variant
     refusals = build.build((stage,), options.artifacts, folder, sets, options.max_loss, reference=options.source)
@@ -181,7 +182,7 @@ def _add_build(commands: flags.Commands) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    sets = evaluate.sets(options.real, options.rendered)
+    sets = READING.sets(options.real, options.rendered)
     folder = Path("runs") / "build"
     refusals = build.build(build.STAGES, options.artifacts, folder, sets, options.max_loss, retrain=options.retrain)
     if refusals:

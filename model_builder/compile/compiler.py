@@ -40,7 +40,6 @@ from tvm.target import Target, codegen
 
 from model_builder import candidates
 from model_builder.compile.records import RECORDS, database, tuned_on
-from model_builder.compress import quantize
 from model_builder.graph import onnx
 from model_builder.graph import relax as integers
 from model_builder.graph.description import Graph, dequantized
@@ -319,7 +318,7 @@ def candidate(
         made=Compiled(passes=asdict(passes), tuned_on=tuned),
     )
     if isinstance(network, Graph):
-        made = quantize.candidate(variant, network, origin)
+        made = candidates.onnx_candidate(variant, network, origin)
     else:
         assert isinstance(network, LPRNet)
         made = candidates.torch_candidate(variant, network, origin)

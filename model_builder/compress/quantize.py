@@ -27,7 +27,6 @@ from tqdm import tqdm
 
 from model_builder import candidates
 from model_builder.graph import description, onnx
-from model_builder.graph import reference as numpy_reference
 from model_builder.graph.description import Graph
 from model_builder.graph.fake_quantized import FakeQuantized
 from model_builder.graph.ops import TOP
@@ -36,16 +35,11 @@ from model_builder.networks.reader import SIZE
 from model_builder.plates.kinds import ALPHABET
 from model_builder.train.data import Batch, Crops, development_set, rendered_batches
 from model_builder.train.loop import BLANK, Checkpoint, Log, ctc_loss, option, rate, run
-from service.artifact import Artifact, Origin, provenance
+from service.artifact import Artifact, provenance
 from service.artifact.provenance import Choice, Fidelity
 from service.backends.onnxruntime import MODEL, open_session, options
 from service.reading import text
 
-# Of a logit. ONNX Runtime's integers equal those of the reference bit by bit. Contexts and classifier are float sums in
-# another order.
-TOLERANCE = 1e-3
-# With a layer in float, whose sums have another order, a tie may be rounded to the neighbouring integer.
-MIXED_TOLERANCE = 0.5
 _SAMPLES = 1 << 15  # activations that a layer's range is chosen from, a batch
 _METHODS = ("max", "99.999 %", "99.99 %", "99.9 %", "mse")
 
@@ -277,23 +271,6 @@ def _loss(simulation: FakeQuantized, teacher: nn.Module, batch: Batch, distillat
     return ctc_loss(logits, batch) + distillation * divergence
 
 
-def candidate(variant: str, network: Graph, origin: Origin) -> candidates.Candidate:
-    """The network as ONNX. It is published if ONNX Runtime computes what `graph/reference.py` computes."""
-    arrays = description.arrays(network)
-    return candidates.Candidate(
-        variant=variant,
-        backend="onnxruntime",
-        write=lambda folder: onnx.write(network, folder / MODEL),
-        logits=lambda crops: numpy_reference.run(network, crops),
-        tolerance=TOLERANCE if all(node.weights.integer for node in network.convolutions) else MIXED_TOLERANCE,
-        digest=candidates.digest(arrays),
-        max_batch=candidates.MAX_BATCH,
-        parameters=sum(array.size for name, array in arrays.items() if not name.endswith("scales")),
-        multiply_adds=sum(network.multiply_adds().values()),
-        origin=origin,
-    )
-
-
 def kernels(artifact: Artifact) -> dict[str, str]:
     """The kernel of each layer of an artifact and the types it multiplied, from the profile of ONNX Runtime.
 
@@ -305,7 +282,7 @@ def kernels(artifact: Artifact) -> dict[str, str]:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
         session = open_session(artifact.content(MODEL), settings)
-        session.run(None, {onnx.INPUT: np.zeros((1, *SIZE), np.uint8)})
+        session.run(None, {onnx.INPUT: np.zeros((1, *map(int, artifact.manifest.images[0])), np.uint8)})
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event for event in events if event["name"].endswith("_kernel_time")]
     found = {}

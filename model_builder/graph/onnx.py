@@ -23,9 +23,12 @@ _OPSET = 17
 _STRUCTURE = "structure"
 
 
-def write(graph: Graph, path: Path) -> None:
-    """Write the graph: input uint8 (N, H, W, C), output float32, N free."""
-    onnx.save(_Writer(graph).model(), path)
+def write(graph: Graph, path: Path, *, any_size: bool = False) -> None:
+    """Write the graph: input uint8 (N, H, W, C), output float32, N free, and H and W where the graph takes `any_size`.
+
+    A graph with contexts, or whose output has no rows or columns, takes images of its own size alone.
+    """
+    onnx.save(_Writer(graph).model(any_size), path)
 
 
 def read(path: Path) -> Graph:
@@ -55,19 +58,21 @@ class _Writer:
         self._made: set[str] = set()
         self._initializers: dict[str, Any] = {}
 
-    def model(self) -> Any:
+    def model(self, any_size: bool) -> Any:
         graph = self._graph
         for name, array in description.arrays(graph).items():
             self._constant(name, array)
         for node in graph.nodes:
             self._write(node)
         *size, classes = self._shapes[graph.output.name]
-        shape = [length for axis, length in enumerate(size, 1) if axis not in graph.squeeze]
+        shape = ["rows", "columns"] if any_size else [s for axis, s in enumerate(size, 1) if axis not in graph.squeeze]
+        height, width, channels = graph.pixels.size
+        image = ("H", "W", channels) if any_size else (height, width, channels)
         model = helper.make_model(
             helper.make_graph(
                 self._nodes,
                 "network",
-                [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ("N", *graph.pixels.size))],
+                [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ("N", *image))],
                 [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ("N", *shape, classes))],
                 list(self._initializers.values()),
             ),

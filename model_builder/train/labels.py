@@ -92,6 +92,11 @@ def read_sets(folders: Sequence[Path], *taken: str) -> dict[str, Crops]:
 
     Raises DataError where it is neither, and where two sets have the same name or one that is `taken`.
     """
+    return {name: read_set(path) for name, path in named(folders, *taken).items()}
+
+
+def named(folders: Sequence[Path], *taken: str) -> dict[str, Path]:
+    """The sets in folders, by name, as `read_sets` takes them. Raises DataError as it does."""
     found: dict[str, Path] = {}
     for folder in folders:
         for path in _sets_in(folder):
@@ -99,7 +104,7 @@ def read_sets(folders: Sequence[Path], *taken: str) -> dict[str, Crops]:
             if name in found or name in taken:
                 raise DataError(f"{path}: there is another set called {name!r}; rename the folder")
             found[name] = path
-    return {name: read_set(path) for name, path in found.items()}
+    return found
 
 
 def _sets_in(folder: Path) -> list[Path]:
@@ -123,7 +128,7 @@ def _entries(folder: Path) -> list[_Entry]:
     listing = folder / LISTING
     if not listing.is_file():
         raise DataError(f"{listing} does not exist: write it with the columns file,text, one line a crop")
-    columns, rows = _table(listing)
+    columns, rows = table(listing)
     _check_columns(listing, columns)
     if not rows:
         raise DataError(f"{listing} lists no crops: add at least one line below file,text")
@@ -137,8 +142,8 @@ def _entries(folder: Path) -> list[_Entry]:
     return entries
 
 
-def _table(listing: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The columns, and each row with the number of its line."""
+def table(listing: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV file, and each row with the number of its line. Raises DataError."""
     try:
         text = listing.read_bytes().decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -169,11 +174,16 @@ def _entry(folder: Path, line: int, row: dict[str, str]) -> _Entry:
         raise DataError(f"{place} names no file")
     if not text:
         raise DataError(f"{place}: the text of {name} has 0 characters; write what is on the plate, or remove the line")
-    path = next((path for path in (folder / name, folder / "images" / name) if path.is_file()), folder / name)
-    return _Entry(name, text, path, _corners(place, row))
+    return _Entry(name, text, image_of(folder, name), corners_of(place, row))
 
 
-def _corners(place: str, row: dict[str, str]) -> NDArray[np.float64] | None:
+def image_of(folder: Path, name: str) -> Path:
+    """The file that a set calls so."""
+    return next((path for path in (folder / name, folder / "images" / name) if path.is_file()), folder / name)
+
+
+def corners_of(place: str, row: dict[str, str]) -> NDArray[np.float64] | None:
+    """The corners (4, 2) in a row, None where its columns are empty. Raises DataError that names the `place`."""
     given = [(row.get(name) or "").strip() for name in CORNERS]
     if not any(given):
         return None

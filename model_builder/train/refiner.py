@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import IterableDataset, get_worker_info
 
-from model_builder.networks.finder import Finder
 from model_builder.networks.refiner import Refiner
 from model_builder.render.scene import SceneRenderer
 from model_builder.train.data import drawn
@@ -82,7 +81,7 @@ class RenderedCrops(IterableDataset[Batch]):
         config: RefinerConfig,
         photographs: Sequence[Path],
         fonts: Sequence[Path],
-        finder: Finder | None = None,
+        finder: nn.Module | None = None,
         first_batch: int = 0,
     ) -> None:
         self.config, self.photographs, self.fonts = config, photographs, fonts
@@ -119,7 +118,7 @@ def collate(found: Sequence[Sample]) -> Batch:
     return Batch(np.stack(first), np.stack(second), *(np.array(values, np.int64) for values in rest))
 
 
-def found_by(finder: Finder) -> Find:
+def found_by(finder: nn.Module) -> Find:
     """What the finder finds in a BGR image whose sides are multiples of 32."""
     finder = finder.eval()
 
@@ -136,7 +135,7 @@ def train(
     photographs: Sequence[Path] = (),
     fonts: Sequence[Path] = (),
     *,
-    finder: Finder | None = None,
+    finder: nn.Module | None = None,
     initial: Refiner | None = None,
 ) -> Refiner:
     """Train, or resume from the checkpoint in `folder`, and return the averaged network.

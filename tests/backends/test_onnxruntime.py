@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from model_builder import publish
-from model_builder.compress.quantize import TOLERANCE, calibrate, candidate
+from model_builder import candidates, publish
+from model_builder.candidates import TOLERANCE
+from model_builder.compress.quantize import calibrate
 from model_builder.graph import onnx
 from model_builder.graph.description import Graph
 from model_builder.graph.fake_quantized import FakeQuantized
@@ -49,7 +50,7 @@ def network(crops: np.ndarray) -> Graph:
 @pytest.fixture(scope="module")
 def artifact(network: Graph, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Published; change nothing in it."""
-    made = candidate("small", network, Origin(seed=0))
+    made = candidates.onnx_candidate("small", network, Origin(seed=0))
     return publish.publish(tmp_path_factory.mktemp("artifacts"), made, {})
 
 
@@ -95,7 +96,7 @@ def test_an_input_that_is_not_contiguous_is_served(backend, crops):
 def test_a_float_network_is_served_too(crops, tmp_path):
     torch.manual_seed(0)
     source = LPRNet(len(ALPHABET) + 1, SMALL).eval()
-    made = candidate("float", trace(source, SIZE), Origin(seed=0))
+    made = candidates.onnx_candidate("float", trace(source, SIZE), Origin(seed=0))
     loaded = backends.load(publish.publish(tmp_path, made, {}))
     with torch.inference_mode():
         expected = source(torch.from_numpy(crops)).numpy()
@@ -103,7 +104,7 @@ def test_a_float_network_is_served_too(crops, tmp_path):
 
 
 def test_a_model_that_computes_something_else_is_not_published(network, tmp_path, monkeypatch):
-    def damaged(network: Graph, path: Path) -> None:
+    def damaged(network: Graph, path: Path, **options: bool) -> None:
         bias = cast(Linear, network.output).bias
         bias[3] += 0.01
         write(network, path)
@@ -112,7 +113,7 @@ def test_a_model_that_computes_something_else_is_not_published(network, tmp_path
     write = onnx.write
     monkeypatch.setattr(onnx, "write", damaged)
     with pytest.raises(ArtifactError, match=r"onnxruntime .* is off by 0\.01, more than"):
-        publish.publish(tmp_path, candidate("small", network, Origin(seed=0)), {})
+        publish.publish(tmp_path, candidates.onnx_candidate("small", network, Origin(seed=0)), {})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,6 @@ from model_builder.compress import quantize as quantization
 from model_builder.compress.quantize import (
     QuantizeConfig,
     calibrate,
-    candidate,
     choose,
     compare,
     dynamic,
@@ -249,7 +248,7 @@ def test_another_onnx_file_is_refused(simulation, tmp_path):
 
 
 def publish_network(root: Path, network: Graph) -> contract.Artifact:
-    return publish.publish(root, candidate("small", network, Origin(seed=0)), {})
+    return publish.publish(root, candidates.onnx_candidate("small", network, Origin(seed=0)), {})
 
 
 def test_weights_are_stored_and_multiplied_as_int8(simulation, tmp_path):

@@ -18,7 +18,7 @@ from tvm.s_tir import Schedule
 from model_builder import candidates, publish
 from model_builder.__main__ import main
 from model_builder.compile import compiler
-from model_builder.compress.quantize import calibrate, candidate
+from model_builder.compress.quantize import calibrate
 from model_builder.graph import reference
 from model_builder.graph import relax as integers
 from model_builder.graph.description import Graph, dequantized
@@ -116,7 +116,7 @@ def test_every_schedule_of_the_space_has_the_instruction(network):
 def root(network: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the network as `quantized`, and what the command line compiles of it. Change nothing in it."""
     root = tmp_path_factory.mktemp("artifacts")
-    publish.publish(root, candidate("quantized", network, Origin(seed=3)), {})
+    publish.publish(root, candidates.onnx_candidate("quantized", network, Origin(seed=3)), {})
     with redirect_stdout(StringIO()) as said:
         assert main(["compile", "quantized", "--artifacts", str(root), "--rendered", "2"]) == 0
     assert f"{VNNI.name}: no tuning record for" in said.getvalue()

@@ -1,0 +1,50 @@
+"""What publishing has to know of a task: how its models are probed, described and measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import Artifact, Description, Score
+from service.backends import Backend
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured on one set of examples.
+
+    `corner_error` is the median, over plates, of the largest distance of a corner, in widths of the plate;
+    `false_alarms` are a scene. Both are None for a task that has none.
+    """
+
+    score: Score
+    corner_error: float | None = None
+    false_alarms: float | None = None
+
+
+class Task(Protocol):
+    """A task of models. `verb` and `examples` are words for messages: "reads" so many "plates"."""
+
+    verb: ClassVar[str]
+    examples: ClassVar[str]
+    any_size: ClassVar[bool]  # whether models take images of any height and width
+    max_batch: ClassVar[int]
+
+    def probe(self) -> Sequence[NDArray[np.uint8]]:
+        """Images uint8 (n, H, W, 3) for a probe, of each shape that models take."""
+
+    def describe(self, outputs: Sequence[NDArray[np.float32]], **shared: Any) -> Description:
+        """A model with these outputs for the images of `probe`; `shared` are the fields that every task has."""
+
+    def sets(self, real: Sequence[Path], rendered: int | None, *taken: str) -> dict[str, Any]:
+        """Examples to measure on: "rendered", the first so many of the validation seeds (None: as many as tell enough),
+        which no training draws; and the sets in the folders `real`, none called as `taken` are.
+
+        Raises DataError.
+        """
+
+    def measure(self, artifact: Artifact, backend: Backend, examples: Any) -> Figures:
+        """Figures of a model, loaded as `backend`, through the serving code."""

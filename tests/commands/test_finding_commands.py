@@ -1,0 +1,73 @@
+"""`train --network finder` and `refiner`, and what is made of what they leave, with small networks."""
+
+from functools import partial
+
+import pytest
+
+from model_builder.__main__ import main
+from model_builder.commands import finding
+from model_builder.networks import finder as finders
+from model_builder.train.labels import DataError
+from service import artifact as contract
+from tests.support.images import encode
+
+SHORT = ("--steps", 1, "--batch-size", 2, "--development", 2, "--workers", 0, "--log-every", 1)
+SMALL = {"stem": 4, "fine": 4, "middle": (4,), "coarse": (4,), "coarsest": (4,), "fuse": (4,)}
+
+
+def call(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finders have few channels."""
+    monkeypatch.setattr(finders, "Widths", partial(finders.Widths, **SMALL))
+
+
+@pytest.mark.slow
+def test_a_finder_is_trained_and_published_then_a_refiner_on_its_answers(tmp_path, capsys):
+    where = ("--artifacts", tmp_path)
+    (tmp_path / "walls").mkdir()
+    (tmp_path / "walls" / "wall.png").write_bytes(encode(".png"))
+    walls = ("--backgrounds", tmp_path / "walls")
+    runs = {kind: ("--out", tmp_path / "runs" / kind) for kind in ("finder", "refiner")}
+    assert call("train", "--network", "finder", *SHORT, *where, *walls, *runs["finder"], "--rendered", 2) == 0
+    assert "finder is measured without" in capsys.readouterr().out
+    made = contract.find(tmp_path, "finder").manifest
+    assert made.provenance.network.widths["stem"] == 4
+    assert made.provenance.made.settings["steps"] == 1
+    found_by = ("--finder", runs["finder"][1])
+    assert call("train", "--network", "refiner", *SHORT, *where, *runs["refiner"], *found_by, "--rendered", 4) == 0
+    assert contract.find(tmp_path, "refiner").manifest.measured.accuracy["rendered"].total == 4
+    assert call("publish", runs["finder"][1], *where, "--rendered", 2) == 0
+    assert contract.find(tmp_path, "finder").manifest.measured.false_alarms is not None
+    capsys.readouterr()
+    assert call("evaluate", "finder", *where, "--rendered", 2) == 0
+    assert "false alarms an image" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("network", "option"),
+    [
+        ("finder", ("--drill", 0.5)),
+        ("finder", ("--data", "crops")),
+        ("refiner", ("--corners", 1)),
+        ("reader", ("--finder", "x")),
+    ],
+)
+def test_an_option_of_another_network_is_refused(network, option, tmp_path, capsys):
+    assert call("train", "--network", network, *option, "--out", tmp_path / "run") == 1
+    assert f"{option[0]} is no option of --network {network}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_photographs_are_found_in_folders_below_in_order(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("b/2.jpg", "b/1.PNG", "a.jpeg", "notes.txt"):
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in finding.photographs_in([tmp_path])]
+    assert found == ["a.jpeg", "b/1.PNG", "b/2.jpg"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no photograph"):
+        finding.photographs_in([tmp_path, tmp_path / "empty"])
