@@ -95,7 +95,7 @@ def train(
     installed; `initial` gives the weights and the widths to start from. Writes `folder`/checkpoint.pt and log.csv.
     Raises ValueError when the checkpoint in `folder` was made with another configuration.
     """
-    model = begun(Finder(initial.widths if initial else None), config.seed)
+    model = begun(lambda: Finder(initial.widths if initial else None), config.seed)
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     device = next(model.parameters()).device

@@ -78,9 +78,9 @@ def fit(
     return network.cpu().eval()  # type: ignore[no-any-return]
 
 
-def begun(network: Network, seed: int) -> Network:
-    """The network on the GPU where there is one; random numbers follow from the seed."""
+def begun(made: Callable[[], Network], seed: int) -> Network:
+    """A new network, on the GPU where there is one; its weights and all random numbers follow from the seed."""
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return made().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -144,7 +144,7 @@ def train(
     are drawn at random. `initial` gives the weights and widths to start from. Writes `folder`/checkpoint.pt and
     log.csv. Raises ValueError when the checkpoint in `folder` was made with another configuration.
     """
-    model = begun(Refiner(initial.widths if initial else None), config.seed)
+    model = begun(lambda: Refiner(initial.widths if initial else None), config.seed)
     if initial is not None:
         model.load_state_dict(initial.state_dict())
     find = found_by(finder) if finder else None
@@ -172,13 +172,13 @@ def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tens
     answer, count = answers[real], real.sum().clamp(min=1)
     corner = functional.smooth_l1_loss(answer[:, CORNERS], corners[real], beta=_BETA, reduction="sum") / (8 * count)
     is_plate = functional.binary_cross_entropy_with_logits(answers[:, PLATE], plate.float())
-    turn = functional.cross_entropy(answer[:, TURNS], turns[real])
+    turn = functional.cross_entropy(answer[:, TURNS], turns[real], reduction="sum")
     rest = (
-        functional.binary_cross_entropy_with_logits(answer[:, ROWS], rows[real].float())
-        + functional.binary_cross_entropy_with_logits(answer[:, CUT], cut[real].float())
-        + functional.cross_entropy(answer[:, COLOUR:], colour[real])
+        functional.binary_cross_entropy_with_logits(answer[:, ROWS], rows[real].float(), reduction="sum")
+        + functional.binary_cross_entropy_with_logits(answer[:, CUT], cut[real].float(), reduction="sum")
+        + functional.cross_entropy(answer[:, COLOUR:], colour[real], reduction="sum")
     )
-    return 30 * corner, is_plate, 0.3 * turn, 0.1 * rest
+    return 30 * corner, is_plate, 0.3 * turn / count, 0.1 * rest / count
 
 
 @torch.inference_mode()
