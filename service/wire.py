@@ -140,6 +140,9 @@ class Served(ReadManifest):
         description="The engine, its version and, of a compiled model, the CPU level of the library chosen here.",
         examples=["tvm 0.27.0.post1 x86-64-v4-vnni"],
     )
+    finds: bool = Field(
+        description="Whether the server finds plates in photographs; if not, an image is a crop of one plate."
+    )
 
 
 class Installed(BaseModel):

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -25,19 +25,26 @@ from service.errors import BadParameter, LprError, Refused, printable
 from service.settings import ClientSettings, Settings, faults, listing, warnings
 from service.wire import MIN_CONFIDENCE, Plate, Result
 
+if TYPE_CHECKING:
+    from service.reader import ImageResult
+
 ALL_READ, SOME_NOT_READ, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 TOLD = 5  # of the paths that were named, where none can be read
 AT_ONCE = 4  # requests under way, to a server
 IMAGE_FAULTS = (400, 413, 415)  # statuses that say something of the image, not of the whole undertaking
-COLUMNS = ("file", "text", "confidence", "formats", "valid_format", "note", "error")
+COLUMNS = (
+    *("file", "plate", "text", "confidence", "formats", "valid_format"),
+    *("found", "rows", "colour", "cut", "corners", "note", "error"),
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One file: the plate on it, or a note why there is none, or the error that kept it from being read."""
+    """One plate of a file; or a file without one, with a note why, or the error that kept it from being read."""
 
     file: Path
     plate: Plate | None = None
+    number: int = 1  # of the plate in its file
     note: str | None = None
     error: str | None = None
     truncated: bool = False  # whether the file ends early
@@ -97,8 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     read = commands.add_parser(
         "read",
         help="read the plates on images",
-        description="Read one plate per image, a crop as a detector cuts it. Exit status: 0 if all files were read, "
-        "1 if some could not be, 2 if none was tried. What was skipped in folders is told on stderr.",
+        description="Read the plates on photographs, or on crops of one plate. A row for each plate; one row for an "
+        "image without. Exit status: 0 if all files were read, 1 if some could not be, 2 if none was tried. What was "
+        "skipped in folders is told on stderr.",
     )
     read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders that hold images")
     read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
@@ -112,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out what is less sure; 0 leaves out nothing (default: %(default)s)",
     )
     read.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
+    read.add_argument("--no-find", dest="find", action="store_false", help="read each image as a crop of one plate")
     output = read.add_mutually_exclusive_group()
     output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
     output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
@@ -148,7 +157,7 @@ def _read(options: argparse.Namespace) -> int:
     settings = ClientSettings()
     url = options.url or settings.url
     read = _read_there(paths, url, settings, options) if url else _read_here(paths, options)
-    rows = (Row(file.path, error=file.error) if file.error else next(read) for file in found.files)
+    rows = ([Row(file.path, error=file.error)] if file.error else next(read) for file in found.files)
     failed = _show(rows, len(found.files), options.show)
     if summary := found.summary():
         print(f"lpr: {len(found.files) - failed} read, {failed} not. {printable(summary)}", file=sys.stderr)
@@ -162,21 +171,22 @@ def _reasons(found: files.Found) -> Iterator[str]:
         yield f"And {len(found.files) - TOLD} more."
 
 
-def _show(rows: Iterable[Row], total: int, show: Callable[[Row], str]) -> int:
-    """Print each row as it comes; returns how many were not read."""
+def _show(files: Iterable[list[Row]], total: int, show: Callable[[Row], str]) -> int:
+    """Print the rows of each file as they come; returns how many files were not read."""
     if sys.stdout is None:
         raise Unwritable("Standard output is closed: redirect it to a file.")
     failed = 0
-    with tqdm(total=total, unit=" plates", disable=None) as bar:  # on stderr, where that is a terminal
+    with tqdm(total=total, unit=" images", disable=None) as bar:  # on stderr, where that is a terminal
         if show is _csv:
             _write(bar, ",".join(COLUMNS))
-        for row in rows:
-            _write(bar, show(row))
-            if row.truncated:
-                file = printable(str(row.file))
+        for rows in files:
+            for row in rows:
+                _write(bar, show(row))
+            if rows[0].truncated:
+                file = printable(str(rows[0].file))
                 bar.write(f"lpr: {file} ends early: what is missing was read as grey.", file=sys.stderr)
             bar.update()
-            failed += row.error is not None
+            failed += rows[0].error is not None
     return failed
 
 
@@ -191,8 +201,10 @@ def _write(bar: "tqdm[NoReturn]", line: str) -> None:
         raise Unwritable(f"The output cannot be written: {error.strerror}.") from error
 
 
-def _read_there(files: list[Path], url: str, settings: ClientSettings, options: argparse.Namespace) -> Iterator[Row]:
-    """Rows in the order of the files, read by a server."""
+def _read_there(
+    files: list[Path], url: str, settings: ClientSettings, options: argparse.Namespace
+) -> Iterator[list[Row]]:
+    """The rows of each file, in the order of the files, read by a server."""
     try:
         from service.client import Client
     except ModuleNotFoundError as error:
@@ -203,7 +215,7 @@ def _read_there(files: list[Path], url: str, settings: ClientSettings, options: 
     formats = options.format.split(",") if options.format else ()
     with Client(url, api_key=key) as client, ThreadPoolExecutor(AT_ONCE) as pool:
 
-        def read(file: Path) -> Row:
+        def read(file: Path) -> list[Row]:
             try:
                 answer = client.read(
                     file,
@@ -211,14 +223,16 @@ def _read_there(files: list[Path], url: str, settings: ClientSettings, options: 
                     formats=formats,
                     min_confidence=options.min_confidence,
                     variant=options.variant,
+                    find=None if options.find else False,
                 )
             except OSError as error:
-                return Row(file, error=_unreadable(error))
+                return [Row(file, error=_unreadable(error))]
             except Refused as error:
                 if error.status not in IMAGE_FAULTS:
                     raise
-                return Row(file, error=str(error))
-            return _row(file, answer.results[0])
+                return [Row(file, error=str(error))]
+            (result,) = answer.results
+            return _rows(file, result, result.error.detail if result.error else None)
 
         try:
             yield from pool.map(read, files)
@@ -226,29 +240,33 @@ def _read_there(files: list[Path], url: str, settings: ClientSettings, options: 
             pool.shutdown(cancel_futures=True)
 
 
-def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[Row]:
-    """Rows in the order of the files, read in this process."""
+def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[list[Row]]:
+    """The rows of each file, in the order of the files, read in this process."""
     from service.reader import Reader
 
     for sentence in warnings():
         print(f"lpr: {sentence}", file=sys.stderr)
     threads = min(Settings().threads, len(files))
-    formats = [options.format] if options.format else []
-    with Reader(options.variant, threads=threads) as reader:
-        results = reader.read_all(files, top_k=options.top_k, formats=formats, min_confidence=options.min_confidence)
-        for file, result in zip(files, results, strict=True):
+    asked: dict[str, Any] = {
+        "top_k": options.top_k,
+        "formats": [options.format] if options.format else [],
+        "min_confidence": options.min_confidence,
+        "find": options.find,
+    }
+    with Reader(options.variant, finder=None if options.find else "", threads=threads) as reader:
+        for file, result in zip(files, reader.read_all(files, **asked), strict=True):
             error = _unreadable(result.error) if isinstance(result.error, OSError) else result.error
-            plate = next(iter(result.plates), None)
-            yield Row(file, plate, result.note, str(error) if error else None, result.truncated)
+            yield _rows(file, result, str(error) if error else None)
 
 
 def _unreadable(error: OSError) -> str:
     return f"The file cannot be opened: {error.strerror}."
 
 
-def _row(file: Path, result: Result) -> Row:
-    error = result.error.detail if result.error else None
-    return Row(file, next(iter(result.plates), None), result.note, error, result.truncated)
+def _rows(file: Path, result: "Result | ImageResult", error: str | None) -> list[Row]:
+    """A row for each plate; at least one."""
+    rows = [Row(file, plate, number, truncated=result.truncated) for number, plate in enumerate(result.plates, start=1)]
+    return rows or [Row(file, note=result.note, error=error, truncated=result.truncated)]
 
 
 def _plain(row: Row) -> str:
@@ -256,18 +274,34 @@ def _plain(row: Row) -> str:
     if row.plate:
         formats = ", ".join(row.plate.formats) or "no known format"
         told = [row.plate.text, f"{100 * row.plate.confidence:.1f} %", formats]
+        if row.plate.found is not None:
+            told.append(_seen(row.number, row.plate, row.plate.found))
     return "\t".join(map(printable, (str(row.file), *told)))
+
+
+def _seen(number: int, plate: Plate, found: float) -> str:
+    """What the finder says of a plate."""
+    told = [f"plate {number}", f"found {100 * found:.1f} %", f"rows {plate.rows}", str(plate.colour)]
+    return ", ".join([*told, *(["cut"] if plate.cut else []), f"at {_corners(plate)}"])
+
+
+def _corners(plate: Plate) -> str:
+    return " ".join(f"{x:g} {y:g}" for x, y in plate.box)
 
 
 def _csv(row: Row) -> str:
     plate, line = row.plate, io.StringIO()
-    told = (plate.text, plate.confidence, ",".join(plate.formats), plate.valid_format) if plate else ("", "", "", "")
-    fields = [printable(str(field)) for field in (row.file, *told, row.note or "", row.error or "")]
+    told: dict[str, Any] = {"file": row.file, "note": row.note, "error": row.error}
+    if plate:
+        told |= plate.model_dump(include=set(COLUMNS)) | {"plate": row.number, "formats": ",".join(plate.formats)}
+        told["corners"] = _corners(plate)
+    fields = ["" if told.get(column) is None else printable(str(told[column])) for column in COLUMNS]
     csv.writer(line, lineterminator="").writerow(fields)
     return line.getvalue()
 
 
 def _json(row: Row) -> str:
-    plates = [row.plate.model_dump()] if row.plate else []
-    told = {"plates": plates, "truncated": row.truncated, "note": row.note, "error": row.error}
+    plate = row.plate.model_dump() if row.plate else dict.fromkeys(Plate.model_fields)
+    told = {"plate": row.number if row.plate else None, **plate}
+    told |= {"truncated": row.truncated, "note": row.note, "error": row.error}
     return printable(json.dumps({"file": str(row.file), **told}, ensure_ascii=False))

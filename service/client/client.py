@@ -45,12 +45,13 @@ class Client:
         formats: Sequence[str] = (),
         min_confidence: float = MIN_CONFIDENCE,
         variant: str | None = None,
+        find: bool | None = None,
     ) -> Recognition:
-        """Read one plate per image, all in one request; the parameters are those of POST /recognize.
+        """Read the plates on images, all in one request; the parameters are those of POST /recognize.
 
         An image among several that cannot be read has its `error` in its result; alone, it raises Refused.
         """
-        parameters = _parameters(top_k, formats, min_confidence, variant)
+        parameters = _parameters(top_k, formats, min_confidence, variant, find)
         return Recognition.model_validate_json(
             self._send("POST", "recognize", params=parameters, files=[_part(image) for image in images])
         )
@@ -105,9 +106,10 @@ class AsyncClient:
         formats: Sequence[str] = (),
         min_confidence: float = MIN_CONFIDENCE,
         variant: str | None = None,
+        find: bool | None = None,
     ) -> Recognition:
         """As `Client.read`."""
-        parameters = _parameters(top_k, formats, min_confidence, variant)
+        parameters = _parameters(top_k, formats, min_confidence, variant, find)
         parts = await asyncio.to_thread(lambda: [_part(image) for image in images])
         return Recognition.model_validate_json(await self._send("POST", "recognize", params=parameters, files=parts))
 
@@ -156,9 +158,9 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 
 def _parameters(
-    top_k: int, formats: Sequence[str], min_confidence: float, variant: str | None
+    top_k: int, formats: Sequence[str], min_confidence: float, variant: str | None, find: bool | None
 ) -> dict[str, str | int | float]:
-    optional = {"format": ",".join(formats), "variant": variant or ""}
+    optional = {"format": ",".join(formats), "variant": variant or "", "find": "" if find is None else str(int(find))}
     return {
         "top_k": top_k,
         "min_confidence": min_confidence,

@@ -117,7 +117,8 @@ async def readyz(state: Anybody) -> Status:
 async def model(state: Anybody) -> Served:
     """What the model is, where it came from, what was measured of it, and what runs it on this CPU."""
     active = state.variants.active
-    return Served.model_validate({**active.manifest.model_dump(), "engine": active.engine})
+    more = {"engine": active.engine, "finds": active.finding(None)}
+    return Served.model_validate(active.manifest.model_dump() | more)
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -18,8 +18,9 @@ import pytest
 from service import settings
 from service.client import AsyncClient, Client, cli
 from service.errors import Refused, Unreachable
+from service.reader import ImageResult, Reader
 from service.settings import REPOSITORY
-from service.wire import Recognition
+from service.wire import Plate, Recognition, Result, TimingMs
 from tests.support import processes
 from tests.support.artifacts import TINY_TEXT
 from tests.support.images import encode, picture
@@ -167,10 +168,10 @@ def test_rows_for_programs(where, folder, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     row = json.loads(line)
     assert (row["file"], row["error"]) == (file, None)
-    assert (row["plates"][0]["text"], len(row["plates"][0]["candidates"])) == (TINY_TEXT, 2)
+    assert (row["plate"], row["text"], len(row["candidates"]), row["found"]) == (1, TINY_TEXT, 2, None)
     assert cli.main(["read", file, "--json", "--min-confidence", "1", *where]) == cli.ALL_READ
     row = json.loads(capsys.readouterr().out)
-    assert (row["plates"], row["note"], row["error"]) == ([], NOTE, None)
+    assert (row["plate"], row["text"], row["note"], row["error"]) == (None, None, NOTE, None)
     assert cli.main(["read", file, "--csv", "--min-confidence", "1", *where]) == cli.ALL_READ
     (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
     assert (row["text"], row["formats"], row["note"], row["error"]) == ("", "", NOTE, "")
@@ -309,6 +310,73 @@ def test_a_file_that_ends_early_is_read_with_a_warning(where, tmp_path, capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["truncated"] is True
     assert f"lpr: {file} ends early" in printed.err
+
+
+BOX = [(1.5, 2), (101, 2), (101, 27), (1.5, 27)]
+
+
+def found(number: int) -> Plate:
+    """A plate as a server with a finder tells it."""
+    seen = {"found": 0.98, "rows": 1 + number % 2, "colour": "blue", "cut": number == 2}
+    return Plate(
+        text=f"京A1234{number}",
+        confidence=0.5,
+        valid_format=True,
+        formats=["cn-standard"],
+        characters=[],
+        candidates=[],
+        box=BOX,
+        **seen,
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What servers and readers are asked from now on; they see two plates on each image."""
+    asked: list[dict] = []
+    plates = [found(1), found(2)]
+
+    def read_there(_: Client, path: Path, **parameters: object) -> Recognition:
+        asked.append(parameters)
+        model = {"variant": "tiny", "version": "1", "engine": "none"}
+        times = dict.fromkeys(TimingMs.model_fields, 0.0)
+        result = Result(filename=path.name, plates=plates)
+        return Recognition(backend="tiny", model=model, results=[result], timing_ms=times)
+
+    def read_here(_: Reader, files: list[Path], **parameters: object) -> list[ImageResult]:
+        asked.append(parameters)
+        return [ImageResult(plates) for _ in files]
+
+    monkeypatch.setattr(Client, "read", read_there)
+    monkeypatch.setattr(Reader, "read_all", read_here)
+    return asked
+
+
+def test_a_photograph_has_a_row_for_each_plate(where, folder, asked, capsys):
+    file = str(folder / "a.JPG")
+    assert cli.main(["read", file, *where]) == cli.ALL_READ
+    assert asked.pop()["find"] in (None, True)
+    first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert first[:4] == [file, "京A12341", "50.0 %", "cn-standard"]
+    assert first[4] == "plate 1, found 98.0 %, rows 2, blue, at 1.5 2 101 2 101 27 1.5 27"
+    assert second[4] == "plate 2, found 98.0 %, rows 1, blue, cut, at 1.5 2 101 2 101 27 1.5 27"
+    assert cli.main(["read", file, "--csv", "--no-find", *where]) == cli.ALL_READ
+    assert asked.pop()["find"] is False
+    first, second = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert (first["file"], first["plate"], second["plate"], second["text"]) == (file, "1", "2", "京A12342")
+    told = [second[name] for name in ("found", "rows", "colour", "cut", "corners", "note", "error")]
+    assert told == ["0.98", "1", "blue", "True", "1.5 2 101 2 101 27 1.5 27", "", ""]
+    assert cli.main(["read", file, "--json", *where]) == cli.ALL_READ
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["plate"], row["text"], row["cut"]) for row in rows] == [(1, "京A12341", False), (2, "京A12342", True)]
+    assert rows[0]["box"] == [list(corner) for corner in BOX]
+
+
+def test_the_client_asks_for_crops_or_photographs(url):
+    with Client(url) as client:
+        assert client.read(encode(), find=False).results[0].plates[0].text == TINY_TEXT
+        with pytest.raises(Refused, match="LPR_FINDER"):
+            client.read(encode(), find=True)
 
 
 SERVER = {"cv2", "PIL", "uvicorn", "fastapi", "starlette", "service.app", "service.http", "service.pipeline"}

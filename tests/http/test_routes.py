@@ -467,6 +467,7 @@ def test_health_readiness_and_model(client, tiny):
     assert re.fullmatch(
         r"onnxruntime [\d.]+\S*", model.pop("engine")
     )  # of a compiled one, the level of its library too
+    assert model.pop("finds") is False  # without a finder
     assert ReadManifest.model_validate_json(json.dumps(model)) == tiny.manifest
 
 
