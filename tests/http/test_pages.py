@@ -1,5 +1,6 @@
 """The page at `/` and the documentation at `/docs`, in a real Chromium without a window (Debian's)."""
 
+import csv
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from service.artifact import read, variants
+from service.client.cli import COLUMNS
 from service.http import pages as served
 from service.settings import REPOSITORY, Settings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright: make test")
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
-from playwright.sync_api import Browser, BrowserContext, Dialog, FileChooser, Locator, Page, expect  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Dialog, FileChooser, Locator, Page, Route, expect  # noqa: E402
 
 from tests.support.artifacts import PUBLISHED  # noqa: E402
 from tests.support.processes import program  # noqa: E402
@@ -125,7 +127,7 @@ def blurred(uncertain: dict) -> str:
 def test_a_first_visitor_sees_what_to_do_and_what_reads(visit):
     page = visit()
     expect(page.get_by_role("heading", level=1, name="What does the plate say?")).to_be_visible()
-    expect(page.get_by_role("button", name=re.compile("Drop a plate here"))).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("Drop a picture here"))).to_be_visible()
     expect(page.get_by_role("button", name="Use the camera")).to_be_visible()
     expect(page.get_by_role("button", name=re.compile("Try an example"))).to_have_count(4)
     facts = page.locator("#facts")
@@ -168,7 +170,7 @@ def test_a_reading_is_shown_with_all_that_the_server_said(visit, uncertain):
     ]
     assert page.locator(".candidates mark").all_inner_texts() == other
     stages = page.locator(".legend dt").all_inner_texts()
-    assert stages == ["Decode", "Resize", "Wait", "Inference", "Find the text", "Seen from the browser"]
+    assert stages == ["Decode", "Resize", "Wait", "Inference", "Read the text", "Seen from the browser"]
     assert page.locator(".stages .stage").count() == 5  # of which the total consists
     model = uncertain["model"]
     expect(page.locator(".reader")).to_have_text(f"Read by {model['variant']} {model['version']} on {model['engine']}")
@@ -268,10 +270,10 @@ def test_the_keyboard_alone_is_enough(visit, blurred):
         focused = page.locator(":focus")
         names.append(focused.get_attribute("aria-label") or focused.inner_text().split("\n")[0])
         assert focused.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
-        if names[-1] == "Drop a plate here":
+        if names[-1] == "Drop a picture here":
             page.keyboard.press("Enter")
     examples = [f"Try an example: {kind}" for kind in (*EXAMPLES, "a blurred plate")]
-    assert names == ["API", "Model", "Drop a plate here", "Use the camera", *examples]
+    assert names == ["API", "Model", "Drop a picture here", "Use the camera", *examples]
     page.keyboard.press("Enter")
     assert readings(page, 1) == [blurred]
     assert [chooser.is_multiple() for chooser in choosers] == [True]
@@ -311,6 +313,190 @@ def test_the_rules_of_accessibility_hold(visit, scheme, visitor):
     assert broken_rules(page) == []
     dark = page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(18, 20, 23)"
     assert dark == (scheme == "dark")
+
+
+QUAD = [[100, 100], [500, 140], [480, 260], [80, 220]]  # of the square of four colours
+TURNED = [[700, 500], [560, 480], [580, 420], [720, 440]]  # upside down
+
+
+def answer(*boxes: list[list[float]], sure: float = 0.6) -> dict:
+    """As a server with a finder answers on an image with plates there; the first is as sure as told."""
+    plates = [
+        {
+            "text": f"京A1234{5 + number}",
+            "confidence": 0.99 if number else sure,
+            "valid_format": True,
+            "formats": ["cn-standard"],
+            "characters": [{"char": char, "confidence": 0.99} for char in f"京A1234{5 + number}"],
+            "candidates": [{"text": f"京A1234{5 + number}", "confidence": 0.99 if number else sure}],
+            "box": box,
+            "found": 0.98,
+            "rows": 1 + number,
+            "colour": "yellow" if number else "blue",
+            "cut": bool(number),
+        }
+        for number, box in enumerate(boxes)
+    ]
+    note = None if plates else "No plate was found."
+    times = ("decode", "find", "rectify", "preprocess", "queue", "inference", "postprocess", "total")
+    return {
+        "backend": "tiny",
+        "model": {"variant": "tiny", "version": "1", "engine": "onnxruntime 1"},
+        "results": [{"filename": "a.jpg", "plates": plates, "truncated": False, "note": note, "error": None}],
+        "timing_ms": dict.fromkeys(times, 1.0) | {"preprocess": 0},
+    }
+
+
+def finding(page: Page) -> None:
+    """Has the page's server say that it finds plates."""
+
+    def respond(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | {"finds": True})
+
+    page.route("**/model", respond)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photograph with one plate of four colours, in BGR: black and red above, green and blue below."""
+    plate = np.zeros((100, 400, 3), np.uint8)
+    plate[:50, 200:], plate[50:, :200], plate[50:, 200:] = (0, 0, 255), (0, 255, 0), (255, 0, 0)
+    corners = np.array([[0, 0], [400, 0], [400, 100], [0, 100]], np.float32)
+    matrix = cv2.getPerspectiveTransform(corners, np.array(QUAD, np.float32))
+    scene = tmp_path_factory.mktemp("scene") / "street.png"
+    cv2.imwrite(str(scene), cv2.warpPerspective(plate, matrix, (800, 600), borderValue=(90, 90, 90)))
+    return scene
+
+
+COLOURS = """canvas => {
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    return [0.25, 0.75].flatMap(y => [0.25, 0.75].map(x =>
+        [...copy.getImageData(Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data.slice(0, 3)]
+    ));
+}"""
+
+
+@pytest.mark.parametrize("visitor", [WIDE, PHONE], ids=["wide", "phone"])
+def test_plates_are_drawn_on_their_photograph_and_each_is_shown_straight(visit, scene, visitor):
+    page = visit(**visitor, reduced_motion="reduce")
+    page.route("**/recognize*", lambda route: route.fulfill(json=answer(QUAD, TURNED)))
+    choose(page, scene)
+    labels = page.locator(".card .label")
+    expect(labels).to_have_text(["京A12345 ?", "京A12346"])
+    expect(page.get_by_role("status").first).to_have_text(
+        "street.png has 2 plates: 京A12345, 60.0\xa0% sure; 京A12346, 99.0\xa0% sure."
+    )
+    polygons = page.locator(".card polygon")
+    assert [polygon.get_attribute("points") for polygon in polygons.all()] == [
+        " ".join(f"{x},{y}" for x, y in box) for box in (QUAD, TURNED)
+    ]
+    dashed = [p.evaluate("element => getComputedStyle(element).strokeDasharray !== 'none'") for p in polygons.all()]
+    assert dashed == [True, False]  # the first one is unsure
+    first, second = page.locator(".zoom").all()
+    assert first.evaluate(COLOURS) == [[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    assert second.evaluate("canvas => canvas.width / canvas.height") == 2  # it has two rows
+    canvas, drawing = page.locator(".picture canvas").bounding_box(), page.locator(".card svg").bounding_box()
+    assert canvas == pytest.approx(drawing, abs=1)  # the outlines fit the picture, however large it is shown
+    plate = page.locator(".plate").nth(1)
+    plate.get_by_text("Details").click()
+    facts = ["A plate", "Rows", "Colour", "Cut by the edge", "98.0\xa0% sure", "2", "yellow", "yes"]
+    assert plate.locator(".looks dt, .looks dd").all_inner_texts() == [
+        text for pair in zip(facts[:4], facts[4:], strict=True) for text in pair
+    ]
+    labels.nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(plate).to_be_in_viewport()
+    assert page.evaluate("() => document.querySelector('.plate:target h2').textContent") == "京A12346"
+    assert page.evaluate(SCROLL_WIDTH) == page.viewport_size["width"]
+    assert broken_rules(page) == []
+
+
+def test_a_photograph_without_a_plate_has_a_note(visit, scene):
+    page = visit()
+    page.route("**/recognize*", lambda route: route.fulfill(json=answer()))
+    choose(page, scene)
+    assert readings(page, 1) == ["No plate"]
+    sees(page, "No plate was found.")
+    sees(page, "Take the picture from nearer")
+
+
+def test_what_a_server_takes_is_told(visit):
+    page = visit()
+    sees(page, "One plate per image")
+    page = visit()
+    finding(page)
+    page.reload()
+    sees(page, "any number of plates")
+
+
+def test_many_photographs_are_a_table_to_filter_copy_and_save(visit, scene, tmp_path):
+    page = visit(**WIDE, permissions=["clipboard-read", "clipboard-write"])
+    files = [tmp_path / f"{number}, {number}.png" for number in range(8)]
+    for file in files:
+        file.write_bytes(scene.read_bytes())
+    answers = {file.name: answer(QUAD, TURNED, sure=0.5 if number == 3 else 0.95) for number, file in enumerate(files)}
+    answers[files[5].name] = answer()
+
+    def respond(route: Route) -> None:
+        sent = route.request.post_data_buffer or b""
+        route.fulfill(json=next(answers[name] for name in answers if f'"{name}"'.encode() in sent))
+
+    page.route("**/recognize*", respond)
+    choose(page, *files)
+    rows = page.locator("#table tbody tr")
+    expect(rows).to_have_count(15)
+    expect(page.locator(".card").first).to_be_hidden()
+    assert rows.nth(6).get_by_role("cell").all_inner_texts()[2:] == [
+        "京A12345",
+        "50.0\xa0%",
+        "98.0\xa0%",
+        "1",
+        "blue",
+        "",
+    ]
+    assert broken_rules(page) == []
+    switch = page.get_by_role("switch", name="Unsure only")
+    switch.focus()
+    page.keyboard.press("Space")
+    assert [row.get_by_role("rowheader").inner_text() for row in rows.all() if row.is_visible()] == [
+        "3, 3.png",
+        "5, 5.png",
+    ]
+    page.get_by_role("button", name="Copy the rows").click()
+    expect(page.get_by_role("status").first).to_have_text("The rows are copied.")
+    copied = page.evaluate("() => navigator.clipboard.readText()").splitlines()
+    assert copied[0].split("\t") == list(COLUMNS)
+    assert [line.split("\t")[:4] for line in copied[1:]] == [
+        ["3, 3.png", "1", "京A12345", "0.5"],
+        ["5, 5.png", "", "", ""],
+    ]
+    switch.uncheck()
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save as CSV").click()
+    with open(saving.value.path(), encoding="utf-8-sig", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == COLUMNS
+    assert len(table) == 15
+    assert table[1] == {
+        "file": "0, 0.png",
+        "plate": "2",
+        "text": "京A12346",
+        "confidence": "0.99",
+        "formats": "cn-standard",
+        "valid_format": "True",
+        "found": "0.98",
+        "rows": "2",
+        "colour": "yellow",
+        "cut": "True",
+        "corners": "700 500 560 480 580 420 720 440",
+        "note": "",
+        "error": "",
+    }
+    page.get_by_role("button", name="Show 5, 5.png").click()
+    expect(page.locator(".card:focus")).to_contain_text("No plate was found.")
+    page.get_by_role("button", name="Clear").click()
+    expect(rows).to_have_count(0)
 
 
 def test_the_documentation_needs_no_other_host(visit):
@@ -389,20 +575,61 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return film
 
 
-def test_the_camera_reads_what_its_frame_shows(launch, film, url):
-    browser = launch(
+@pytest.fixture(scope="module")
+def filmed(launch: Launch, film: Path) -> Browser:
+    """A browser whose camera shows the film."""
+    return launch(
         "--use-fake-ui-for-media-stream",
         "--use-fake-device-for-media-stream",
         f"--use-file-for-fake-video-capture={film}",
     )
-    page = browser.new_page()
+
+
+def test_the_camera_reads_what_its_frame_shows_until_it_is_closed(filmed, url):
+    page = filmed.new_page()
     page.goto(url)
     page.get_by_role("button", name="Use the camera").click()
     expect(page.get_by_role("dialog", name="Fill the frame with one plate")).to_be_visible()
-    page.get_by_role("button", name="Read this plate").click()
+    expect(page.locator("#seen")).to_contain_text("云JJ5X61")
+    page.get_by_role("button", name="Keep this picture").click()
     assert readings(page, 1) == ["云JJ5X61"]
     expect(page.get_by_role("dialog")).to_be_hidden()
     assert page.evaluate("() => document.getElementById('video').srcObject.active") is False  # the camera is off
+
+
+def test_the_camera_sends_a_frame_once_the_one_before_was_answered(filmed, url):
+    page = filmed.new_page()
+    under_way: list[int] = []
+    sizes: list[str] = []
+
+    def respond(route: Route) -> None:
+        under_way.append(1)
+        assert len(under_way) == 1
+        sizes.append(str(len(route.request.post_data_buffer or b"")))
+        page.wait_for_timeout(50)
+        under_way.pop()
+        route.fulfill(json=answer(QUAD))
+
+    page.route("**/recognize*", respond)
+    finding(page)
+    page.goto(url)
+    page.get_by_role("button", name="Use the camera").click()
+    expect(page.get_by_role("dialog", name="Point the camera at plates")).to_be_visible()
+    expect(page.locator("#live .label")).to_have_text("京A12345 ?")  # over the live picture
+    expect(page.locator("#live .unsure polygon")).to_have_count(1)
+    while len(sizes) < 3:
+        page.wait_for_timeout(20)
+    page.get_by_role("button", name="Stop reading").click()
+    page.wait_for_timeout(200)
+    sent = len(sizes)
+    page.wait_for_timeout(300)
+    assert len(sizes) == sent
+    page.get_by_role("button", name="Start reading").click()
+    while len(sizes) == sent:
+        page.wait_for_timeout(20)
+    assert broken_rules(page) == []
+    page.get_by_role("button", name="Close").click()
+    page.close()
 
 
 def test_a_camera_that_is_refused_or_missing_is_explained(launch, chromium, url):

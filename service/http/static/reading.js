@@ -1,38 +1,22 @@
 // From an answer of the server to what is shown of it.
+import { make, milliseconds, percent } from "./elements.js";
+import { isSure, outline, straighten } from "./photograph.js";
 
 const STAGES = {
   decode: "Decode",
+  find: "Find plates",
+  rectify: "Straighten",
   preprocess: "Resize",
   queue: "Wait",
   inference: "Inference",
-  postprocess: "Find the text",
+  postprocess: "Read the text",
 };
-const LARGEST = 640; // pixels of a crop's preview
+const LARGEST = 1280; // pixels of the longer side of what is shown of an image
+const ZOOM = { 1: [376, 96], 2: [300, 150] }; // pixels of a straightened plate, by its rows
 const CHINESE = "zh-Hans";
-const SPACE = "\u00a0"; // breaks no line
+let cards = 0; // that were shown: parts of the page are named by it
 
-/** An element with properties, or attributes where there is no such property, and children. */
-export function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in element) element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-
-/** A probability for reading: "57.3 %", and never 100 where it is not certain. */
-export function percent(share) {
-  if (share === 1) return `100${SPACE}%`;
-  if (share > 0.9999) return `> 99.99${SPACE}%`;
-  if (share < 0.0001) return `< 0.01${SPACE}%`;
-  return `${(100 * share).toFixed(share > 0.99 || share < 0.01 ? 2 : 1)}${SPACE}%`;
-}
-
-const milliseconds = (value) => `${value.toFixed(value < 10 ? 2 : 1)}${SPACE}ms`;
-
-/** Draws the picture into the card, its longer side at most LARGEST; false if the browser can't decode it. */
+/** Draws the picture into the card, its longer side at most LARGEST; gives it, or null if the browser can't decode it. */
 export async function preview(card, image, name) {
   const canvas = card.querySelector("canvas");
   canvas.setAttribute("aria-label", `The image ${name}`);
@@ -43,16 +27,17 @@ export async function preview(card, image, name) {
     bitmap = await createImageBitmap(image);
   } catch {
     canvas.classList.add("missing");
-    return;
+    return null;
   }
   const scale = Math.min(1, LARGEST / Math.max(bitmap.width, bitmap.height));
   [canvas.width, canvas.height] = [Math.ceil(bitmap.width * scale), Math.ceil(bitmap.height * scale)];
+  card.querySelector(".picture").style.setProperty("--ratio", bitmap.width / bitmap.height);
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   caption.append(make("span", {}, ` ${bitmap.width} × ${bitmap.height}`));
-  card.dataset.photograph = bitmap.width >= 600 && bitmap.width < 1.9 * bitmap.height;
-  bitmap.close();
+  card.classList.toggle("photograph", bitmap.width >= 600 && bitmap.width < 1.9 * bitmap.height);
+  return bitmap;
 }
 
 /** Says that a card's image is being read. */
@@ -61,42 +46,80 @@ export function wait(card) {
   card.querySelector(".said").replaceChildren(make("p", { className: "waiting" }, "Reading …"));
 }
 
-/** Fills a card with an answer; returns the sentence that is spoken. */
-export function show(card, answer, name) {
+/** Fills a card with an answer, and with the plates of the picture if there is one; returns the sentence that is spoken. */
+export function show(card, answer, name, picture) {
   const said = card.querySelector(".said");
   card.removeAttribute("aria-busy");
   const { model } = answer;
   card.querySelector(".reader").replaceChildren("Read by ", make("strong", {}, model.variant), ` ${model.version} on ${model.engine}`);
   const { plates, note } = answer.results[0];
-  const plate = plates[0];
-  if (!plate) {
-    const advice = advise(card) || "Cut the image to the plate, its edges just inside, and try again.";
+  const advice = advise(card, answer);
+  if (!plates.length) {
     said.replaceChildren(make("h2", { className: "nothing" }, "No plate"), make("p", { className: "note" }, note), make("p", {}, advice));
     return `${name}: no plate. ${note}`;
   }
+  const number = (cards += 1);
+  const id = (index) => `plate-${number}-${index + 1}`;
   const part = document.getElementById("reading").content.cloneNode(true);
   const find = (selector) => part.querySelector(selector);
+  find(".plates").append(...plates.map((plate, index) => shown(plate, id(index), picture, plates.length === 1)));
+  find(".total").textContent = milliseconds(answer.timing_ms.total);
+  const stages = Object.entries(answer.timing_ms).filter(([name, value]) => name !== "total" && value);
+  find(".stages").append(...stages.map(segment));
+  find(".legend").append(...stages.flatMap(entry), ...roundTrip(answer.elapsed));
+  find(".times").open = plates.length === 1;
+  find(".aside").textContent = advice;
+  find(".aside").hidden = !advice;
+  said.replaceChildren(part);
+  const found = plates.filter(isFound);
+  card.classList.toggle("photograph", found.length > 0 || card.classList.contains("photograph"));
+  if (picture && found.length) outline(card.querySelector(".outlines"), found, picture.width, picture.height, id);
+  const spoken = plates.map(({ text, confidence }) => `${text}, ${percent(confidence)} sure`).join("; ");
+  return plates.length === 1 ? `${name} reads ${spoken}.` : `${name} has ${plates.length} plates: ${spoken}.`;
+}
+
+/** Whether a plate was found in a photograph: else the image was read as a crop of one. */
+const isFound = ({ found }) => found !== null;
+
+/** One plate; what there is to know besides its text is unfolded where the plate is the only one. */
+function shown(plate, id, picture, only) {
+  const part = document.getElementById("plate").content.firstElementChild.cloneNode(true);
+  const find = (selector) => part.querySelector(selector);
+  part.id = id;
+  const zoom = find(".zoom");
+  if (picture && isFound(plate)) {
+    [zoom.width, zoom.height] = ZOOM[plate.rows];
+    straighten(zoom, picture, plate.box);
+  } else zoom.remove();
   find(".whole").append(make("span", { lang: CHINESE }, plate.text));
   find(".characters").append(...plate.characters.map(character));
   find(".verdict strong").textContent = `${percent(plate.confidence)} sure`;
   find(".format").textContent = plate.valid_format ? `fits ${plate.formats.join(", ")}` : "fits no known format";
   find(".candidates").append(...plate.candidates.map((candidate) => alternative(candidate, plate.text)));
-  find(".total").textContent = milliseconds(answer.timing_ms.total);
-  const stages = Object.entries(answer.timing_ms).filter(([name]) => name !== "total");
-  find(".stages").append(...stages.map(segment));
-  find(".legend").append(...stages.flatMap(entry), ...roundTrip(answer.elapsed));
-  const advice = advise(card);
-  find(".aside").textContent = advice;
-  find(".aside").hidden = !advice;
+  find(".looks").append(...looks(plate).flatMap(([term, fact]) => [make("dt", {}, term), make("dd", {}, fact)]));
+  find(".details").open = only;
+  part.classList.toggle("unsure", !isSure(plate));
   copying(find(".copy"), plate.text);
-  said.replaceChildren(part);
-  return `${name} reads ${plate.text}, ${percent(plate.confidence)} sure.`;
+  return part;
 }
 
-function advise(card) {
-  return card.dataset.photograph === "true"
-    ? "This looks like a whole photograph. The reader takes one plate per image: cut it out first."
-    : "";
+function looks(plate) {
+  if (!isFound(plate)) return [];
+  return [
+    ["A plate", `${percent(plate.found)} sure`],
+    ["Rows", plate.rows],
+    ["Colour", plate.colour],
+    ["Cut by the edge", plate.cut ? "yes" : "no"],
+  ];
+}
+
+/** What to do where nothing was read, or where a whole photograph was read as a crop. */
+function advise(card, { results: [{ plates }], timing_ms }) {
+  if (timing_ms.find) return plates.length ? "" : "Take the picture from nearer, or cut the image to the plate, and try again.";
+  if (card.classList.contains("photograph")) {
+    return "This looks like a whole photograph. The server takes one plate per image: cut it out first.";
+  }
+  return plates.length ? "" : "Cut the image to the plate, its edges just inside, and try again.";
 }
 
 /** Fills a card with the sentence of a refusal, and a button if trying again may help. */
@@ -122,14 +145,20 @@ export function compare(card, rows, text) {
   place.hidden = false;
 }
 
+/** The texts of an image, in one line. */
+export function texts(answer) {
+  return answer.results[0].plates.map(({ text }) => text).join(", ");
+}
+
 function compared([variant, answer], text) {
   const title = make("th", { scope: "row" }, variant);
   if (!answer) return make("tr", {}, title, make("td", { colSpan: 5 }, "Reading …"));
   if (answer instanceof Error) return make("tr", {}, title, make("td", { colSpan: 5 }, answer.message));
-  const plate = answer.results[0].plates[0];
+  const { plates } = answer.results[0];
+  const least = plates.length ? percent(Math.min(...plates.map(({ confidence }) => confidence))) : "";
   const cells = [
-    make("td", { lang: CHINESE, className: "text" }, ...(plate ? differences(plate.text, text) : ["nothing"])),
-    ...[plate ? percent(plate.confidence) : "", milliseconds(answer.timing_ms.inference), milliseconds(answer.timing_ms.total)].map(
+    make("td", { lang: CHINESE, className: "text" }, ...differences(texts(answer), text)),
+    ...[least, milliseconds(answer.timing_ms.inference), milliseconds(answer.timing_ms.total)].map(
       (cell) => make("td", { className: "number" }, cell),
     ),
     make("td", {}, answer.model.engine),
@@ -166,8 +195,9 @@ function alternative({ text, confidence }, read) {
 
 /** The characters of a text, those marked that another text of the same length has otherwise. */
 function differences(text, other) {
+  if (!text) return ["nothing"];
   const [mine, theirs] = [[...text], [...other]];
-  if (mine.length !== theirs.length) return text === "" ? ["nothing"] : [text];
+  if (mine.length !== theirs.length) return [text];
   return mine.map((char, index) => (char === theirs[index] ? char : make("mark", {}, char)));
 }
 

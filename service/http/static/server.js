@@ -1,10 +1,11 @@
 // What the page asks of the server. Every address is relative, so that it works below a prefix too.
 
-/** A request that was not answered with a result; its message is the sentence to show. */
+/** A request that was not answered with a result; its message is the sentence to show. `busy`: a moment later it may be. */
 export class Refusal extends Error {
-  constructor(message, retryable) {
+  constructor(message, retryable, busy = false) {
     super(message);
     this.retryable = retryable;
+    this.busy = busy;
   }
 }
 
@@ -45,5 +46,6 @@ async function ask(address, options) {
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
   const sentence = body.detail ?? `The server answered ${response.status} ${response.statusText}.`;
-  throw new Refusal(sentence, [401, 429].includes(response.status) || response.status >= 500);
+  const { status } = response;
+  throw new Refusal(sentence, [401, 429].includes(status) || status >= 500, [429, 503].includes(status));
 }
