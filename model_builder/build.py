@@ -5,12 +5,13 @@ settings; it is then exported, checked and measured anew, but not trained again.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,17 +23,19 @@ from model_builder.compress import prune, quantize
 from model_builder.compress.prune import PruneConfig
 from model_builder.compress.quantize import QuantizeConfig
 from model_builder.graph import onnx
-from model_builder.train.data import Crops, development_set
+from model_builder.tasks import Examples, Finding, Task, task_of
+from model_builder.train.data import development_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.artifact import Artifact, Origin, Score, Source, provenance
+from service.artifact.provenance import Settings
 from service.backends.onnxruntime import MODEL
 from service.errors import ArtifactError
 
 BASELINE: Final = "baseline"
 
 Maker = Callable[..., candidates.Candidate]
-Made = TypeVar("Made", provenance.Pruned, provenance.Quantized)
+Made = TypeVar("Made", provenance.Pruned, provenance.Quantized, provenance.Calibrated)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,22 @@ def quantized(
     return candidates.onnx_candidate(variant, network, origin)
 
 
+def calibrated(
+    source: Artifact, variant: str, _folder: Path, published: Artifact | None = None, *, calibration: int = 512
+) -> candidates.Candidate:
+    """`source`, a float32 ONNX artifact, in integers: ranges are the largest values on so many rendered images."""
+    settings: Settings = {"calibration": calibration}
+    if published and (made := _taken(published, source, provenance.Calibrated, settings)):
+        network = onnx.read(published.file(MODEL))
+    else:
+        images = task_of(source.manifest).development(calibration)
+        network, ranges = quantize.calibrated(onnx.read(source.file(MODEL)), images)
+        made = provenance.Calibrated(settings=settings, ranges=ranges)
+    was = source.manifest.provenance
+    origin = Origin(seed=was.seed, source=Source.of(source.manifest), network=was.network, made=made)
+    return candidates.onnx_candidate(variant, network, origin, _task(source, calibrated))
+
+
 def compiled(
     source: Artifact,
     variant: str,
@@ -95,7 +114,8 @@ def compiled(
     """`source` compiled by TVM for CPUs of `levels` (default: all that are published), with the tuning records."""
     from model_builder.compile import compiler  # TVM takes seconds to import, which no other command needs to wait for
 
-    return compiler.candidate(source, variant, tuple(map(compiler.level, levels)), compiler.stage(passes))
+    made = tuple(map(compiler.level, levels))
+    return compiler.candidate(source, variant, made, compiler.stage(passes), task=_task(source, compiled))
 
 
 STAGES: Final = (
@@ -106,15 +126,38 @@ STAGES: Final = (
     Stage("tvm", BASELINE, compiled),
     Stage("tvm-fast", "pruned-quantized", compiled),
 )
+# Variants of the networks that find plates, by the one that each is made of and held to; the refiner's first, because a
+# finder is measured with its refiner.
+FINDING_STAGES: Final = {
+    "refiner": (
+        Stage("refiner-quantized", "refiner", calibrated),
+        Stage("refiner-fast", "refiner-quantized", compiled),
+    ),
+    "finder": (
+        Stage("finder-quantized", "finder", calibrated),
+        Stage("finder-fast", "finder-quantized", compiled),
+    ),
+}
+
+
+def every_stage() -> tuple[Stage, ...]:
+    """The stages of all networks."""
+    return (*STAGES, *itertools.chain.from_iterable(FINDING_STAGES.values()))
+
+
+def _task(source: Artifact, make: "Maker") -> Task:
+    """The task of what `make` makes of `source`. A finder's refiner is what `make` makes of the source's."""
+    task = task_of(source.manifest)
+    return replace(task, refiner=name_of(make, task.refiner)) if isinstance(task, Finding) else task
 
 
 def name_of(make: Maker, source: str) -> str:
     """What the variant that `make` makes of `source` is called, if it is not given a name."""
-    known = (s.variant for s in STAGES if s.source == source and getattr(s.make, "func", s.make) is make)
+    known = (s.variant for s in every_stage() if s.source == source and getattr(s.make, "func", s.make) is make)
     match make:
         case _ if make is compiled:
             return next(known, f"tvm-{source}")
-        case _ if make is quantized:
+        case _ if make in (quantized, calibrated):
             return next(known, f"{source}-quantized")
         case _:
             return "pruned" if source == BASELINE else f"{source}-pruned"
@@ -124,7 +167,7 @@ def build(
     stages: Sequence[Stage],
     root: Path,
     folder: Path,
-    sets: dict[str, Crops],
+    sets: Mapping[str, Examples],
     max_loss: float,
     *,
     retrain: bool = False,
@@ -142,7 +185,7 @@ def build(
     identity = {
         "baseline": _state_of(compared),
         "artifacts": str(root.resolve()),
-        "sets": {name: crops.digest() for name, crops in sets.items()},
+        "sets": {name: examples.digest() for name, examples in sets.items()},
         "max_loss": max_loss,
         "retrain": retrain,
     }

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from model_builder import build, evaluate, team
 from model_builder.commands import flags
 from model_builder.measure import bench, thresholds
 from model_builder.tasks import task_of
-from model_builder.train.data import Crops
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.backends import Backend
@@ -64,7 +64,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _print_readings(
-    options: argparse.Namespace, artifact: contract.Artifact, backend: Backend, sets: dict[str, Crops]
+    options: argparse.Namespace, artifact: contract.Artifact, backend: Backend, sets: Mapping[str, Any]
 ) -> None:
     judged = {}
     for name, crops in sets.items():

@@ -145,7 +145,7 @@ def _add_publish(commands: flags.Commands) -> None:
 def _republish(options: argparse.Namespace) -> None:
     _, network = run_folder.load(options.folder)
     held = options.folder / own_crops.HELD_OUT
-    sets = run_folder.task(network).sets(options.real, options.rendered, own_crops.HELD_OUT)
+    sets = dict(run_folder.task(network).sets(options.real, options.rendered, own_crops.HELD_OUT))
     if held.is_dir():
         sets |= labels.read_sets([held])
     variant = options.variant or run_folder.VARIANTS[type(network)]

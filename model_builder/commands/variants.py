@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from model_builder.commands import flags
 from model_builder.compress import prune
 from model_builder.compress.prune import PruneConfig
 from model_builder.compress.quantize import QuantizeConfig
-from model_builder.tasks import READING, task_of
+from model_builder.tasks import READING, Examples, task_of
 from model_builder.train.data import validation_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
@@ -73,7 +74,7 @@ def _add_quantize(commands: flags.Commands) -> None:
         help="make an int8 network of a published one, and publish it",
         description="Fold batch normalization, calibrate on rendered plates, measure which layers stay in float, train "
         "with simulated integers where calibration alone loses too much, and publish what reads as well as the "
-        "source. Interrupt it with Ctrl-C; the same command goes on.",
+        "source. A finder or a refiner is calibrated alone. Interrupt it with Ctrl-C; the same command goes on.",
     )
     flags.add_source(parser, "quantize", "choice, checkpoint and log")
     flags.add_publishing(parser)
@@ -83,7 +84,10 @@ def _add_quantize(commands: flags.Commands) -> None:
 
 def _quantize(options: argparse.Namespace) -> None:
     config = QuantizeConfig(**{field.name: getattr(options, field.name) for field in fields(QuantizeConfig)})
-    _build_one(options, build.quantized, options.out, config=config)
+    if contract.find(options.artifacts, options.source).manifest.task == "read":
+        _build_one(options, build.quantized, options.out, config=config)
+    else:
+        _build_one(options, build.calibrated, options.out, calibration=options.calibration)
 
 
 def _add_compile(commands: flags.Commands) -> None:
@@ -100,7 +104,7 @@ def _add_compile(commands: flags.Commands) -> None:
     parser.add_argument(
         "source", nargs="?", default="baseline", help="torch or quantized artifact to compile (default: %(default)s)"
     )
-    names = ", ".join(f"{s.variant} of {s.source}" for s in build.STAGES if s.make is build.compiled)
+    names = ", ".join(f"{s.variant} of {s.source}" for s in build.every_stage() if s.make is build.compiled)
     flags.add_variant(parser, f"{names}; of any other, tvm-SOURCE")
     parser.add_argument(
         "--target",
@@ -160,12 +164,14 @@ def _build_one(options: argparse.Namespace, make: "build.Maker", out: Path | Non
 
 def _add_build(commands: flags.Commands) -> None:
     names = ", ".join(stage.variant for stage in build.STAGES)
+    finding = ", ".join(stage.variant for stages in build.FINDING_STAGES.values() for stage in stages)
     parser = flags.add_command(
         commands,
         "build",
         _build,
         help="make all variants of the baseline, and publish those that read as well",
-        description=f"Make the variants of {build.BASELINE} in this order: {names}. Each takes the weights of the "
+        description=f"Make the variants of {build.BASELINE} in this order: {names}; and those of the refiner and the "
+        f"finder, where these are published: {finding}. Each takes the weights of the "
         "variant that is published, where that was made of the same source with the same settings, and the tuning "
         "records in model_builder/compile/tuning. It is exported, checked against its source, measured and published "
         "anew, or left as it is where nothing changed. Otherwise it is trained: that takes hours. A variant that loses "
@@ -182,8 +188,21 @@ def _add_build(commands: flags.Commands) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    sets = READING.sets(options.real, options.rendered)
-    folder = Path("runs") / "build"
-    refusals = build.build(build.STAGES, options.artifacts, folder, sets, options.max_loss, retrain=options.retrain)
+    groups = {build.BASELINE: build.STAGES, **build.FINDING_STAGES}
+    groups = {name: stages for name, stages in groups.items() if name in contract.variants(options.artifacts)}
+    sets = {name: _sets(options, name) for name in groups}  # a mistake in the user's data is told at once
+    refusals = []
+    for name, stages in groups.items():
+        folder = Path("runs") / ("build" if name == build.BASELINE else f"build-{name}")
+        refusals += build.build(
+            stages, options.artifacts, folder, sets[name], options.max_loss, retrain=options.retrain, reference=name
+        )
     if refusals:
-        raise publish.Refused(f"{len(refusals)} of {len(build.STAGES)} not published\n" + "\n".join(refusals))
+        total = sum(map(len, groups.values()))
+        raise publish.Refused(f"{len(refusals)} of {total} not published\n" + "\n".join(refusals))
+
+
+def _sets(options: argparse.Namespace, name: str) -> Mapping[str, Examples]:
+    """What variants of an artifact are measured on; `--real` holds crops, so that readers alone are."""
+    task = task_of(contract.find(options.artifacts, name).manifest)
+    return task.sets(options.real if task is READING else (), options.rendered)

@@ -49,6 +49,7 @@ from model_builder.graph.trace import trace
 from model_builder.kernels import winograd
 from model_builder.kernels.tuning_space import is_scheduled
 from model_builder.networks.reader import SIZE, LPRNet
+from model_builder.tasks import Task, task_of
 from service.artifact import Artifact, Library, Origin, Probe, Source
 from service.artifact.provenance import Compiled
 from service.backends.onnxruntime import MODEL
@@ -302,6 +303,7 @@ def candidate(
     levels: tuple[Level, ...] = (),
     passes: Passes | None = None,
     records: Path = RECORDS,
+    task: Task | None = None,
 ) -> candidates.Candidate:
     """The network of an artifact, compiled for each of `levels`, by default those that it is published for.
 
@@ -318,7 +320,7 @@ def candidate(
         made=Compiled(passes=asdict(passes), tuned_on=tuned),
     )
     if isinstance(network, Graph):
-        made = candidates.onnx_candidate(variant, network, origin)
+        made = candidates.onnx_candidate(variant, network, origin, task or task_of(source.manifest))
     else:
         assert isinstance(network, LPRNet)
         made = candidates.torch_candidate(variant, network, origin)

@@ -105,6 +105,19 @@ def quantize(folder: Path, source: nn.Module, config: QuantizeConfig) -> Quantiz
     return Quantized(network, choice, trained, config)
 
 
+def calibrated(network: Graph, images: NDArray[np.uint8]) -> tuple[Graph, dict[str, float]]:
+    """A float graph in integers, and the largest value of each layer's output on `images`, where its uint8 ends.
+
+    For networks whose answers are numbers, not classes: a clipped value would be a wrong answer. On rendered scenes,
+    the finder's corners were off by 0.164 cells so, as in float, and by 0.192 with ranges that hold 99.9 %. Sums of the
+    last layer are real numbers: of 8 bits over 60 cells, a step is two pixels.
+    """
+    simulation = FakeQuantized(network)
+    ranges = calibrate(simulation, images)["max"]
+    simulation.set_ranges(ranges)
+    return simulation.describe(), ranges
+
+
 def _kept_choice(
     path: Path, simulation: FakeQuantized, source: nn.Module, development: Crops, config: QuantizeConfig
 ) -> Choice:

@@ -1,12 +1,12 @@
 """The tasks of models: for each, how one is probed, described and measured. `publish.py` knows none by its name."""
 
-from model_builder.tasks.base import Figures, Task
+from model_builder.tasks.base import Examples, Figures, Task
 from model_builder.tasks.finding import Finding
 from model_builder.tasks.reading import READING
 from model_builder.tasks.refining import REFINING
 from service.artifact import FindManifest, Manifest, RefineManifest
 
-__all__ = ["READING", "REFINING", "Figures", "Finding", "Task", "task_of"]
+__all__ = ["READING", "REFINING", "Examples", "Figures", "Finding", "Task", "task_of"]
 
 
 def task_of(manifest: Manifest) -> Task:

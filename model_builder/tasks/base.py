@@ -1,6 +1,6 @@
 """What publishing has to know of a task: how its models are probed, described and measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -25,6 +25,13 @@ class Figures:
     false_alarms: float | None = None
 
 
+class Examples(Protocol):
+    """A set of examples to measure on."""
+
+    def digest(self) -> str:
+        """What differs where the examples do."""
+
+
 class Task(Protocol):
     """A task of models. `verb` and `examples` are words for messages: "reads" so many "plates"."""
 
@@ -39,12 +46,15 @@ class Task(Protocol):
     def describe(self, outputs: Sequence[NDArray[np.float32]], **shared: Any) -> Description:
         """A model with these outputs for the images of `probe`; `shared` are the fields that every task has."""
 
-    def sets(self, real: Sequence[Path], rendered: int | None, *taken: str) -> dict[str, Any]:
+    def sets(self, real: Sequence[Path], rendered: int | None, *taken: str) -> Mapping[str, Examples]:
         """Examples to measure on: "rendered", the first so many of the validation seeds (None: as many as tell enough),
         which no training draws; and the sets in the folders `real`, none called as `taken` are.
 
         Raises DataError.
         """
+
+    def development(self, count: int) -> NDArray[np.uint8]:
+        """Images uint8 (count, H, W, 3) of the development seeds, for calibration."""
 
     def measure(self, artifact: Artifact, backend: Backend, examples: Any) -> Figures:
         """Figures of a model, loaded as `backend`, through the serving code."""

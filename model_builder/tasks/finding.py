@@ -14,7 +14,8 @@ from model_builder import evaluate
 from model_builder.render.scene import Scene, SceneRenderer
 from model_builder.tasks import labelled_scenes
 from model_builder.tasks.base import Figures
-from model_builder.train.data import VALIDATION_SEED
+from model_builder.tasks.labelled_scenes import LabelledScenes
+from model_builder.train.data import DEVELOPMENT_SEED, VALIDATION_SEED
 from model_builder.train.finder import overlap
 from service import artifact as contract
 from service.artifact import Artifact, Finds, Tensor
@@ -25,13 +26,13 @@ from service.finding.search import Search
 
 # Height and width of the images that serving searches; the last one is for plates that fill the photograph.
 SIZES: Final = ((384, 640), (640, 384), (544, 960), (960, 544), (224, 224))
-_CANVASES: Final = ((640, 384), (384, 640), (960, 544), (320, 320))  # width and height of scenes, one after the other
+_SQUARE: Final = (320, 320)
+_CANVASES: Final = ((640, 384), (384, 640), (960, 544), _SQUARE)  # width and height of scenes, one after the other
 _RENDERED: Final = 500  # scenes, with 700 plates
 _ENLARGED: Final = 4  # times that a probe's scene is drawn smaller, so that its file is small
 _PROBE_SEED: Final = VALIDATION_SEED - 100
 
 Floats = NDArray[Any]
-Scenes = Iterable[Scene]
 Find = Callable[[NDArray[np.uint8]], Sequence[Floats]]  # a BGR image to the corners (4, 2) of its plates
 FOUND, ALARM = 0.5, 0.1  # overlaps from which a plate is found, and below which a result is a false alarm
 
@@ -44,6 +45,10 @@ class RenderedScenes:
 
     def __len__(self) -> int:
         return self._count
+
+    def digest(self) -> str:
+        """How many they are."""
+        return f"{self._count} rendered scenes"
 
     def __iter__(self) -> Iterator[Scene]:
         for number in range(self._count):
@@ -84,13 +89,19 @@ class Finding:
             refiner=self.refiner,
         )
 
-    def sets(self, real: Sequence[Path], rendered: int | None, *taken: str) -> dict[str, Scenes]:
+    def sets(
+        self, real: Sequence[Path], rendered: int | None, *taken: str
+    ) -> dict[str, RenderedScenes | LabelledScenes]:
         return {
             "rendered": RenderedScenes(rendered or _RENDERED),
             **labelled_scenes.read_sets(real, "rendered", *taken),
         }
 
-    def measure(self, artifact: Artifact, backend: Backend, examples: Scenes) -> Figures:
+    def development(self, count: int) -> NDArray[np.uint8]:
+        renderer = SceneRenderer()
+        return np.stack([renderer.scene(DEVELOPMENT_SEED + number, _SQUARE).image for number in range(count)])
+
+    def measure(self, artifact: Artifact, backend: Backend, examples: Iterable[Scene]) -> Figures:
         """Figures of the finder with its refiner; of the finder alone where its refiner is not published yet."""
         tally = Tally()
         with searching(artifact, backend) as search:

@@ -4,6 +4,7 @@ A set is a folder as `train/labels.py` describes it. Here only the columns `file
 each line is a plate: a file has as many lines as plates.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class LabelledScenes:
         columns, rows = labels.table(listing)
         if missing := [name for name in ("file", *labels.CORNERS) if name not in columns]:
             raise DataError(f"{listing} lacks the columns {', '.join(missing)}: a finder is measured on whole images")
+        self._listing = listing
         self._plates: dict[Path, list[Drawn]] = {}
         for line, row in rows:
             place = f"{listing}, line {line}"
@@ -38,6 +40,10 @@ class LabelledScenes:
 
     def __len__(self) -> int:
         return len(self._plates)
+
+    def digest(self) -> str:
+        """SHA-256 of the list."""
+        return hashlib.sha256(self._listing.read_bytes()).hexdigest()
 
     def __iter__(self) -> Iterator[Scene]:
         for path, plates in self._plates.items():

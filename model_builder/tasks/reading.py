@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model_builder import evaluate
 from model_builder.plates.kinds import ALPHABET, GRAMMAR
 from model_builder.tasks.base import Figures
-from model_builder.train.data import Crops, validation_set
+from model_builder.train.data import Crops, development_set, validation_set
 from service.artifact import Artifact, Reads, Tensor
 from service.backends import Backend
 
@@ -46,6 +46,9 @@ class Reading:
 
     def sets(self, real: Sequence[Path], rendered: int | None, *taken: str) -> dict[str, Crops]:
         return evaluate.sets(real, rendered or _RENDERED, *taken)
+
+    def development(self, count: int) -> NDArray[np.uint8]:
+        return development_set(count).images
 
     def measure(self, artifact: Artifact, backend: Backend, examples: Crops) -> Figures:
         return Figures(evaluate.accuracy(artifact, backend, examples))

@@ -11,7 +11,7 @@ from model_builder import evaluate
 from model_builder.networks.refiner import FORM
 from model_builder.render.scene import SceneRenderer
 from model_builder.tasks.base import Figures
-from model_builder.train.data import VALIDATION_SEED
+from model_builder.train.data import DEVELOPMENT_SEED, VALIDATION_SEED
 from model_builder.train.labels import DataError
 from model_builder.train.refiner import Batch, collate, crops
 from service.artifact import Artifact, Refines, Tensor
@@ -49,6 +49,9 @@ class Refining:
         if real:
             raise DataError(f"{real[0]}: a refiner is measured on rendered crops alone; give --real to its finder")
         return {"rendered": collate(crops(SceneRenderer(), VALIDATION_SEED, rendered or _RENDERED, None))}
+
+    def development(self, count: int) -> NDArray[np.uint8]:
+        return collate(crops(SceneRenderer(), DEVELOPMENT_SEED, count, None)).crops
 
     def measure(self, artifact: Artifact, backend: Backend, examples: Batch) -> Figures:
         """The share of crops that are rightly told to show a plate or none, and the error of plates' corners."""

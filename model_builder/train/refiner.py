@@ -1,5 +1,6 @@
 """Training of the refiner on crops of rendered scenes: configuration, batches, losses, score."""
 
+import hashlib
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -71,6 +72,10 @@ class Batch(NamedTuple):
     rows: NDArray[np.int64]
     cut: NDArray[np.int64]
     colour: NDArray[np.int64]
+
+    def digest(self) -> str:
+        """SHA-256 of the crops and of what is to be answered."""
+        return hashlib.sha256(b"".join(values.tobytes() for values in self)).hexdigest()
 
 
 class RenderedCrops(IterableDataset[Batch]):

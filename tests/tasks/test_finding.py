@@ -6,34 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from model_builder import candidates, publish
-from model_builder.networks.finder import Finder, Widths
-from model_builder.networks.refiner import FORM, Refiner
-from model_builder.networks.refiner import Widths as RefinerWidths
-from model_builder.render.scene import Drawn, Scene
-from model_builder.tasks import REFINING, Finding, task_of
+from model_builder import publish
+from model_builder.networks.refiner import FORM
+from model_builder.render.scene import Scene
+from model_builder.tasks import REFINING, task_of
 from model_builder.tasks.finding import Tally, searching
 from model_builder.train.finder_targets import targets
 from service import artifact as contract
-from service.artifact import Artifact, Origin
+from service.artifact import Artifact
 from service.backends import load
 from service.errors import ArtifactError
 from service.finding.refine import CORNERS, PLATE
-
-QUAD = np.array([[40, 60], [120, 60], [120, 84], [40, 84]], float)
-TASK = Finding("refiner", ((128, 256), (64, 96)))
-SMALL = Widths(4, 4, (4,), (4,), (4,), (4,))
-
-
-def moved(x: float, y: float) -> np.ndarray:
-    return QUAD + np.array([x, y])
-
-
-def scene(*quads: np.ndarray, unsure: tuple[np.ndarray, ...] = ()) -> Scene:
-    plates = tuple(Drawn(quad, 1, "blue", "cn-blue", False) for quad in quads)
-    return Scene(np.zeros((128, 256, 3), np.uint8), plates, unsure)
+from tests.support.finding import QUAD, TASK, moved, publish_small, scene, small_finder
 
 
 def test_a_tally_counts_plates_found_corners_and_false_alarms():
@@ -55,13 +40,7 @@ def test_a_plate_that_is_read_on_its_head_has_wrong_corners():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small finder and a small refiner, published. Copy before changing anything."""
-    torch.manual_seed(1)
-    root = tmp_path_factory.mktemp("finding")
-    small = RefinerWidths((4, 4), (4, 4), (4, 4), 8)
-    refiner = candidates.traced_candidate("refiner", Refiner(small), FORM.size, Origin(seed=1), REFINING)
-    publish.publish(root, refiner, {})
-    publish.publish(root, candidates.traced_candidate("finder", Finder(SMALL), TASK.sizes[0], Origin(seed=1), TASK), {})
-    return root
+    return publish_small(tmp_path_factory.mktemp("finding"))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +72,7 @@ def test_the_probe_proves_every_size_of_a_finder(finder):
 
 def test_a_model_that_fails_at_one_size_is_not_published(root, tmp_path):
     shutil.copytree(root / "finder", tmp_path / "finder")
-    right = candidates.traced_candidate("finder", Finder(SMALL), TASK.sizes[0], Origin(seed=1), TASK)
+    right = small_finder()
     wrong = replace(right, logits=lambda images: right.logits(images) + np.float32(images.shape[1] == 64))
     with pytest.raises(ArtifactError, match="is off by 1"):
         publish.publish(tmp_path, wrong, {})

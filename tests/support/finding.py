@@ -1,0 +1,43 @@
+"""A small finder and a small refiner, published."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model_builder import candidates, publish
+from model_builder.networks.finder import Finder, Widths
+from model_builder.networks.refiner import FORM, Refiner
+from model_builder.networks.refiner import Widths as RefinerWidths
+from model_builder.render.scene import Drawn, Scene
+from model_builder.tasks import REFINING, Finding
+from service.artifact import Origin
+
+SMALL = Widths(4, 4, (4,), (4,), (4,), (4,))
+TASK = Finding("refiner", ((128, 256), (64, 96)))
+QUAD = np.array([[40, 60], [120, 60], [120, 84], [40, 84]], float)
+
+
+def publish_small(root: Path) -> Path:
+    """Publish both below `root`, with random weights."""
+    torch.manual_seed(1)
+    refiner = Refiner(RefinerWidths((4, 4), (4, 4), (4, 4), 8))
+    publish.publish(root, candidates.traced_candidate("refiner", refiner, FORM.size, Origin(seed=1), REFINING), {})
+    publish.publish(root, small_finder(), {})
+    return root
+
+
+def small_finder() -> candidates.Candidate:
+    """A candidate with random weights."""
+    return candidates.traced_candidate("finder", Finder(SMALL), TASK.sizes[0], Origin(seed=1), TASK)
+
+
+def moved(x: float, y: float) -> np.ndarray:
+    """A plate elsewhere."""
+    return QUAD + np.array([x, y])
+
+
+def scene(*quads: np.ndarray, unsure: tuple[np.ndarray, ...] = ()) -> Scene:
+    """A scene with plates in these places."""
+    plates = tuple(Drawn(quad, 1, "blue", "cn-blue", False) for quad in quads)
+    return Scene(np.zeros((128, 256, 3), np.uint8), plates, unsure)
