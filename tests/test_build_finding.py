@@ -1,5 +1,6 @@
 """Variants of the finder and the refiner: in integers, made by `build` with the refiner that belongs to each finder."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from model_builder.tasks import REFINING
 from service import artifact as contract
 from service.backends import load
 from service.backends.onnxruntime import MODEL
-from tests.support.finding import QUAD, moved, publish_small, scene
+from tests.support.finding import QUAD, TASK, moved, publish_small, scene
 
 
 class Scenes(list):
@@ -64,7 +65,7 @@ def test_the_manifest_tells_the_ranges_and_the_source(root):
 
 def test_a_finder_belongs_to_the_refiner_that_is_made_as_it_is(root):
     assert contract.find(root, "finder-quantized").manifest.refiner == "refiner-quantized"
-    assert build._task(contract.find(root, "finder-quantized"), build.compiled).refiner == "refiner-fast"
+    assert build._task(contract.find(root, "finder-quantized"), build.compiled) == replace(TASK, refiner="refiner-fast")
 
 
 def test_what_is_made_already_is_not_calibrated_again(root, monkeypatch, capsys):

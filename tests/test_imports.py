@@ -46,9 +46,9 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "tasks": {"evaluate", "train", "render", "networks", "plates"},
         "candidates": {"tasks", "graph", "networks"},
         "compress": {"train", "candidates", "graph", "networks", "plates"},
-        "compile": {"compress", "candidates", "evaluate", "graph", "kernels", "networks"},
+        "compile": {"compress", "candidates", "tasks", "evaluate", "graph", "kernels", "networks"},
         "publish": {"candidates", "tasks", "evaluate"},
-        "build": {"publish", "compile", "compress", "candidates", "train", "graph"},
+        "build": {"publish", "compile", "compress", "candidates", "tasks", "train", "graph"},
         "measure": {"compile", "compress", "candidates", "evaluate", "team", "train", "graph", "kernels", "networks"}
         | {"render", "plates"},
         "commands": {"measure", "build", "publish", "compile", "compress", "candidates", "evaluate", "team", "train"}
