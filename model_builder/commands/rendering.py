@@ -1,4 +1,4 @@
-"""Commands that show and write rendered plates: preview and render."""
+"""Commands that show and write rendered plates, and the font of their characters: preview, render and font."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from model_builder import evaluate
 from model_builder.commands import flags
 from model_builder.measure import preview
+from model_builder.plates import webfont
 from model_builder.render.plate import Renderer, batch
 from model_builder.train import labels
 from model_builder.train.data import SHIPPED_SEED, Crops
@@ -15,6 +16,7 @@ def add(commands: flags.Commands) -> None:
     """Add the commands."""
     _add_preview(commands)
     _add_render(commands)
+    _add_font(commands)
 
 
 def _add_preview(commands: flags.Commands) -> None:
@@ -51,3 +53,13 @@ def _render(options: argparse.Namespace) -> None:
     images, texts = batch(Renderer(), options.seed, options.count)
     labels.write_folder(options.folder, Crops(images, texts))
     print(f"wrote {options.count} plates to {options.folder}")
+
+
+def _add_font(commands: flags.Commands) -> None:
+    parser = flags.add_command(commands, "font", _font, help="write the web font of Chinese characters for the page")
+    parser.add_argument("--out", type=Path, default=webfont.FILE, help="file to write (default: the page's own)")
+
+
+def _font(options: argparse.Namespace) -> None:
+    webfont.write(options.out)
+    print(f"wrote {len(webfont.CHARACTERS)} characters to {options.out}")

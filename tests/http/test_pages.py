@@ -144,6 +144,16 @@ def test_an_example_is_read(visit, name, text):
     sees(page, f"fits {'cn-new-energy' if name == 'a green plate' else 'cn-standard'}")
 
 
+def test_a_province_is_shown_where_no_typeface_has_it(visit):
+    """`visit` sees whether the font was refused or came from elsewhere."""
+    page = visit()
+    loaded = page.evaluate("async () => (await document.fonts.load('16px \"Plate strokes\"', '云')).map(f => f.status)")
+    assert loaded == ["loaded"]
+    for style in ("--text", "--sign"):  # behind those of the machine, in all that may show a plate
+        fonts = page.evaluate(f"() => getComputedStyle(document.body).getPropertyValue('{style}')")
+        assert fonts.endswith('sans-serif, "Plate strokes"')
+
+
 def test_a_reading_is_shown_with_all_that_the_server_said(visit, uncertain):
     page = visit()
     example(page, "a blurred plate")
