@@ -32,7 +32,7 @@ from service.pipeline.stages import Check, Each, Infer, Stage, decoding, line, r
 from service.reading.geometry import Pixels
 from service.reading.plates import plates_of, restrict
 from service.settings import Settings
-from service.wire import MIN_CONFIDENCE, Plate
+from service.wire import Plate
 
 Image = bytes | bytearray | str | os.PathLike[str] | Pixels
 
@@ -98,10 +98,12 @@ class Reader:
         *,
         top_k: int = 3,
         formats: Sequence[str] = (),
-        min_confidence: float = MIN_CONFIDENCE,
+        min_confidence: float | None = None,
         find: bool = True,
     ) -> list[Plate]:
-        """The plates on one image, the largest first; an empty list where no text was read with `min_confidence`.
+        """The plates on one image, the largest first; an empty list where there is none.
+
+        What is too unsure is left out; with `min_confidence`, every text of less confidence.
 
         The image is a photograph, or a crop of one plate if not `find`.
 
@@ -120,7 +122,7 @@ class Reader:
         *,
         top_k: int = 3,
         formats: Sequence[str] = (),
-        min_confidence: float = MIN_CONFIDENCE,
+        min_confidence: float | None = None,
         find: bool = True,
     ) -> Iterator[ImageResult]:
         """Results of many images in their order, as they are read; an image that cannot be read has its error there.
@@ -143,7 +145,7 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _in_order(self, images: "Iterable[_Asked]", min_confidence: float) -> Iterator[ImageResult]:
+    def _in_order(self, images: "Iterable[_Asked]", min_confidence: float | None) -> Iterator[ImageResult]:
         waiting: deque[_Asked] = deque()
         for image in images:
             if self._closed:
@@ -183,7 +185,7 @@ class _Asked:
             else:
                 self._complete.set_result(None)
 
-    def result(self, min_confidence: float) -> ImageResult:
+    def result(self, min_confidence: float | None) -> ImageResult:
         """What became of it, as soon as that is known."""
         try:
             self._complete.result()

@@ -1,6 +1,6 @@
 """Answers of the server as pydantic models, for the server and its clients alike."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -12,10 +12,6 @@ class FromAttributes(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-
-# Keeps over 99 % of the rendered plates that are read exactly, and drops over 99 % of photographs that are no crop of a
-# plate: docs/benchmarks.md has the table, which `model_builder evaluate --thresholds` prints.
-MIN_CONFIDENCE: Final = 0.1
 
 Confidence = Annotated[float, Field(ge=0, le=1)]
 

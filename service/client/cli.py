@@ -23,7 +23,7 @@ from tqdm import tqdm
 from service.client import files
 from service.errors import BadParameter, LprError, Refused, printable
 from service.settings import ClientSettings, Settings, faults, listing, warnings
-from service.wire import MIN_CONFIDENCE, Plate, Result
+from service.wire import Plate, Result
 
 if TYPE_CHECKING:
     from service.reader import ImageResult
@@ -115,9 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument(
         "--min-confidence",
         type=_share,
-        default=MIN_CONFIDENCE,
         metavar="SHARE",
-        help="leave out what is less sure; 0 leaves out nothing (default: %(default)s)",
+        help="leave out texts that are less sure; 0 leaves out nothing (default: leave out what is too unsure)",
     )
     read.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
     read.add_argument("--no-find", dest="find", action="store_false", help="read each image as a crop of one plate")

@@ -18,7 +18,7 @@ from typing import Any, Self
 import httpx
 
 from service.errors import Refused, Unreachable
-from service.wire import MIN_CONFIDENCE, Listing, Recognition, Served
+from service.wire import Listing, Recognition, Served
 
 Image = bytes | str | os.PathLike[str]  # an image file's content, or its path
 
@@ -43,7 +43,7 @@ class Client:
         *images: Image,
         top_k: int = 3,
         formats: Sequence[str] = (),
-        min_confidence: float = MIN_CONFIDENCE,
+        min_confidence: float | None = None,
         variant: str | None = None,
         find: bool | None = None,
     ) -> Recognition:
@@ -104,7 +104,7 @@ class AsyncClient:
         *images: Image,
         top_k: int = 3,
         formats: Sequence[str] = (),
-        min_confidence: float = MIN_CONFIDENCE,
+        min_confidence: float | None = None,
         variant: str | None = None,
         find: bool | None = None,
     ) -> Recognition:
@@ -158,14 +158,15 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 
 def _parameters(
-    top_k: int, formats: Sequence[str], min_confidence: float, variant: str | None, find: bool | None
+    top_k: int, formats: Sequence[str], min_confidence: float | None, variant: str | None, find: bool | None
 ) -> dict[str, str | int | float]:
-    optional = {"format": ",".join(formats), "variant": variant or "", "find": "" if find is None else str(int(find))}
-    return {
-        "top_k": top_k,
+    given = {
+        "format": ",".join(formats) or None,
         "min_confidence": min_confidence,
-        **{name: value for name, value in optional.items() if value},
+        "variant": variant,
+        "find": None if find is None else int(find),
     }
+    return {"top_k": top_k, **{name: value for name, value in given.items() if value is not None}}
 
 
 def _part(image: Image) -> tuple[str, tuple[str | None, bytes, str]]:

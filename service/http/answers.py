@@ -33,7 +33,7 @@ def log(request: Request, variant: str, results: Sequence[dict[str, Any]], log_p
         access_log.note(request, texts=[plate["text"] for plate in plates])
 
 
-def compose(filename: str | None, outcomes: Sequence[Outcome], min_confidence: float) -> dict[str, Any]:
+def compose(filename: str | None, outcomes: Sequence[Outcome], min_confidence: float | None) -> dict[str, Any]:
     """What an answer says of one image: the fields of `wire.Result`, which would take longer to check than to write.
 
     Tests check them against it.

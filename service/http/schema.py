@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.wire import MIN_CONFIDENCE
+from service.reading.plates import MIN_CONFIDENCE
 
 
 class Strict(BaseModel):
@@ -45,9 +45,10 @@ class Options(BaseModel):
         "nothing else.",
         examples=["cn-standard,cn-new-energy"],
     )
-    min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
-        default=MIN_CONFIDENCE,
-        description="Leave out plates read with less confidence: what is no plate stays below the default.",
+    min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Leave out plates whose text has less confidence. By default, a plate that was found is left out "
+        f"where it is unlikely to be one, and the text of a crop where it has less than {MIN_CONFIDENCE:g}.",
     )
     find: bool | None = Field(
         default=None,

@@ -20,7 +20,7 @@ from service.http.uploads import Limits, check_count, decode_base64
 from service.pipeline.items import Seen
 from service.reading.containers import Encoded
 from service.reading.geometry import Pixels
-from service.wire import MIN_CONFIDENCE
+from service.reading.plates import MIN_CONFIDENCE
 
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 IMAGE, INPUT = "image", "input"

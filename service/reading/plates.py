@@ -9,7 +9,11 @@ from service.finding.refine import Refined
 from service.reading.text import Reading
 
 NO_PLATE = "No plate was found."
-JOINT = 0.1  # the least probability of a plate and its text together
+# Keeps over 99 % of the rendered plates that are read exactly, and drops over 99 % of photographs that are no crop of a
+# plate: docs/benchmarks.md has the table, which `model_builder evaluate --thresholds` prints.
+MIN_CONFIDENCE = 0.1
+SURELY = 0.8  # probability of a plate from which it is given whatever its text
+JOINT = 0.1  # the least probability of any other plate and its text together
 
 
 def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
@@ -25,24 +29,35 @@ def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
     return grammar.only(names)
 
 
-def doubt(reading: Reading, min_confidence: float, plate: Refined | None = None) -> str | None:
-    """Why a reading is not given as a plate: no character was seen, or not surely enough. None where it is given.
+def doubt(reading: Reading, min_confidence: float | None, plate: Refined | None = None) -> str | None:
+    """Why a reading is not given as a plate, or None where it is given.
 
-    A plate that was found must be sure as a whole: the probability that it is one, times that of its text, is at least
-    JOINT.
+    A crop must have a text of at least `min_confidence`, by default MIN_CONFIDENCE. A plate that was found is given if
+    it is SURELY one, or if the probability that it is one, times that of its text, is at least JOINT; with
+    `min_confidence`, if its text has that.
     """
-    what = "is this a crop of one plate?" if plate is None else "a plate was found that cannot be read."
-    if not reading.text:
-        return f"No text was found: {what}"
-    if reading.confidence < min_confidence:
-        return f"No reading was as sure as {min_confidence:g}: {what}"
-    if plate and plate.probability * reading.confidence < JOINT:
-        return "What was found is too unsure to be a plate."
-    return None
+    if plate is None:
+        least = MIN_CONFIDENCE if min_confidence is None else min_confidence
+        if not reading.text:
+            return "No text was found: is this a crop of one plate?"
+        return (
+            None
+            if reading.confidence >= least
+            else f"No reading was as sure as {least:g}: is this a crop of one plate?"
+        )
+    if min_confidence is not None:
+        return None if reading.confidence >= min_confidence else f"No reading was as sure as {min_confidence:g}."
+    unsure = plate.probability < SURELY and plate.probability * _confidence(reading) < JOINT
+    return "What was found is too unsure to be a plate." if unsure else None
+
+
+def _confidence(reading: Reading) -> float:
+    """The confidence that there is this text; 0 where there is none."""
+    return reading.confidence if reading.text else 0.0
 
 
 def plates_of(
-    readings: Sequence[tuple[Reading, int, int, Refined | None]], min_confidence: float
+    readings: Sequence[tuple[Reading, int, int, Refined | None]], min_confidence: float | None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The plates of an image by its readings, each with the image's width and height in pixels and where it was found;
     and a note where there are none."""
@@ -55,7 +70,7 @@ def plate(reading: Reading, width: int, height: int, found: Refined | None) -> d
     """The fields of `wire.Plate`: of what was found, or of an image that is one plate, `width` x `height` pixels."""
     return {
         "text": reading.text,
-        "confidence": reading.confidence,
+        "confidence": _confidence(reading),
         "valid_format": reading.valid_format,
         "formats": reading.formats,
         "characters": [{"char": char, "confidence": confidence} for char, confidence in reading.characters],

@@ -16,9 +16,10 @@ from service import errors
 from service.artifact import ReadManifest
 from service.http import answers, error_responses, openapi
 from service.pipeline.items import Seen
+from service.reading.plates import MIN_CONFIDENCE
 from service.reading.text import Candidate, Reading
 from service.settings import Settings
-from service.wire import MIN_CONFIDENCE, Problem, Recognition
+from service.wire import Problem, Recognition
 from tests.support.answers import JPEG, problem
 from tests.support.artifacts import PUBLISHED, TINY_TEXT
 from tests.support.images import encode, picture, png_bomb
