@@ -14,12 +14,14 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -52,25 +54,23 @@ _MXCSR = 7  # where x86-64's fenv_t holds it, in words of 32 bits
 
 
 class TvmBackend:
-    """A network compiled for batches of one; a longer batch is a loop over its rows."""
+    """A network compiled for batches of one and images of given shapes; a longer batch is a loop over its rows."""
 
     def __init__(self, artifact: Artifact) -> None:
         library = choose(artifact, host.flags())
         self.engine = f"tvm {importlib.metadata.version('apache-tvm')} {library.level}"
         path, code = artifact.file(library.file), artifact.content(library.file)
-        input_shape, output_shape = (
-            _row(tensor.shape) for tensor in (artifact.manifest.input, artifact.manifest.output)
-        )
+        shapes = [tuple(int(length) for length in shape) for shape in artifact.manifest.images]
         try:
-            prove(code, input_shape, output_shape)
-            self._network = Network(code, input_shape, output_shape, threads=1)
+            prove(code, shapes)
+            self._network = Network(code, shapes, threads=1)
         except ImportError:  # TVM itself is missing, which `load` tells
             raise
         except Exception as error:  # TVM gives its errors whatever type their C++ names
             raise ArtifactError(f"{path} cannot be loaded by {self.engine}: {brief(error)}") from error
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops uint8 (N, H, W, 3) to logits float32 (N, T, C), one row after the other."""
+        """Images uint8 (N, H, W, 3) to outputs float32 (N, ...), one row after the other."""
         return self._network(batch)
 
     def close(self) -> None:
@@ -81,12 +81,13 @@ class TvmBackend:
 class Network:
     """A compiled library; it belongs to the thread that loads it.
 
-    Its function `prepare` makes tensors of the weights, once; `main` takes one row and these.
+    Its function `prepare` makes tensors of the weights, once; `main` takes one row and these. A library for images of
+    several shapes has both for each, with `suffix` behind their names.
     """
 
-    def __init__(self, code: bytes, input_shape: tuple[int, ...], output_shape: tuple[int, ...], threads: int) -> None:
-        """Load `code`, the content of a library, which computes float32 (1, *output_shape) from uint8
-        (1, *input_shape), or raise what TVM raises."""
+    def __init__(self, code: bytes, shapes: Sequence[tuple[int, ...]], threads: int) -> None:
+        """Load `code`, the content of a library, which computes float32 (1, ...) from uint8 (1, *shape) for each of
+        `shapes`, or raise what TVM raises."""
         # Read when the calling thread first starts its pool. Left alone, TVM binds it to cores that it may not have.
         os.environ.update(TVM_NUM_THREADS=str(threads), TVM_BIND_THREADS="0")
         _load_runtime()
@@ -94,23 +95,38 @@ class Network:
         self._library = _load(code)
         machine = self._library.module.get_function("vm_load_executable")()
         machine.get_function("vm_initialization")(_CPU, 0, _NAIVE)
-        self._main = machine.get_function("main")
-        self._prepared = tuple(machine.get_function("prepare")())
-        self._output_shape = output_shape
         # One row, aligned as compiled code expects it, which a row inside a caller's batch is not.
-        size = int(np.prod(input_shape))
-        memory = np.empty(size + _ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % _ALIGNMENT
-        self._row = memory[start : start + size].reshape(1, *input_shape)
-        self._input = tvm_ffi.from_dlpack(self._row)
+        memory = np.empty(max(map(math.prod, shapes)) + _ALIGNMENT, np.uint8)
+        memory = memory[-memory.ctypes.data % _ALIGNMENT :]
+        self._functions = {shape: _Function(machine, shape, suffix(shape, shapes), memory) for shape in shapes}
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Rows uint8 (N, *input_shape) to float32 (N, *output_shape), in memory of the caller's own."""
-        outputs = np.empty((len(batch), *self._output_shape), np.float32)
-        for row, output in zip(batch, outputs, strict=True):
-            self._row[0] = row
-            output[...] = np.from_dlpack(self._main(self._input, *self._prepared))[0]
-        return outputs
+        """Rows uint8 (N, *shape), N >= 1, to float32 (N, ...), in memory of the caller's own."""
+        function = self._functions.get(batch.shape[1:])
+        if function is None:
+            raise ValueError(f"it is compiled for images of {[*self._functions]}, not of {batch.shape[1:]}")
+        return np.stack([function(row) for row in batch])
+
+
+class _Function:
+    """A library's function for images of one shape."""
+
+    def __init__(self, machine: Any, shape: tuple[int, ...], suffix: str, memory: NDArray[np.uint8]) -> None:
+        self._main = machine.get_function(f"main{suffix}")
+        self._prepared = tuple(machine.get_function(f"prepare{suffix}")())
+        self._row = memory[: math.prod(shape)].reshape(1, *shape)
+        self._input = tvm_ffi.from_dlpack(self._row)
+
+    def __call__(self, row: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What it computes of a row, in TVM's memory."""
+        self._row[0] = row
+        computed: NDArray[np.float32] = np.from_dlpack(self._main(self._input, *self._prepared))[0]
+        return computed
+
+
+def suffix(shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]]) -> str:
+    """What stands behind the names of a library's functions for images of `shape`, one of `shapes` (H, W, C)."""
+    return f"_{shape[0]}x{shape[1]}" if len(shapes) > 1 else ""
 
 
 def choose(artifact: Artifact, flags: frozenset[str]) -> Library:
@@ -127,8 +143,8 @@ def choose(artifact: Artifact, flags: frozenset[str]) -> Library:
     )
 
 
-def prove(code: bytes, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
-    """Let another process load `code` and compute a row of zeros; raise ArtifactError where that ends or hangs it.
+def prove(code: bytes, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Let another process load `code` and compute rows of zeros; raise ArtifactError where that ends or hangs it.
 
     An exception there is none here: it comes again where the code is loaded. What was proved is not proved again. Where
     no process can be started, as in a sandbox that forbids it, nothing is proved, and the code is loaded as it is.
@@ -136,7 +152,7 @@ def prove(code: bytes, input_shape: tuple[int, ...], output_shape: tuple[int, ..
     digest = hashlib.sha256(code).hexdigest()
     if digest in _proved:
         return
-    command = [sys.executable, "-m", "service.backends.tvm", json.dumps([input_shape, output_shape])]
+    command = [sys.executable, "-m", "service.backends.tvm", json.dumps(shapes)]
     try:
         ended = subprocess.run(
             command,
@@ -206,16 +222,14 @@ def _load_runtime() -> None:
     ctypes.CDLL(str(Path(folders[0]) / "lib" / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
 
 
-def _row(shape: tuple[int | str, ...]) -> tuple[int, ...]:
-    return tuple(int(size) for size in shape[1:])
-
-
 def _prove_here() -> int:
     """What the other process of `prove` does."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    input_shape, output_shape = json.loads(sys.argv[1])
+    shapes = [tuple(shape) for shape in json.loads(sys.argv[1])]
     try:
-        Network(sys.stdin.buffer.read(), input_shape, output_shape, 1)(np.zeros((1, *input_shape), np.uint8))
+        network = Network(sys.stdin.buffer.read(), shapes, threads=1)
+        for shape in shapes:
+            network(np.zeros((1, *shape), np.uint8))
     except Exception:
         return _RAISED
     return _ENDED_WELL

@@ -284,4 +284,4 @@ def test_code_is_loaded_unproved_where_no_process_can_be_started(monkeypatch):
     from service.backends import tvm
 
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    tvm.prove(b"code that nothing has proved", (24, 94, 3), (23, 74))
+    tvm.prove(b"code that nothing has proved", [(24, 94, 3)])
