@@ -272,7 +272,7 @@ def _plain(row: Row) -> str:
     told = [row.error or row.note or "no plate"]
     if row.plate:
         formats = ", ".join(row.plate.formats) or "no known format"
-        told = [row.plate.text, f"{100 * row.plate.confidence:.1f} %", formats]
+        told = [row.plate.text or "no text", f"{100 * row.plate.confidence:.1f} %", formats]
         if row.plate.found is not None:
             told.append(_seen(row.number, row.plate, row.plate.found))
     return "\t".join(map(printable, (str(row.file), *told)))

@@ -6,6 +6,11 @@ names of all formats that the text fits, with commas between) and `logits`. Tens
 image is base64, or behind it as bytes: the protocol's extension for binary tensor data. The parameters `format` and
 `min_confidence` of a request are those of POST /recognize.
 
+A row of the outputs is an image, read as a crop of one plate. With the parameter `find`, which needs the input `image`,
+a row is a plate that was found in one of the photographs and is not left out as too unsure; there may be none.
+Two further outputs say where it is: `image`, the number of its photograph from 0 on, and `box`, x and y of its four
+corners in pixels, as POST /recognize has them.
+
 https://github.com/kserve/open-inference-protocol, and for the extension Triton's protocol/extension_binary_data.md
 """
 
@@ -31,6 +36,8 @@ from service.http.tensors import (
     IMAGE,
     INPUT,
     InferRequest,
+    Parameters,
+    Row,
     answer,
     described,
     free_shape,
@@ -88,6 +95,8 @@ async def model(request: Request, name: Name, state: Anybody) -> dict[str, Any]:
         described("confidence", "FP32", [-1]),
         described("format", "BYTES", [-1]),
         described("logits", "FP32", free_shape(manifest.output.shape)),
+        described(IMAGE, "INT32", [-1]),
+        described("box", "FP32", [-1, 8]),
     ]
     return {
         "name": manifest.variant,
@@ -118,7 +127,8 @@ async def model_ready(request: Request, name: Name, state: Anybody) -> dict[str,
 )
 @router.post("/models/{name}/versions/{version}/infer", dependencies=NO_QUERY, include_in_schema=False)
 async def infer(request: Request, name: Name, state: Reader) -> Response:
-    """All plates of a request are read together, and all outputs are given where it names none."""
+    """A row for each image, read as a crop of one plate, or with the parameter `find` for each plate found. All outputs
+    are given where the request names none; `image` and `box` then only with `find`."""
     chosen = state.variants.choose(name)
     access_log.note(request, variant=chosen)
     manifest = await _manifest(request, chosen, state)
@@ -129,14 +139,15 @@ async def infer(request: Request, name: Name, state: Reader) -> Response:
         asked, images = await parsed(body, parse)
         recognizer = await get()
         only = restrict(recognizer.manifest.grammar, asked.parameters.format)
-        outcomes, timing = await recognizer.recognize(images, 1, only, gone=partial(gone, request))
-        seen = _all_seen(outcomes)
+        find = asked.parameters.find and recognizer.finding(True)
+        outcomes, timing = await recognizer.recognize(images, 1, only, gone=partial(gone, request), find=find)
+        rows = _rows(outcomes, asked.parameters)
         record(state.metrics, chosen, outcomes, timing)
-    texts = ["" if doubt(one.reading, asked.parameters.min_confidence) else one.reading.text for one in seen]
-    access_log.note(request, images=len(seen), plates=sum(map(bool, texts)))
+    texts = [row.text for row in rows]
+    access_log.note(request, images=len(images), plates=sum(map(bool, texts)))
     if state.log_plates:
         access_log.note(request, texts=texts)
-    return answer(asked, recognizer.manifest, outputs_of(seen, texts))
+    return answer(asked, recognizer.manifest, outputs_of(rows, recognizer.manifest))
 
 
 async def _infer(request: Request) -> Response:
@@ -153,10 +164,16 @@ PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"
 PLAIN = [Route(path, Plain(_infer), methods=["POST"]) for path in PATHS]  # as in `routes`, before FastAPI's own
 
 
-def _all_seen(outcomes: Sequence[Sequence[Outcome]]) -> list[Seen]:
-    """What was read on each image; the protocol has no place for errors of single images, so the first is that of the
+def _rows(outcomes: Sequence[Sequence[Outcome]], parameters: Parameters) -> list[Row]:
+    """What was seen on all images; the protocol has no place for errors of single images, so the first is that of the
     request."""
-    for number, image in enumerate(outcomes, start=1):
+    rows = []
+    for number, image in enumerate(outcomes):
         if refusal := refusal_of(image):
-            raise type(refusal)(f"Image {number} of {len(outcomes)}: {refusal}") from refusal
-    return [outcome for image in outcomes for outcome in image if isinstance(outcome, Seen)]
+            raise type(refusal)(f"Image {number + 1} of {len(outcomes)}: {refusal}") from refusal
+        for seen in image:
+            if isinstance(seen, Seen):
+                unsure = doubt(seen.reading, parameters.min_confidence, seen.plate)
+                if not (unsure and parameters.find):
+                    rows.append(Row(seen, "" if unsure else seen.reading.text, number))
+    return rows

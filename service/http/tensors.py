@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from fastapi import Response
@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from service.artifact import Manifest
-from service.errors import MalformedBody, NoImage, first_fault, quoted
+from service.errors import BadParameter, MalformedBody, NoImage, first_fault, quoted
 from service.http import bounded_json
 from service.http.uploads import Limits, check_count, decode_base64
 from service.pipeline.items import Seen
 from service.reading.containers import Encoded
 from service.reading.geometry import Pixels
-from service.reading.plates import MIN_CONFIDENCE
+from service.reading.plates import plate
 
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 IMAGE, INPUT = "image", "input"
 OUTPUTS = ("text", "confidence", "format", "logits")
+WHERE = (IMAGE, "box")  # further outputs, where plates are found in photographs
 LENGTH = re.compile("[0-9]{1,9}")  # of JSON, as that header has it
 LENGTH_BYTES = 4  # before each element of a binary BYTES tensor, little-endian
 SIZES = Field(max_length=4)  # dimensions of a tensor
@@ -53,7 +54,8 @@ class Parameters(BaseModel):
     """Those of a request that mean something here; clients send others too."""
 
     format: Text | None = None
-    min_confidence: Annotated[float, Field(ge=0, le=1)] = MIN_CONFIDENCE
+    find: bool = False
+    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     binary_data_output: bool = False
 
 
@@ -63,16 +65,23 @@ class InferRequest(BaseModel):
     id: Text | None = None
     parameters: Parameters = Parameters()
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
-    outputs: Annotated[list[OutputWish], Field(max_length=len(OUTPUTS))] = []
+    outputs: Annotated[list[OutputWish], Field(max_length=len(OUTPUTS + WHERE))] = []
+
+    @property
+    def wanted(self) -> list[OutputWish]:
+        """The outputs of the answer: those that are named, else all there are."""
+        return self.outputs or [
+            OutputWish(name=name) for name in (OUTPUTS + WHERE if self.parameters.find else OUTPUTS)
+        ]
 
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor of the answer: rows of texts, or an array of float32."""
+    """A tensor of the answer: rows of texts, or an array of float32 or int32."""
 
     datatype: str
     shape: tuple[int, ...]
-    values: list[str] | NDArray[np.float32]
+    values: list[str] | NDArray[np.float32 | np.int32]
 
     def listed(self) -> list[Any]:
         """The values as JSON has them, flat."""
@@ -82,7 +91,7 @@ class Output:
     def packed(self) -> bytes:
         """The values as the binary extension has them."""
         if not isinstance(self.values, list):
-            return self.values.astype("<f4").tobytes()
+            return self.values.astype(self.values.dtype.newbyteorder("<")).tobytes()
         texts = [text.encode() for text in self.values]
         return b"".join(len(text).to_bytes(LENGTH_BYTES, "little") + text for text in texts)
 
@@ -119,6 +128,8 @@ def read_request(
         case "image", "BYTES":
             _check_shape(tensor, [count], [count, 1])
             return request, [*(_split(raw, count) if tensor.data is None else _decoded(tensor.data, count))]
+        case "input", "UINT8" if request.parameters.find:
+            raise BadParameter("Parameter find: the input 'input' holds crops; give photographs as 'image'.")
         case "input", "UINT8":
             _check_shape(tensor, [count, *_row(manifest)])
             return request, list(_crops(tensor, raw))
@@ -134,8 +145,8 @@ def _request(body: bytearray, images: int, numbers: int) -> InferRequest:
     except ValidationError as error:
         raise MalformedBody(f"The JSON is no inference request of protocol v2: {first_fault(error)}.") from error
     names = [wish.name for wish in request.outputs]
-    if unknown := [name for name in names if name not in OUTPUTS]:
-        raise MalformedBody(f"There is no output {quoted(unknown[0])}; choose among {', '.join(OUTPUTS)}.")
+    if unknown := [name for name in names if name not in OUTPUTS + WHERE]:
+        raise MalformedBody(f"There is no output {quoted(unknown[0])}; choose among {', '.join(OUTPUTS + WHERE)}.")
     if len(set(names)) < len(names):
         raise MalformedBody("An output is named more than once: name each once.")
     return request
@@ -193,26 +204,41 @@ def _bytes(data: list[Any]) -> bytes:
     return bytes(data)
 
 
-def outputs_of(seen: list[Seen], texts: list[str]) -> dict[str, Output]:
-    rows = (len(seen),)
-    logits = np.stack([one.logits for one in seen])
-    confidences = np.array([one.reading.confidence for one in seen], np.float32)
+class Row(NamedTuple):
+    """A row of the answer: what was seen, its text, empty where it is too unsure, and the number of its image."""
+
+    seen: Seen
+    text: str
+    image: int
+
+
+def outputs_of(rows: Sequence[Row], manifest: Manifest) -> dict[str, Output]:
+    """All outputs there are, with these rows."""
+    seen, count = [row.seen for row in rows], (len(rows),)
+    formats = [",".join(row.seen.reading.formats) if row.text else "" for row in rows]
+    confidences = np.array([_confidence(one) for one in seen], np.float32)
+    frames, classes = map(int, manifest.output.shape[1:])
+    logits = np.array([one.logits for one in seen], np.float32).reshape(*count, frames, classes)
+    boxes = [plate(one.reading, one.width, one.height, one.plate)["box"] for one in seen]
     return {
-        "text": Output("BYTES", rows, texts),
-        "confidence": Output("FP32", rows, confidences),
-        "format": Output(
-            "BYTES",
-            rows,
-            [",".join(one.reading.formats) if text else "" for one, text in zip(seen, texts, strict=True)],
-        ),
+        "text": Output("BYTES", count, [row.text for row in rows]),
+        "confidence": Output("FP32", count, confidences),
+        "format": Output("BYTES", count, formats),
         "logits": Output("FP32", logits.shape, logits),
+        IMAGE: Output("INT32", count, np.array([row.image for row in rows], np.int32)),
+        "box": Output("FP32", (*count, 8), np.array(boxes, np.float32).reshape(*count, 8)),
     }
+
+
+def _confidence(seen: Seen) -> float:
+    """That of the text; of a plate that was found and has none, 0."""
+    return seen.reading.confidence if seen.reading.text or seen.plate is None else 0.0
 
 
 def answer(request: InferRequest, manifest: Manifest, outputs: dict[str, Output]) -> Response:
     """The outputs that the request wants, each in JSON or behind it as it says."""
     tensors, blobs = [], []
-    for wish in request.outputs or [OutputWish(name=name) for name in OUTPUTS]:
+    for wish in request.wanted:
         output = outputs[wish.name]
         tensor: dict[str, Any] = described(wish.name, output.datatype, list(output.shape))
         if wish.parameters.get("binary_data", request.parameters.binary_data_output):

@@ -319,7 +319,7 @@ def found(number: int) -> Plate:
     """A plate as a server with a finder tells it."""
     seen = {"found": 0.98, "rows": 1 + number % 2, "colour": "blue", "cut": number == 2}
     return Plate(
-        text=f"京A1234{number}",
+        text=f"京A1234{number}" if number < 3 else "",
         confidence=0.5,
         valid_format=True,
         formats=["cn-standard"],
@@ -332,9 +332,9 @@ def found(number: int) -> Plate:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
-    """What servers and readers are asked from now on; they see two plates on each image."""
+    """What servers and readers are asked from now on; they see three plates on each image, one without a text."""
     asked: list[dict] = []
-    plates = [found(1), found(2)]
+    plates = [found(1), found(2), found(3)]
 
     def read_there(_: Client, path: Path, **parameters: object) -> Recognition:
         asked.append(parameters)
@@ -356,19 +356,23 @@ def test_a_photograph_has_a_row_for_each_plate(where, folder, asked, capsys):
     file = str(folder / "a.JPG")
     assert cli.main(["read", file, *where]) == cli.ALL_READ
     assert asked.pop()["find"] in (None, True)
-    first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    first, second, third = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert first[:4] == [file, "京A12341", "50.0 %", "cn-standard"]
+    assert third[1] == "no text"
     assert first[4] == "plate 1, found 98.0 %, rows 2, blue, at 1.5 2 101 2 101 27 1.5 27"
     assert second[4] == "plate 2, found 98.0 %, rows 1, blue, cut, at 1.5 2 101 2 101 27 1.5 27"
     assert cli.main(["read", file, "--csv", "--no-find", *where]) == cli.ALL_READ
     assert asked.pop()["find"] is False
-    first, second = csv.DictReader(capsys.readouterr().out.splitlines())
+    first, second, _ = csv.DictReader(capsys.readouterr().out.splitlines())
     assert (first["file"], first["plate"], second["plate"], second["text"]) == (file, "1", "2", "京A12342")
     told = [second[name] for name in ("found", "rows", "colour", "cut", "corners", "note", "error")]
     assert told == ["0.98", "1", "blue", "True", "1.5 2 101 2 101 27 1.5 27", "", ""]
     assert cli.main(["read", file, "--json", *where]) == cli.ALL_READ
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["plate"], row["text"], row["cut"]) for row in rows] == [(1, "京A12341", False), (2, "京A12342", True)]
+    assert [(row["plate"], row["text"], row["cut"]) for row in rows[:2]] == [
+        (1, "京A12341", False),
+        (2, "京A12342", True),
+    ]
     assert rows[0]["box"] == [list(corner) for corner in BOX]
 
 

@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from service.artifact import Artifact, read_probe
+from service.finding.refine import Refined
+from service.pipeline.items import Empty, Seen, Timing
+from service.pipeline.recognizer import Recognizer
 from service.reading import decode, geometry
+from service.reading.text import Candidate, Reading
 from service.settings import Settings
 from tests.support.artifacts import PUBLISHED, TINY_TEXT
 from tests.support.images import encode, picture
@@ -61,14 +65,18 @@ def test_health_and_metadata(protocol):
     assert (server["name"], server["extensions"]) == ("lpr", ["binary_tensor_data"])
     model = protocol.get_model_metadata("tiny")
     assert (model["name"], model["versions"], model["platform"]) == ("tiny", [VERSION], "onnxruntime")
-    tensors = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in model["inputs"] + model["outputs"]}
-    assert tensors == {
-        "image": ("BYTES", [-1]),
-        "input": ("UINT8", [-1, 24, 94, 3]),
+    taken, given = (
+        {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in model[kind]}
+        for kind in ("inputs", "outputs")
+    )
+    assert taken == {"image": ("BYTES", [-1]), "input": ("UINT8", [-1, 24, 94, 3])}
+    assert given == {
         "text": ("BYTES", [-1]),
         "confidence": ("FP32", [-1]),
         "format": ("BYTES", [-1]),
         "logits": ("FP32", [-1, 20, 18]),
+        "image": ("INT32", [-1]),
+        "box": ("FP32", [-1, 8]),
     }
 
 
@@ -99,6 +107,71 @@ def test_encoded_images_are_read_as_by_recognize(client, protocol):
     unsure = protocol.infer("tiny", [image(*files)], parameters={"min_confidence": 1})
     assert (texts(unsure), texts(unsure, "format")) == ([""] * 2, [""] * 2)
     np.testing.assert_array_equal(unsure.as_numpy("confidence"), result.as_numpy("confidence"))
+
+
+def test_crops_have_no_place_unless_asked_for(protocol):
+    """What a client of older servers expects, it gets."""
+    given = protocol.infer("tiny", [image(encode())]).get_response()["outputs"]
+    assert [output["name"] for output in given] == ["text", "confidence", "format", "logits"]
+    named = [triton.InferRequestedOutput(name) for name in ("image", "box")]
+    result = protocol.infer("tiny", [image(encode(), encode(".png", picture(200, 60)))], outputs=named)
+    assert result.as_numpy("image").tolist() == [0, 1]
+    assert result.as_numpy("box")[1].tolist() == [0, 0, 200, 0, 200, 60, 0, 60]
+
+
+@pytest.fixture
+def finding(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether recognizers are asked to find; one of three photographs then has two plates, another one none."""
+    asked: list[bool] = []
+    corners = np.array([[1, 2], [101, 2], [101, 27.25], [1, 27]], np.float32)
+
+    def seen(text: str, probability: float) -> Seen:
+        reading = Reading(text, 0.5, ("cn-standard",), (), (Candidate(text, 0.5),))
+        plate = Refined(corners, probability, 1, "blue", False)
+        return Seen(200, 100, np.ones((20, 18), np.float32), reading, plate=plate)
+
+    async def recognize(*_: object, find: bool, **__: object) -> tuple:
+        asked.append(find)
+        plates = (seen("京A12345", 0.9), seen("京A12346", 0.1), seen("", 0.9))  # the second one is too unsure
+        return [(Empty(),), plates, (seen("京A12348", 0.9),)], Timing(*[0.0] * 8)
+
+    monkeypatch.setattr(Recognizer, "finding", lambda _, wanted: bool(wanted))
+    monkeypatch.setattr(Recognizer, "recognize", recognize)
+    return asked
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_plates_found_in_photographs_are_a_row_each(protocol, finding, binary):
+    files = [image(*[encode()] * 3)]
+    wishes = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("text", "image", "box", "logits")]
+    result = protocol.infer("tiny", files, outputs=wishes, parameters={"find": True})
+    assert finding == [True]
+    assert texts(result) == ["京A12345", "", "京A12348"]
+    assert (result.as_numpy("image").tolist(), result.as_numpy("image").dtype) == ([1, 1, 2], np.int32)
+    np.testing.assert_allclose(result.as_numpy("box"), [[1, 2, 101, 2, 101, 27.2, 1, 27]] * 3)  # as in /recognize
+    assert result.as_numpy("logits").shape == (3, 20, 18)
+    everything = protocol.infer("tiny", files, parameters={"find": True})
+    assert everything.as_numpy("confidence").tolist() == [0.5, 0, 0.5]
+    assert [output["name"] for output in everything.get_response()["outputs"]] == [
+        "text",
+        "confidence",
+        "format",
+        "logits",
+        "image",
+        "box",
+    ]
+    nothing = protocol.infer("tiny", files, parameters={"find": True, "min_confidence": 0.9})
+    assert (texts(nothing), nothing.as_numpy("box").shape) == ([], (0, 8))
+    assert nothing.as_numpy("logits").shape == (0, 20, 18)
+
+
+def test_finding_needs_photographs_and_a_finder(protocol):
+    for tensor, sentence in (
+        (image(encode()), "LPR_FINDER"),
+        (crops(np.zeros((1, *SIZE, 3), np.uint8)), "holds crops"),
+    ):
+        with pytest.raises(InferenceServerException, match=sentence):
+            protocol.infer("tiny", [tensor], parameters={"find": True})
 
 
 def test_any_installed_variant_is_a_model():
@@ -211,7 +284,7 @@ def test_a_binary_tensor_of_another_number_of_elements_is_refused(client, count)
     ("changes", "sentence"),
     [
         ({"outputs": [{"name": "logits"}] * 2}, "more than once"),
-        ({"outputs": [{"name": "logits"}] * 9}, "at most 4 items"),
+        ({"outputs": [{"name": "logits"}] * 9}, "at most 6 items"),
         ({"outputs": [{"name": "x" * 200}]}, "no output 'xxx"),
         ({"outputs": [{"name": "x" * 201}]}, "at most 200 characters"),
         ({"id": "x" * 201}, "at most 200 characters"),

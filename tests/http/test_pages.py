@@ -326,11 +326,15 @@ def test_the_rules_of_accessibility_hold(visit, scheme, visitor):
 
 
 QUAD = [[100, 100], [500, 140], [480, 260], [80, 220]]  # of the square of four colours
+FAR = [[300, 20], [340, 20], [340, 30], [300, 30]]
 TURNED = [[700, 500], [560, 480], [580, 420], [720, 440]]  # upside down
 
 
 def answer(*boxes: list[list[float]], sure: float = 0.6) -> dict:
-    """As a server with a finder answers on an image with plates there; the first is as sure as told."""
+    """As a server with a finder answers on an image with plates there; the first is as sure as told.
+
+    The last one of three has no text.
+    """
     plates = [
         {
             "text": f"京A1234{5 + number}",
@@ -341,12 +345,14 @@ def answer(*boxes: list[list[float]], sure: float = 0.6) -> dict:
             "candidates": [{"text": f"京A1234{5 + number}", "confidence": 0.99 if number else sure}],
             "box": box,
             "found": 0.98,
-            "rows": 1 + number,
+            "rows": 1 + number % 2,
             "colour": "yellow" if number else "blue",
             "cut": bool(number),
         }
         for number, box in enumerate(boxes)
     ]
+    for plate in plates[2:]:
+        plate |= {"text": "", "confidence": 0, "formats": [], "valid_format": False, "characters": []}
     note = None if plates else "No plate was found."
     times = ("decode", "find", "rectify", "preprocess", "queue", "inference", "postprocess", "total")
     return {
@@ -390,20 +396,20 @@ COLOURS = """canvas => {
 @pytest.mark.parametrize("visitor", [WIDE, PHONE], ids=["wide", "phone"])
 def test_plates_are_drawn_on_their_photograph_and_each_is_shown_straight(visit, scene, visitor):
     page = visit(**visitor, reduced_motion="reduce")
-    page.route("**/recognize*", lambda route: route.fulfill(json=answer(QUAD, TURNED)))
+    page.route("**/recognize*", lambda route: route.fulfill(json=answer(QUAD, TURNED, FAR)))
     choose(page, scene)
     labels = page.locator(".card .label")
-    expect(labels).to_have_text(["京A12345 ?", "京A12346"])
+    expect(labels).to_have_text(["京A12345 ?", "京A12346", "no text ?"])
     expect(page.get_by_role("status").first).to_have_text(
-        "street.png has 2 plates: 京A12345, 60.0\xa0% sure; 京A12346, 99.0\xa0% sure."
+        "street.png has 3 plates: 京A12345, 60.0\xa0% sure; 京A12346, 99.0\xa0% sure; no text."
     )
     polygons = page.locator(".card polygon")
     assert [polygon.get_attribute("points") for polygon in polygons.all()] == [
-        " ".join(f"{x},{y}" for x, y in box) for box in (QUAD, TURNED)
+        " ".join(f"{x},{y}" for x, y in box) for box in (QUAD, TURNED, FAR)
     ]
     dashed = [p.evaluate("element => getComputedStyle(element).strokeDasharray !== 'none'") for p in polygons.all()]
-    assert dashed == [True, False]  # the first one is unsure
-    first, second = page.locator(".zoom").all()
+    assert dashed == [True, False, True]
+    first, second, _ = page.locator(".zoom").all()
     assert first.evaluate(COLOURS) == [[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]
     assert second.evaluate("canvas => canvas.width / canvas.height") == 2  # it has two rows
     canvas, drawing = page.locator(".picture canvas").bounding_box(), page.locator(".card svg").bounding_box()

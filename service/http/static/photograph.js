@@ -28,7 +28,7 @@ function contour(plate) {
 /** Above the plate, or below it near the picture's top; in its right part, aligned with the plate's right. */
 function label(plate, width, height, id) {
   const [left, top, right, bottom] = bounds(plate.box);
-  const text = isSure(plate) ? plate.text : `${plate.text} ?`;
+  const text = isSure(plate) ? plate.text : `${legible(plate)} ?`;
   const element = make(id ? "a" : "span", { className: "label", lang: "zh-Hans", ...(id && { href: `#${id}` }) }, text);
   element.classList.toggle("unsure", !isSure(plate));
   const place = (side, share) => element.style.setProperty(side, `${Math.min(100, Math.max(0, 100 * share))}%`);
@@ -38,6 +38,9 @@ function label(plate, width, height, id) {
   else place("top", bottom / height);
   return element;
 }
+
+/** The text of a plate, or that there is none: what is surely a plate need not be legible. */
+export const legible = ({ text }) => text || "no text";
 
 /** Whether a plate is likely one, and likely says what was read. */
 export function isSure({ confidence, found }) {

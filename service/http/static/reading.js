@@ -1,6 +1,6 @@
 // From an answer of the server to what is shown of it.
 import { make, milliseconds, percent } from "./elements.js";
-import { isSure, outline, straighten } from "./photograph.js";
+import { isSure, legible, outline, straighten } from "./photograph.js";
 
 const STAGES = {
   decode: "Decode",
@@ -74,7 +74,7 @@ export function show(card, answer, name, picture) {
   const found = plates.filter(isFound);
   card.classList.toggle("photograph", found.length > 0 || card.classList.contains("photograph"));
   if (picture && found.length) outline(card.querySelector(".outlines"), found, picture.width, picture.height, id);
-  const spoken = plates.map(({ text, confidence }) => `${text}, ${percent(confidence)} sure`).join("; ");
+  const spoken = plates.map((plate) => (plate.text ? `${plate.text}, ${percent(plate.confidence)} sure` : legible(plate))).join("; ");
   return plates.length === 1 ? `${name} reads ${spoken}.` : `${name} has ${plates.length} plates: ${spoken}.`;
 }
 
@@ -91,9 +91,10 @@ function shown(plate, id, picture, only) {
     [zoom.width, zoom.height] = ZOOM[plate.rows];
     straighten(zoom, picture, plate.box);
   } else zoom.remove();
-  find(".whole").append(make("span", { lang: CHINESE }, plate.text));
+  find(".whole").append(make("span", { lang: CHINESE }, legible(plate)));
   find(".characters").append(...plate.characters.map(character));
-  find(".verdict strong").textContent = `${percent(plate.confidence)} sure`;
+  find(".characters").hidden = !plate.text;
+  find(".verdict strong").textContent = plate.text ? `${percent(plate.confidence)} sure` : "surely a plate";
   find(".format").textContent = plate.valid_format ? `fits ${plate.formats.join(", ")}` : "fits no known format";
   find(".candidates").append(...plate.candidates.map((candidate) => alternative(candidate, plate.text)));
   find(".looks").append(...looks(plate).flatMap(([term, fact]) => [make("dt", {}, term), make("dd", {}, fact)]));
@@ -147,7 +148,7 @@ export function compare(card, rows, text) {
 
 /** The texts of an image, in one line. */
 export function texts(answer) {
-  return answer.results[0].plates.map(({ text }) => text).join(", ");
+  return answer.results[0].plates.map(legible).join(", ");
 }
 
 function compared([variant, answer], text) {
@@ -217,7 +218,7 @@ function roundTrip(elapsed) {
 }
 
 function copying(button, text) {
-  if (!navigator.clipboard) {
+  if (!navigator.clipboard || !text) {
     button.remove(); // browsers allow it only over https or on localhost
     return;
   }

@@ -1,6 +1,6 @@
 // Many images as a table with a row a plate, to look through, copy and save.
 import { make, percent } from "./elements.js";
-import { isSure } from "./photograph.js";
+import { isSure, legible } from "./photograph.js";
 
 const CHINESE = "zh-Hans";
 const SMALL = [96, 56]; // pixels of a thumbnail, at most
@@ -27,19 +27,20 @@ function row(record, { name, card }, open) {
   const picture = thumbnail(card.querySelector(".picture canvas"));
   const button = make("button", { type: "button", onclick: open, "aria-label": `Show ${name}` }, picture);
   const cells = [make("td", {}, button), make("th", { scope: "row", className: "file" }, name)];
-  if (record.text) cells.push(...plateCells(record, card));
+  if (record.plate) cells.push(...plateCells(record, card));
   else cells.push(make("td", { colSpan: 7 }, record.error ?? record.note));
-  const element = make("tr", { className: record.text && isSure(record) ? "sure-row" : "" }, ...cells);
+  const element = make("tr", { className: record.plate && isSure(record) ? "sure-row" : "" }, ...cells);
   element.record = record;
   return element;
 }
 
-function plateCells({ plate, text, confidence, found, rows, colour, cut }, card) {
+function plateCells(record, card) {
+  const { plate, confidence, found, rows, colour, cut } = record;
   const zoom = card.querySelectorAll(".zoom")[plate - 1];
   const told = [found === null ? "" : percent(found), rows ?? "", colour ?? "", cut ? "yes" : ""];
   return [
     make("td", {}, ...(zoom ? [thumbnail(zoom)] : [])),
-    make("td", { lang: CHINESE, className: "text" }, text),
+    make("td", { lang: CHINESE, className: "text" }, legible(record)),
     ...[percent(confidence), ...told].map((cell) => make("td", { className: "number" }, cell)),
   ];
 }
