@@ -40,6 +40,7 @@ CONFIDENCES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
 # Images computed together; no variant's largest batch is beyond 64.
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
+PLATES = (0, 1, 2, 4, 8, 16, 32)  # on an image
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -155,10 +156,17 @@ class Metrics:
         self._plates = Counter("lpr_plates_total", "Plates read.", ["backend"], registry=registry)
         self._confidence = Histogram(
             "lpr_confidence",
-            "Confidence of the reading of an image, 0 where none was read.",
+            "Confidence of the text of a plate, 0 where a crop or a plate that was found has none.",
             ["backend"],
             registry=registry,
             buckets=CONFIDENCES,
+        )
+        self._plates_per_image = Histogram(
+            "lpr_plates_per_image",
+            "Plates on an image that could be read.",
+            ["backend"],
+            registry=registry,
+            buckets=PLATES,
         )
         self._batches = Histogram(
             "lpr_batch_images",
@@ -205,7 +213,8 @@ class Metrics:
 
     def _start_at_zero(self, variant: str) -> None:
         """What a rate is computed of has to be there before it is counted."""
-        for series in (self._requests, self._in_flight, self._plates, self._confidence, self._batches, self._inference):
+        counted = (self._requests, self._in_flight, self._plates, self._confidence, self._plates_per_image)
+        for series in (*counted, self._batches, self._inference):
             series.labels(variant)
         for cause in self._causes:
             self._errors.labels(variant, cause)
@@ -224,13 +233,21 @@ class Metrics:
             in_flight.dec()
             self._series(self._requests, variant).observe(time.perf_counter() - started)
 
-    def read(self, confidences: Sequence[float], stages: dict[str, float], variant: str | None = None) -> None:
-        """Record a successful request: the confidence of each image's reading, 0 where none was read, and the seconds
-        of each stage."""
+    def read(
+        self,
+        confidences: Sequence[float],
+        plates: Sequence[int],
+        stages: dict[str, float],
+        variant: str | None = None,
+    ) -> None:
+        """Record a successful request: the confidence of each text, 0 where none was read, the number of plates of
+        each image, and the seconds of each stage."""
         variant = variant or self._active[0]
         self._series(self._plates, variant).inc(sum(confidence > 0 for confidence in confidences))
         for confidence in confidences:
             self._series(self._confidence, variant).observe(confidence)
+        for count in plates:
+            self._series(self._plates_per_image, variant).observe(count)
         for stage, seconds in stages.items():
             self._series(self._stages, variant, stage).observe(seconds)
 

@@ -49,13 +49,15 @@ def test_a_failing_request_is_timed_too(metrics):
 
 
 def test_plates_stages_and_errors_are_counted(metrics):
-    metrics.read([0.97, 0, 0.3], {"decode": 0.0003, "inference": 0.004})
+    metrics.read([0.97, 0, 0.3], [0, 1, 2, 40], {"decode": 0.0003, "inference": 0.004})
     metrics.failed("no_image")
     metrics.batch("tiny", 5, 0.004)
     found = samples(metrics)
     assert found["lpr_plates_total", "tiny"] == 2
     below = [found["lpr_confidence_bucket", "tiny", le] for le in ("0.05", "0.25", "0.5", "0.9", "0.99", "+Inf")]
     assert below == [1, 1, 2, 2, 3, 3]
+    per_image = [found["lpr_plates_per_image_bucket", "tiny", le] for le in ("0.0", "1.0", "2.0", "32.0", "+Inf")]
+    assert per_image == [1, 2, 3, 3, 4]
     assert found["lpr_stage_seconds_sum", "tiny", "inference"] == 0.004
     assert found["lpr_stage_seconds_bucket", "tiny", "0.0005", "decode"] == 1
     assert found["lpr_stage_seconds_bucket", "tiny", "0.00025", "decode"] == 0
@@ -68,7 +70,7 @@ def test_another_model_becomes_the_active_one(metrics):
     metrics.activate("other", "2", "torch 0")
     with metrics.request(), metrics.request("tiny"):
         pass
-    metrics.read([0.9], {"decode": 0.001}, "tiny")
+    metrics.read([0.9], [1], {"decode": 0.001}, "tiny")
     metrics.failed("busy")
     found = samples(metrics)
     assert (found["lpr_model_info", "tiny", "torch 0", "1"], found["lpr_model_info", "other", "torch 0", "2"]) == (0, 1)
@@ -103,8 +105,8 @@ def place(folder: Path, number: int) -> Metrics:
 
 def test_what_processes_count_adds_up_whichever_is_asked(folder):
     one, two = place(folder, 0), place(folder, 1)
-    one.read([0.97, 0], {"decode": 0.0003})
-    two.read([0.5], {"decode": 0.004})
+    one.read([0.97, 0], [1, 0], {"decode": 0.0003})
+    two.read([0.5], [1], {"decode": 0.004})
     two.failed("busy")
     with one.request(), two.request():
         assert samples(one)["lpr_requests_in_flight", "tiny"] == samples(two)["lpr_requests_in_flight", "tiny"] == 2

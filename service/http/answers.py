@@ -9,19 +9,23 @@ from service.errors import InputError
 from service.http import access_log, error_responses
 from service.metrics import Metrics
 from service.pipeline.items import Outcome, Seen, Timing
-from service.reading.plates import plates_of
+from service.reading.plates import doubt, plates_of
 
 
 def record(metrics: Metrics, variant: str, outcomes: Sequence[Sequence[Outcome]], timing: Timing) -> None:
-    """Count what a variant read on each image, and what it could not."""
+    """Count what a variant read on each image, and what it could not. What the finder saw and is too unsure to be
+    a plate is not counted, so that streets without a car don't look like a dirty camera."""
     confidences: list[float] = []
+    plates: list[int] = []
     for image in outcomes:
         refusals = [outcome for outcome in image if isinstance(outcome, InputError)]
         for refusal in refusals:
             metrics.failed(refusal.slug, variant)
         if not refusals:
-            confidences += [one.reading.confidence if one.reading.text else 0 for one in _seen(image)] or [0]
-    metrics.read(confidences, vars(timing), variant)
+            seen = [one for one in _seen(image) if one.plate is None or not doubt(one.reading, None, one.plate)]
+            confidences += [one.reading.confidence if one.reading.text else 0 for one in seen]
+            plates.append(sum(bool(one.plate or one.reading.text) for one in seen))
+    metrics.read(confidences, plates, vars(timing), variant)
 
 
 def log(request: Request, variant: str, results: Sequence[dict[str, Any]], log_plates: bool) -> None:

@@ -17,7 +17,7 @@ from tests.support.samples import FOLDER, SAMPLES
 from tests.support.servers import eventually
 
 DASHBOARD = DOCKER / "grafana" / "dashboards" / "lpr.json"
-STAGES = {"decode", "preprocess", "queue", "inference", "postprocess", "total"}
+STAGES = {"decode", "find", "rectify", "preprocess", "queue", "inference", "postprocess", "total"}
 VARIABLES = {"$__rate_interval": "5m", "$backend": ".*", "$instance": ".*"}
 
 Ask = httpx.Client
