@@ -26,7 +26,9 @@ from service.pipeline.registry import Variants
 from service.pipeline.shadow import Shadow
 from service.settings import Settings
 
-DESCRIPTION = "Reads licence plates: send a crop of a plate, get its text with confidences and alternatives."
+DESCRIPTION = (
+    "Reads licence plates: send a photograph or a crop of a plate, get texts with confidences and alternatives."
+)
 CLOSE_S = 0.4  # seconds that the threads have to end, once nobody is served any more
 
 

@@ -83,11 +83,13 @@ class Result(BaseModel):
     """What one image shows."""
 
     filename: str | None = Field(description="As sent with the image; null for a raw body.", examples=["plate.jpg"])
-    plates: list[Plate] = Field(description="Empty if no text was found with at least `min_confidence`.")
+    plates: list[Plate] = Field(
+        description="The largest first; without those that are too unsure, so that it may be empty."
+    )
     note: str | None = Field(
         default=None,
         description="Why an image that was read has no plate.",
-        examples=["No reading was as sure as 0.1: is this a crop of one plate?"],
+        examples=["No plate was found."],
     )
     truncated: bool = Field(
         default=False,
