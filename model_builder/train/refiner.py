@@ -183,7 +183,7 @@ def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tens
         + functional.binary_cross_entropy_with_logits(answer[:, CUT], cut[real].float(), reduction="sum")
         + functional.cross_entropy(answer[:, COLOUR:], colour[real], reduction="sum")
     )
-    return 30 * corner, is_plate, 0.3 * turn / count, 0.1 * rest / count
+    return 30 * corner, is_plate, 0.3 * turn / count, 0.3 * rest / count
 
 
 @torch.inference_mode()

@@ -19,8 +19,8 @@ Floats = NDArray[np.float32]
 Find = Callable[[NDArray[np.uint8]], Plates]
 
 LEAST = 7.0  # pixels of height of a plate whose corners are learned
-_JITTERS = 6  # rough quads for each plate
-_NOWHERE = 3  # quads a scene that are drawn at random and hold no plate
+_JITTERS = 4  # rough quads for each plate
+_NOWHERE = 2  # quads a scene that are drawn at random and hold no plate
 _SAME, _OTHER = 0.3, 0.05  # overlaps above which a found quad is a plate's, and below which it is none
 
 
