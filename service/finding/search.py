@@ -46,11 +46,12 @@ class Search:
 
     def rough(self, image: Pixels) -> Plates:
         """What the finder alone finds, the most probable first, at most MOST."""
-        height, width = image.shape[:2]
-        passes = []
+        (height, width), scale, passes = image.shape[:2], 1.0, []
         for size, longest in looks(width, height, self._sizes):
-            seen, scale = canvas.fit(image, size, longest)
+            seen, smaller = canvas.fit(image, size, longest)
+            scale *= smaller
             passes.append((maps.decode(self._find(seen[None])[0], HINT, MOST), scale))
+            image = seen[: round(image.shape[0] * smaller), : round(image.shape[1] * smaller)]  # for a coarser look
         return maps.merged(passes, MOST)
 
     def _refined(self, image: Pixels, corners: Sequence[NDArray[Any]]) -> list[Refined]:
