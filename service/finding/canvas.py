@@ -12,7 +12,8 @@ FILL = 128  # grey around a photograph: 0 to the network
 def fit(image: Pixels, size: tuple[int, int], longest: int | None = None) -> tuple[Pixels, float]:
     """A BGR image (H, W, 3) in the upper left of a canvas of `size` (height, width), the rest grey.
 
-    The image is reduced until it fits and its longer side has at most `longest` pixels. It is never enlarged. Also returns the scale: pixels of the canvas a pixel of the image.
+    The image is reduced until it fits and its longer side has at most `longest` pixels. It is never enlarged. Also
+    returns the scale: pixels of the canvas a pixel of the image.
     """
     height, width = image.shape[:2]
     scale = min(size[0] / height, size[1] / width, (longest or max(size)) / max(width, height), 1.0)

@@ -8,7 +8,8 @@ up to FINE            a look at up to 640 pixels, and one at COARSE for plates t
 more                  a look at up to 960 pixels, and one at COARSE
 ===================== ===================================================================================
 
-A plate is found from about 1/40 of the longer side on, and from 16 pixels.
+Where these find no plate in a photograph with a longer side of more than TILED, the finder looks at four tiles of it,
+each 0.6 of its width and height.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ Size = tuple[int, int]  # height and width
 
 COARSE: Final = 224  # pixels of the longer side in the look for large plates
 FINE: Final = 1200  # pixels of the longer side beyond which plates are likely small
+TILED: Final = 1500  # pixels of the longer side from which a tile shows half as much again
+_TILE: Final = 0.6  # share of width and height
 
 
 def looks(width: int, height: int, sizes: Sequence[Size]) -> Iterator[tuple[Size, int]]:
@@ -30,6 +33,16 @@ def looks(width: int, height: int, sizes: Sequence[Size]) -> Iterator[tuple[Size
         size = max((size for size in larger if size[0] * size[1] == area), key=lambda size: _scale(width, height, size))
         yield size, max(size)
     yield small, min(COARSE, max(small))
+
+
+def tiles(width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of the tiles of a photograph; none where it is small."""
+    if max(width, height) <= TILED:
+        return []
+    columns, rows = (
+        ((0, round(_TILE * length)), (length - round(_TILE * length), length)) for length in (width, height)
+    )
+    return [(left, top, right, bottom) for top, bottom in rows for left, right in columns]
 
 
 def _scale(width: int, height: int, size: Size) -> float:

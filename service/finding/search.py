@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.finding import canvas, maps
-from service.finding.looks import Size, looks
+from service.finding.looks import Size, looks, tiles
 from service.finding.maps import Plates
 from service.finding.refine import Form, Refined, crop, refined
 
@@ -30,6 +30,15 @@ class Search:
 
     def __call__(self, image: Pixels) -> list[Refined]:
         """The plates of a BGR photograph (H, W, 3), the largest first, corners in its pixels."""
+        plates = self._plates(image)
+        if not plates:
+            for left, top, right, bottom in tiles(image.shape[1], image.shape[0]):
+                found, corner = self._plates(image[top:bottom, left:right]), np.array([left, top], np.float32)
+                plates += [plate._replace(corners=plate.corners + corner) for plate in found]
+        return sorted(distinct(plates)[:MOST], key=lambda plate: -_area(plate.corners))
+
+    def _plates(self, image: Pixels) -> list[Refined]:
+        """The plates of a photograph or of a tile."""
         rough = self.rough(image)
         found = self._refined(image, list(rough.corners))
         kept = [
@@ -42,7 +51,7 @@ class Search:
             two._replace(probability=(one.probability * _joint(1.0, two.probability)) ** 0.5)
             for one, two in zip(again, exact, strict=True)
         ]
-        return _largest_first(distinct([one for one in both if one.probability >= SURE]))
+        return [one for one in both if one.probability >= SURE]
 
     def rough(self, image: Pixels) -> Plates:
         """What the finder alone finds, the most probable first, at most MOST."""
@@ -74,10 +83,6 @@ def distinct(plates: Sequence[Refined]) -> list[Refined]:
         if all(_overlap(plate, other) < SAME for other in kept):
             kept.append(plate)
     return kept
-
-
-def _largest_first(plates: Sequence[Refined]) -> list[Refined]:
-    return sorted(plates, key=lambda plate: -_area(plate.corners))
 
 
 def _area(corners: NDArray[Any]) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.finding.looks import COARSE, looks
+from service.finding.looks import COARSE, looks, tiles
 
 SIZES = ((384, 640), (640, 384), (544, 960), (960, 544), (224, 224))
 
@@ -31,3 +31,9 @@ def test_a_crop_is_looked_at_once(size):
 
 def test_one_size_is_enough():
     assert list(looks(4000, 3000, ((384, 640),))) == [((384, 640), COARSE)]
+
+
+def test_tiles_cover_a_large_photograph_and_overlap():
+    assert tiles(1500, 900) == []
+    assert tiles(2000, 1500) == [(0, 0, 1200, 900), (800, 0, 2000, 900), (0, 600, 1200, 1500), (800, 600, 2000, 1500)]
+    assert len(tiles(1, 4000)) == 4
