@@ -195,6 +195,7 @@ function scores(accuracy) {
 }
 
 takeIn();
+document.fonts.load('1em "Plate strokes"', "京"); // loaded when it is needed, Chromium may go on showing boxes
 try {
   const { model, closed, variants: offered } = await describe();
   variants = offered;

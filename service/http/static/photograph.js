@@ -8,7 +8,14 @@ const GREY = "#808080"; // where the photograph ends
 export function outline(place, plates, width, height, id) {
   const drawing = shape("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   drawing.append(...plates.map(contour));
-  place.replaceChildren(drawing, ...plates.map((plate, number) => label(plate, width, height, id?.(number))));
+  const labels = plates.map((plate, number) => label(plate, width, height, id?.(number)));
+  place.replaceChildren(drawing, ...labels.filter((_, number) => !fills(plates[number], height)));
+}
+
+/** Whether a plate leaves no room for its text, nor needs it: the picture shows little else. */
+function fills({ box }, height) {
+  const [, top, , bottom] = bounds(box);
+  return bottom - top > height / 2;
 }
 
 function shape(tag, attributes, ...children) {

@@ -13,6 +13,7 @@ const STAGES = {
 };
 const LARGEST = 1280; // pixels of the longer side of what is shown of an image
 const ZOOM = { 1: [376, 96], 2: [300, 150] }; // pixels of a straightened plate, by its rows
+const SPOKEN = 3; // plates of an image whose texts are spoken
 const CHINESE = "zh-Hans";
 let cards = 0; // that were shown: parts of the page are named by it
 
@@ -64,7 +65,7 @@ export function show(card, answer, name, picture) {
   const find = (selector) => part.querySelector(selector);
   find(".plates").append(...plates.map((plate, index) => shown(plate, id(index), picture, plates.length === 1)));
   find(".total").textContent = milliseconds(answer.timing_ms.total);
-  const stages = Object.entries(answer.timing_ms).filter(([name, value]) => name !== "total" && value);
+  const stages = Object.entries(answer.timing_ms).filter(([name, value]) => name !== "total" && value >= 0.005);
   find(".stages").append(...stages.map(segment));
   find(".legend").append(...stages.flatMap(entry), ...roundTrip(answer.elapsed));
   find(".times").open = plates.length === 1;
@@ -74,8 +75,13 @@ export function show(card, answer, name, picture) {
   const found = plates.filter(isFound);
   card.classList.toggle("photograph", found.length > 0 || card.classList.contains("photograph"));
   if (picture && found.length) outline(card.querySelector(".outlines"), found, picture.width, picture.height, id);
-  const spoken = plates.map((plate) => (plate.text ? `${plate.text}, ${percent(plate.confidence)} sure` : legible(plate))).join("; ");
-  return plates.length === 1 ? `${name} reads ${spoken}.` : `${name} has ${plates.length} plates: ${spoken}.`;
+  return summary(plates, name);
+}
+
+function summary(plates, name) {
+  const told = plates.slice(0, SPOKEN).map((plate) => (plate.text ? `${plate.text}, ${percent(plate.confidence)} sure` : legible(plate)));
+  if (plates.length > SPOKEN) told.push(`${plates.length - SPOKEN} more`);
+  return plates.length === 1 ? `${name} reads ${told[0]}.` : `${name} has ${plates.length} plates: ${told.join("; ")}.`;
 }
 
 /** Whether a plate was found in a photograph: else the image was read as a crop of one. */

@@ -95,6 +95,17 @@ def test_a_photograph_without_a_plate_has_a_note(visit, scene):
     sees(page, "Take the picture from nearer")
 
 
+def test_a_plate_that_fills_its_picture_needs_no_text_on_it_and_few_of_many_plates_are_spoken(visit, scene):
+    page = visit()
+    near = [[10, 10], [790, 10], [790, 590], [10, 590]]
+    page.route("**/recognize*", lambda route: route.fulfill(json=answer(near, FAR, QUAD, TURNED, FAR)))
+    choose(page, scene)
+    expect(page.locator(".card polygon")).to_have_count(5)
+    expect(page.locator(".card .label")).to_have_count(4)
+    expect(page.get_by_role("status").first).to_contain_text("has 5 plates: 京A12345, ")
+    expect(page.get_by_role("status").first).to_contain_text("no text; 2 more.")
+
+
 def test_what_a_server_takes_is_told(visit):
     page = visit()
     sees(page, "One plate per image")
