@@ -1,6 +1,6 @@
 // The camera: reads one frame after the other, and shows on the picture what it reads.
-import { percent } from "./elements.js";
-import { legible, outline } from "./photograph.js";
+import { outline } from "./photograph.js";
+import { told } from "./reading.js";
 
 const REFUSALS = {
   NotAllowedError: "The camera was refused: allow it for this page in the browser's settings, then try again.",
@@ -74,7 +74,7 @@ async function read(recognize, going) {
       const { plates, note } = (await recognize(await capture())).results[0];
       if (!going()) return;
       show(plates);
-      say(plates.map((plate) => `${legible(plate)} ${percent(plate.confidence)}`).join(", ") || note);
+      say(told(plates) || note);
     } catch (error) {
       if (!going()) return;
       say(error.message);

@@ -35,8 +35,9 @@ function contour(plate) {
 /** Above the plate, or below it near the picture's top; in its right part, aligned with the plate's right. */
 function label(plate, width, height, id) {
   const [left, top, right, bottom] = bounds(plate.box);
-  const text = isSure(plate) ? plate.text : `${legible(plate)} ?`;
+  const text = isSure(plate) ? plate.text : isLegible(plate) ? `${plate.text} ?` : "?";
   const element = make(id ? "a" : "span", { className: "label", lang: "zh-Hans", ...(id && { href: `#${id}` }) }, text);
+  if (!isLegible(plate)) element.append(make("span", { className: "unseen", lang: "en" }, " A plate that is not legible"));
   element.classList.toggle("unsure", !isSure(plate));
   const place = (side, share) => element.style.setProperty(side, `${Math.min(100, Math.max(0, 100 * share))}%`);
   if (left > 0.6 * width) place("right", 1 - right / width);
@@ -46,8 +47,10 @@ function label(plate, width, height, id) {
   return element;
 }
 
-/** The text of a plate, or that there is none: what is surely a plate need not be legible. */
-export const legible = ({ text }) => text || "no text";
+/** Whether a plate has a text that is worth to be told at once: what is surely a plate need not have one. */
+export function isLegible({ text, confidence }) {
+  return text !== "" && confidence >= 0.1;
+}
 
 /** Whether a plate is likely one, and likely says what was read. */
 export function isSure({ confidence, found }) {

@@ -1,6 +1,6 @@
 // From an answer of the server to what is shown of it.
 import { make, milliseconds, percent } from "./elements.js";
-import { isSure, legible, outline, straighten } from "./photograph.js";
+import { isLegible, isSure, outline, straighten } from "./photograph.js";
 
 const STAGES = {
   decode: "Decode",
@@ -79,9 +79,17 @@ export function show(card, answer, name, picture) {
 }
 
 function summary(plates, name) {
-  const told = plates.slice(0, SPOKEN).map((plate) => (plate.text ? `${plate.text}, ${percent(plate.confidence)} sure` : legible(plate)));
-  if (plates.length > SPOKEN) told.push(`${plates.length - SPOKEN} more`);
-  return plates.length === 1 ? `${name} reads ${told[0]}.` : `${name} has ${plates.length} plates: ${told.join("; ")}.`;
+  if (plates.length > 1) return `${name} has ${plates.length} plates: ${told(plates)}.`;
+  return isLegible(plates[0]) ? `${name} reads ${told(plates)}.` : `${name} has a plate that is not legible.`;
+}
+
+/** The texts of the first plates that are legible, and how many more there are. */
+export function told(plates) {
+  const texts = plates.filter(isLegible).map(({ text, confidence }) => `${text}, ${percent(confidence)} sure`);
+  const others = plates.length - Math.min(texts.length, SPOKEN);
+  if (texts.length > SPOKEN) texts.splice(SPOKEN, Infinity, `${others} more`);
+  else if (others) texts.push(`${others} not legible`);
+  return texts.join("; ");
 }
 
 /** Whether a plate was found in a photograph: else the image was read as a crop of one. */
@@ -97,7 +105,7 @@ function shown(plate, id, picture, only) {
     [zoom.width, zoom.height] = ZOOM[plate.rows];
     straighten(zoom, picture, plate.box);
   } else zoom.remove();
-  find(".whole").append(make("span", { lang: CHINESE }, legible(plate)));
+  find(".whole").append(make("span", { lang: CHINESE }, plate.text || "No text"));
   find(".characters").append(...plate.characters.map(character));
   find(".characters").hidden = !plate.text;
   find(".verdict strong").textContent = plate.text ? `${percent(plate.confidence)} sure` : "surely a plate";
@@ -154,7 +162,7 @@ export function compare(card, rows, text) {
 
 /** The texts of an image, in one line. */
 export function texts(answer) {
-  return answer.results[0].plates.map(legible).join(", ");
+  return answer.results[0].plates.map(({ text }) => text || "no text").join(", ");
 }
 
 function compared([variant, answer], text) {

@@ -1,6 +1,6 @@
 // Many images as a table with a row a plate, to look through, copy and save.
 import { make, percent } from "./elements.js";
-import { isSure, legible } from "./photograph.js";
+import { isSure } from "./photograph.js";
 
 const CHINESE = "zh-Hans";
 const SMALL = [96, 56]; // pixels of a thumbnail, at most
@@ -40,7 +40,7 @@ function plateCells(record, card) {
   const told = [found === null ? "" : percent(found), rows ?? "", colour ?? "", cut ? "yes" : ""];
   return [
     make("td", {}, ...(zoom ? [thumbnail(zoom)] : [])),
-    make("td", { lang: CHINESE, className: "text" }, legible(record)),
+    make("td", { lang: CHINESE, className: "text" }, record.text || "no text"),
     ...[percent(confidence), ...told].map((cell) => make("td", { className: "number" }, cell)),
   ];
 }
