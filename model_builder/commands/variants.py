@@ -142,7 +142,7 @@ def _compile(options: argparse.Namespace) -> None:
     if options.tune:
         try:
             for level in levels:
-                tuner.tune(network, level, options.trials, passes)
+                tuner.tune(network, level, options.trials, passes, sizes=compiler.sizes_of(source))
         except KeyboardInterrupt as error:
             raise Interrupted("stopped; the same command goes on with the trials that are left") from error
     _build_one(options, build.compiled, None, levels=tuple(options.target or ()), passes=options.stage)

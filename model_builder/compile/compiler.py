@@ -7,6 +7,7 @@ which floats are faster, the weights of an integer graph become real numbers aga
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from tvm.relax.transform import (
     MetaScheduleApplyDatabase,
     SplitLayoutRewritePreproc,
 )
+from tvm.s_tir import Schedule
 from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.meta_schedule.relax_integration import extract_tasks
 from tvm.support import cc
@@ -46,16 +48,17 @@ from model_builder.graph.description import Graph, dequantized
 from model_builder.graph.fake_quantized import FakeQuantized, plain
 from model_builder.graph.ops import Concatenate, Convolution, Linear, Weights
 from model_builder.graph.trace import trace
-from model_builder.kernels import winograd
+from model_builder.kernels import tuning_space, winograd
 from model_builder.kernels.tuning_space import is_scheduled
 from model_builder.networks.reader import SIZE, LPRNet
 from model_builder.tasks import Task, task_of
 from service.artifact import Artifact, Library, Origin, Probe, Source
 from service.artifact.provenance import Compiled
 from service.backends.onnxruntime import MODEL
-from service.backends.tvm import cpu_flags
+from service.backends.tvm import cpu_flags, suffix
 from service.errors import ArtifactError
 
+Size = tuple[int, int]  # height and width
 Network = nn.Module | Graph  # a module is in float and takes images of `SIZE`; a graph is of integers
 
 _TOLERANCE = 1e-3  # of a logit, as for every engine that computes in float32
@@ -186,6 +189,11 @@ def network_of(source: Artifact) -> Network:
             raise ArtifactError(f"{source.folder} is compiled already: name the variant that it was compiled from")
 
 
+def sizes_of(source: Artifact) -> tuple[Size, ...]:
+    """Heights and widths of the images that a model takes."""
+    return tuple((int(height), int(width)) for height, width, _ in source.manifest.images)
+
+
 class _WholeVectors(nn.Module):
     """A float graph whose linear map computes whole vectors of outputs: 80 for 74 classes. The rest is cut off."""
 
@@ -207,27 +215,29 @@ def _one_product(graph: Graph, more: int) -> Graph:
     values = np.concatenate([part.values for part in output.parts], axis=1)[:, :, None, None]
     values = np.pad(values, [(0, more), (0, 0), (0, 0), (0, 0)])
     features = Concatenate(name=f"{output.name}.features", inputs=output.inputs)
+    several = len(output.inputs) > 1
     product = Convolution(
         name=output.name,
-        inputs=(features.name,),
+        inputs=(features.name,) if several else output.inputs,
         parts=(Weights(values),),
         bias=np.pad(output.bias, (0, more)),
     )
-    return replace(graph, nodes=(*graph.nodes[:-1], features, product))
+    return replace(graph, nodes=(*graph.nodes[:-1], *[features] * several, product))
 
 
-def lowered(network: Network, level: Level, passes: Passes) -> tvm.IRModule:
+def lowered(network: Network, level: Level, passes: Passes, sizes: Sequence[Size] = ()) -> tvm.IRModule:
     """The network as kernels in TVM's loop language, with a schedule where nothing is to be found by tuning.
 
-    ValueError if TVM cannot import it.
+    There is a function for each of `sizes`, by default for the size of images that it is described for. ValueError if
+    TVM cannot import it.
     """
     network = computed(network, level)
+    names = _names(sizes or (_size(network),))
     if isinstance(network, Graph):
-        return integers.build(network)
-    module = _floats(network, passes)
-    example = torch.zeros(1, *SIZE, dtype=torch.uint8)
-    with torch.no_grad():
-        module = from_exported_program(torch.export.export(module, (example,)), unwrap_unit_return_tuple=True)
+        return integers.build(network, names)
+    floats = _floats(network, passes)
+    functions = {f"main{name}": _imported(floats, size) for name, size in names.items()}
+    module = tvm.IRModule({name: made.with_attr("global_symbol", name) for name, made in functions.items()})
     sequence = [DecomposeOpsForInference(), CanonicalizeBindings()]
     if passes.layout:
         sequence.append(ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}))
@@ -248,9 +258,32 @@ def lowered(network: Network, level: Level, passes: Passes) -> tvm.IRModule:
     with level.target:
         module = tvm.transform.Sequential(sequence)(module)
     for variable, function in module.functions.items():
-        if isinstance(function, tvm.tirx.PrimFunc) and (made := winograd.scheduled(function, level.lanes)):
-            module[variable] = made
+        if isinstance(function, tvm.tirx.PrimFunc):
+            made = winograd.scheduled(function, level.lanes)
+            if made is None and passes.fuse and worth_tuning(function):
+                made = tuning_space.elementwise(function, level.lanes)
+            module[variable] = made or function
     return convolutions.remember(module)
+
+
+def _size(network: Network) -> Size:
+    """Height and width of the images that a network is described for."""
+    graph = network if isinstance(network, Graph) else getattr(network, "graph", None)
+    return SIZE[:2] if graph is None else graph.pixels.size[:2]
+
+
+def _names(sizes: Sequence[Size]) -> dict[str, Size]:
+    """The sizes by what stands behind the names of their functions."""
+    shapes = [(*size, 3) for size in sizes]
+    return {suffix(shape, shapes): size for shape, size in zip(shapes, sizes, strict=True)}
+
+
+def _imported(network: nn.Module, size: Size) -> relax.Function:
+    """The network as TVM's function of one image."""
+    example = torch.zeros(1, *size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        module = from_exported_program(torch.export.export(network, (example,)), unwrap_unit_return_tuple=True)
+    return module["main"]
 
 
 def _floats(network: nn.Module, passes: Passes) -> nn.Module:
@@ -262,25 +295,30 @@ def _floats(network: nn.Module, passes: Passes) -> nn.Module:
 
 
 def scheduled(
-    network: Network, level: Level, passes: Passes | None = None, records: Path = RECORDS
+    network: Network,
+    level: Level,
+    passes: Passes | None = None,
+    records: Path = RECORDS,
+    sizes: Sequence[Size] = (),
 ) -> tuple[tvm.IRModule, tuple[str, ...]]:
     """The network's kernels with the schedules in `records`: those of the level, else those of another level.
 
-    The second value names the kernels that are worth tuning and have no record. In a float network these stay plain
-    loops. In an integer network they get a random schedule, because all must use the instruction.
+    The second value names the kernels that are worth tuning and have no record. They get a random schedule of the
+    tuning space, which is far better than plain loops; in an integer network, all must use the instruction anyway.
     """
     passes = passes or Passes()
     network = computed(network, level)
-    module, untuned = lowered(network, level, passes), []
+    module, untuned = lowered(network, level, passes, sizes), []
     with level.target:
         if passes.tuned:
             with database(extract_tasks(module, level.target), level.name, records):
                 module = MetaScheduleApplyDatabase()(module)
-            untuned = [
-                variable.name_hint
-                for variable, function in module.functions.items()
-                if isinstance(function, tvm.tirx.PrimFunc) and worth_tuning(function)
-            ]
+            for variable, function in module.functions.items():
+                if isinstance(function, tvm.tirx.PrimFunc) and worth_tuning(function):
+                    untuned.append(variable.name_hint)
+                    schedule = Schedule(function, seed=1)
+                    tuning_space.tiled(schedule, level.lanes)
+                    module[variable] = tuning_space.marked(schedule)
         if isinstance(network, Graph):
             return integers.completed(module), tuple(sorted(untuned))
         if passes.prepacked:
@@ -311,7 +349,7 @@ def candidate(
     library that computes an integer network in floats has a probe of its own, with the logits of torch.
     """
     passes = passes or Passes()
-    network = network_of(source)
+    network, sizes = network_of(source), sizes_of(source)
     levels = levels or levels_of(network)
     tuned = {level.name: tuned_on(records / f"{level.name}.json") for level in levels}
     origin = Origin(
@@ -327,7 +365,7 @@ def candidate(
 
     def write(folder: Path) -> None:
         for level in levels:
-            module, untuned = scheduled(network, level, passes, records)
+            module, untuned = scheduled(network, level, passes, records, sizes)
             if untuned:
                 print(f"{level.name}: no tuning record for {', '.join(untuned)}; --tune makes them")
             export(module, level, folder / f"{level.name}.so")

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from tvm.s_tir.meta_schedule.relax_integration import extract_tasks, extracted_t
 
 from model_builder import evaluate
 from model_builder.compile import compiler, records
-from model_builder.compile.compiler import Level, Network, Passes
+from model_builder.compile.compiler import Level, Network, Passes, Size
 from model_builder.kernels import tuning_space
 
 WORK: Final = Path("runs") / "tuning"
@@ -25,7 +25,12 @@ _WORKER_TIMEOUT = 60  # seconds; each round starts new workers, which import TVM
 
 
 def tune(
-    network: Network, level: Level, trials: int, passes: Passes | None = None, folder: Path = records.RECORDS
+    network: Network,
+    level: Level,
+    trials: int,
+    passes: Passes | None = None,
+    folder: Path = records.RECORDS,
+    sizes: Sequence[Size] = (),
 ) -> None:
     """Measure `trials` schedules of every kernel worth it, the largest first, and keep the best records in `folder`.
 
@@ -36,7 +41,7 @@ def tune(
     work.mkdir(parents=True, exist_ok=True)
     os.environ["TVM_NUM_THREADS"] = "1"  # read by the process that measures
     search = _search(work)
-    kernels = extract_tasks(compiler.lowered(network, level, passes or Passes()), level.target)
+    kernels = extract_tasks(compiler.lowered(network, level, passes or Passes(), sizes), level.target)
     kernels = [kernel for kernel in kernels if compiler.worth_tuning(kernel.dispatched[0]["main"])]
     kernels.sort(key=lambda kernel: -kernel.weight * estimate_tir_flops(kernel.dispatched[0]))
     for kernel in (progress := tqdm(kernels, unit="kernel", desc=level.name)):

@@ -127,6 +127,12 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape:
     return height, width, channels
 
 
+def resized(graph: Graph, height: int, width: int) -> Graph:
+    """The graph for images of another size."""
+    pixels = replace(graph.pixels, size=(height, width, graph.pixels.size[2]))
+    return replace(graph, nodes=tuple(pixels if node is graph.pixels else node for node in graph.nodes))
+
+
 def tied(nodes: Iterable[Node]) -> dict[str, str]:
     """For each tensor that must have the steps of others: the first one of its group. A tensor alone is its own."""
     first: dict[str, str] = {}

@@ -8,7 +8,7 @@ multiplier, rounding and clamp follow its sums in registers. Weights are packed 
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,38 +18,51 @@ from tvm import ir, relax, te, tirx
 from tvm.s_tir import Schedule
 
 from model_builder.graph import ops
-from model_builder.graph.description import Graph
+from model_builder.graph.description import Graph, resized
 from model_builder.graph.ops import Array, Pair
 from model_builder.kernels import context, vnni
 from model_builder.kernels.context import VECTOR, Element
 from model_builder.kernels.tuning_space import is_scheduled, marked, tiled
 
+Size = tuple[int, int]
+
 _CONTEXTS, _CONTEXT_PRODUCT, _SUM = "contexts", "context_product", "sum"  # kernels without integers
 
 
-def build(graph: Graph, *, traced: bool = False) -> ir.IRModule:
+def build(graph: Graph, sizes: Mapping[str, Size] | None = None, *, traced: bool = False) -> ir.IRModule:
     """`main`: one uint8 image (1, H, W, C) to the output, float32; and `prepare`, which has nothing to do.
 
-    With `traced`, `main` returns a tuple of the output and of every convolution's (1, H, W, channels made whole
-    vectors). Raises ValueError for a graph with layers in float.
+    With `sizes` (height, width), both are made for each of them, with its name behind theirs. With `traced`, `main`
+    returns a tuple of the output and of every convolution's (1, H, W, channels made whole vectors). Raises ValueError
+    for a graph with layers in float.
     """
     if floats := [node.name for node in graph.weighted if not _integer(graph, node)]:
         raise ValueError(f"{', '.join(floats)}: layers in float are not compiled; quantize all of them")
-    lowering = _Lowering(graph)
-    builder = lowering.builder
-    with builder.function("main", [lowering.made[graph.pixels.name]]):
+    builder = relax.BlockBuilder()
+    for name, (height, width) in (sizes or {"": graph.pixels.size[:2]}).items():
+        _emit(_Lowering(resized(graph, height, width), builder), name, traced)
+    module = builder.get()
+    for variable, function in module.functions.items():
+        if _kind(variable) == _CONTEXTS:
+            module[variable] = context.scheduled(function)
+    return module
+
+
+def _emit(lowering: "_Lowering", name: str, traced: bool) -> None:
+    graph, builder = lowering.graph, lowering.builder
+    with builder.function(f"main{name}", [lowering.made[graph.pixels.name]]):
         with builder.dataflow():
             outputs = [lowering.convolution(node) for node in graph.convolutions]
             result = lowering.output()
             result = builder.emit_output(relax.Tuple([result, *outputs]) if traced else result)
         builder.emit_func_output(result)
-    with builder.function("prepare", []):
+    with builder.function(f"prepare{name}", []):
         builder.emit_func_output(builder.emit(relax.Tuple([])))
-    module = builder.get()
-    for variable, function in module.functions.items():
-        if variable.name_hint == _CONTEXTS:
-            module[variable] = context.scheduled(function)
-    return module
+
+
+def _kind(variable: ir.GlobalVar) -> str:
+    """What a kernel was called before a number was put behind its name, because there are several."""
+    return str(variable.name_hint.rstrip("0123456789"))
 
 
 def completed(module: ir.IRModule) -> ir.IRModule:
@@ -58,13 +71,13 @@ def completed(module: ir.IRModule) -> ir.IRModule:
     Raises ValueError for a kernel of integers that has a schedule without it.
     """
     for variable, function in module.functions.items():
-        if not isinstance(function, tirx.PrimFunc) or variable.name_hint in (_CONTEXTS, _SUM):
+        if not isinstance(function, tirx.PrimFunc) or _kind(variable) in (_CONTEXTS, _SUM):
             continue
         if not is_scheduled(function):
             schedule = Schedule(function, seed=1)
             tiled(schedule, VECTOR)
             function = module[variable] = marked(schedule)
-        if variable.name_hint != _CONTEXT_PRODUCT and not vnni.uses(function):
+        if _kind(variable) != _CONTEXT_PRODUCT and not vnni.uses(function):
             raise ValueError(f"the schedule of {variable.name_hint} lacks {vnni.LLVM}: tune it again")
     return module
 
@@ -79,8 +92,8 @@ def _integer(graph: Graph, node: ops.Weighted) -> bool:
 class _Lowering:
     """Kernels as they are emitted. `made` holds the tensors in memory: the image, and convolutions' outputs."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.shapes, self.builder = graph, graph.shapes(), relax.BlockBuilder()
+    def __init__(self, graph: Graph, builder: relax.BlockBuilder) -> None:
+        self.graph, self.shapes, self.builder = graph, graph.shapes(), builder
         pixels = graph.pixels
         self.made = {pixels.name: relax.Var("images", relax.TensorType((1, *pixels.size), "uint8"))}
 
@@ -264,7 +277,7 @@ def _chosen(parts: list[Element], starts: list[int], h: Any, w: Any, i: Any) -> 
 
 def _more_columns(high: int, wide: int) -> int:
     """Columns added to a single row so that it divides into tiles of registers: 23, a prime, becomes 24."""
-    return -wide % 4 if high == 1 else 0
+    return -wide % 4 if high == 1 < wide else 0
 
 
 def _packed(weights: NDArray[np.int8]) -> Array:

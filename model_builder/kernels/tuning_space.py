@@ -88,6 +88,19 @@ def is_scheduled(kernel: tirx.PrimFunc) -> bool:
     return bool(kernel.attrs and kernel.attrs.get(_SCHEDULED))
 
 
+def elementwise(kernel: tirx.PrimFunc, lanes: int) -> tirx.PrimFunc | None:
+    """A kernel that sums nothing, such as the one that makes real numbers of pixels, as one loop of vectors; None for
+    any other. There is nothing for a tuner to find."""
+    sch = Schedule(kernel)
+    *blocks, last = sch.get_child_blocks(sch.get_sblock("root"))
+    if any(_REDUCTION in _kinds(sch, block) for block in (*blocks, last)):
+        return None
+    for block in blocks:
+        sch.compute_inline(block)
+    sch.vectorize(vectors(sch, sch.fuse(*sch.get_loops(last)), lanes)[1])
+    return marked(sch)
+
+
 def _integers(sch: Schedule, block: Any) -> bool:
     (written,) = sch.get(block).writes
     return str(written.source.dtype) == "int32"

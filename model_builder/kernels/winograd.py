@@ -203,21 +203,24 @@ def _transformed(weights: NDArray[np.float32], rows: int, columns: int) -> NDArr
 
 
 def deferred(module: ir.IRModule, lanes: int) -> ir.IRModule:
-    """Add the function `prepare`, which returns the transformed filters. `main` takes them after the crop.
+    """Add, for each `main`, a `prepare`, which returns the transformed filters. `main` takes them after the image.
 
     The filters are up to seven times as large as the weights. So the library holds the weights, and computes the
     filters when it is loaded.
     """
-    main = _Main(module)
-    module = main.with_parameters()
-    filters: relax.Expr = relax.Tuple([])
-    if main.weights:
+    weights = {}
+    for name in sorted(v.name_hint for v, function in module.functions.items() if isinstance(function, relax.Function)):
+        main = _Main(module, name)
+        module, weights[name] = main.with_parameters(), main.weights
+    if any(weights.values()):
         module = relax.transform.LiftTransformParams()(module)
-        weights = relax.Tuple([relax.const(tensor) for tensor in main.weights])
-        filters = relax.Call(module.get_global_var("main_transform_params"), [weights])
     builder = relax.BlockBuilder(module)
-    with builder.function("prepare", []):
-        builder.emit_func_output(builder.emit(filters))
+    for name, tensors in weights.items():
+        with builder.function(name.replace("main", "prepare"), []):
+            filters: relax.Expr = relax.Tuple([relax.const(tensor) for tensor in tensors])
+            if any(weights.values()):
+                filters = relax.Call(module.get_global_var(f"{name}_transform_params"), [filters])
+            builder.emit_func_output(builder.emit(filters))
     module = builder.get()
     for variable, function in module.functions.items():
         if isinstance(function, tirx.PrimFunc) and (made := scheduled(function, lanes)):
@@ -229,9 +232,9 @@ def deferred(module: ir.IRModule, lanes: int) -> ir.IRModule:
 class _Main(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no type hints
     """Replaces known filters, which are constants, by their computation from a parameter."""
 
-    def __init__(self, module: ir.IRModule) -> None:
+    def __init__(self, module: ir.IRModule, name: str) -> None:
         super().__init__(module)
-        self._module, self._known = module, module.attrs[_WEIGHTS]
+        self._module, self._name, self._known = module, name, module.attrs[_WEIGHTS]
         self._parameters: list[relax.Var] = []
         self.weights: list[Any] = []
 
@@ -246,8 +249,8 @@ class _Main(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no type hints
         return self.builder_.emit_te(filters, parameter, int(rows), int(columns), primfunc_name_hint="winograd_filters")
 
     def with_parameters(self) -> ir.IRModule:
-        """The module whose `main` has a parameter for each of `weights`."""
-        variable = self._module.get_global_var("main")
+        """The module whose function has a parameter for each of `weights`."""
+        variable = self._module.get_global_var(self._name)
         main = self.visit_expr(self._module[variable])
         attributes = {**main.attrs, "num_input": len(main.params)}
         with_parameters = relax.Function(
