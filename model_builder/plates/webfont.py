@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from model_builder.plates import glyphs
 from model_builder.plates.kinds import PROVINCES, SPECIAL
-from service.settings import REPOSITORY
 
 CHARACTERS: Final = PROVINCES + SPECIAL
 FAMILY: Final = "Plate strokes"
-FILE: Final = REPOSITORY / "service" / "http" / "static" / "plates.woff"
+FILE: Final = Path(__file__).resolve().parents[2] / "service" / "http" / "static" / "plates.woff"
 
 _EM, _ASCENT = 1000, 880  # units of the square, and of its part above the line on which Latin letters stand
 _PEN = 13  # units of the pen's width for each of its mm on a plate
