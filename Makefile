@@ -63,7 +63,7 @@ lock: ## pin what `make check` and `make test` install, in requirements-dev.lock
 # the process that renders.
 TRAINING := LD_PRELOAD="$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4))" OMP_WAIT_POLICY=passive
 
-train: $(VENV)/.build ## train the baseline on rendered plates; ARGS="--help" shows the options
+train: $(VENV)/.build ## train the baseline on rendered plates; ARGS="--network finder", "--help"
 	$(TRAINING) $(BIN)/python -m model_builder train $(ARGS)
 
 evaluate quantize compile: $(VENV)/.build

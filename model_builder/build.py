@@ -23,7 +23,7 @@ from model_builder.compress import prune, quantize
 from model_builder.compress.prune import PruneConfig
 from model_builder.compress.quantize import QuantizeConfig
 from model_builder.graph import onnx
-from model_builder.tasks import Examples, Finding, Task, task_of
+from model_builder.tasks import READING, Examples, Finding, Task, task_of
 from model_builder.train.data import development_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
@@ -283,8 +283,8 @@ def print_figures(published: Artifact) -> None:
     measured = published.manifest.measured
     assert measured is not None
     for name, score in measured.accuracy.items():
-        rendered = name == publish.RENDERED
-        print_score(name, score, *(measured.corner_error, measured.false_alarms) if rendered else ())
+        rendered, right = name == publish.RENDERED, task_of(published.manifest).right
+        print_score(name, score, *(measured.corner_error, measured.false_alarms) if rendered else (), right=right)
     print(
         f"{measured.parameters:,} parameters, {measured.multiply_adds / 1e6:.1f} million multiply-adds, "
         f"{measured.size_bytes / 1e6:.2f} MB, {measured.latency_ms.median:.2f} ms on {measured.machine}"
@@ -294,9 +294,16 @@ def print_figures(published: Artifact) -> None:
             print(f"{layer}: {kernel}")
 
 
-def print_score(name: str, score: Score, corner_error: float | None = None, false_alarms: float | None = None) -> None:
+def print_score(
+    name: str,
+    score: Score,
+    corner_error: float | None = None,
+    false_alarms: float | None = None,
+    *,
+    right: str = READING.right,
+) -> None:
     """One line of an accuracy, and of what else was measured on the same examples."""
     share, low, high = (100 * value for value in (score.exact / score.total, score.low, score.high))
     corners = "" if corner_error is None else f", corners off by {corner_error:.4f} of the plate's width"
     false = "" if false_alarms is None else f", {false_alarms:.3f} false alarms an image"
-    print(f"{name}: {score.exact} of {score.total} exact, {share:.1f} % ({low:.1f} to {high:.1f}){corners}{false}")
+    print(f"{name}: {score.exact} of {score.total} {right}, {share:.1f} % ({low:.1f} to {high:.1f}){corners}{false}")

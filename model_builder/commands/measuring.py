@@ -4,7 +4,7 @@ import argparse
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     if artifact.manifest.task == "read":
         _print_readings(options, artifact, backend, sets)
     else:
+        task = task_of(artifact.manifest)
         for name, examples in sets.items():
-            build.print_score(name, *astuple(task_of(artifact.manifest).measure(artifact, backend, examples)))
+            figures = task.measure(artifact, backend, examples)
+            build.print_score(name, figures.score, figures.corner_error, figures.false_alarms, right=task.right)
     height, width, _ = map(int, artifact.manifest.images[0])
     times = evaluate.latency(backend, threads=options.threads, size=(height, width))
     print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")

@@ -33,9 +33,10 @@ class Examples(Protocol):
 
 
 class Task(Protocol):
-    """A task of models. `verb` and `examples` are words for messages: "reads" so many "plates"."""
+    """A task of models. Words for messages: `verb`, "reads" so many `examples`, "plates"; `right` are "exact"."""
 
     verb: ClassVar[str]
+    right: ClassVar[str]
     examples: ClassVar[str]
     any_size: ClassVar[bool]  # whether models take images of any height and width
     max_batch: ClassVar[int]

@@ -62,6 +62,7 @@ class Finding:
     refiner: str = "refiner"
     sizes: tuple[tuple[int, int], ...] = SIZES
     verb: ClassVar = "finds"
+    right: ClassVar = "found"
     examples: ClassVar = "plates"
     any_size: ClassVar = True
     max_batch: ClassVar = 1  # an engine keeps the memory of its largest batch

@@ -22,6 +22,7 @@ class Reading:
     """The task of readers; examples are `Crops`."""
 
     verb: ClassVar = "reads"
+    right: ClassVar = "exact"
     examples: ClassVar = "plates"
     any_size: ClassVar = False
     max_batch: ClassVar = 64

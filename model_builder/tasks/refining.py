@@ -27,6 +27,7 @@ class Refining:
     """The task of refiners; examples are a `Batch` of crops."""
 
     verb: ClassVar = "tells"
+    right: ClassVar = "right"
     examples: ClassVar = "crops"
     any_size: ClassVar = False
     max_batch: ClassVar = 64
