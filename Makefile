@@ -11,13 +11,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-# The engine is that of the variant's manifest, and no other is installed; `client` is what `lpr read --url` needs.
-# LPR_BACKEND is the old name of LPR_VARIANT.
+# The engines are those that the manifests of the variant and of the finder name, and no other is installed; `client` is
+# what `lpr read --url` needs. LPR_BACKEND is the old name of LPR_VARIANT. An empty LPR_FINDER is none.
 VARIANT := $(or $(LPR_VARIANT),$(LPR_BACKEND),tvm-fast)
-MANIFEST := $(or $(LPR_ARTIFACTS),artifacts)/$(VARIANT)/manifest.json
-ENGINE := $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' '$(MANIFEST)' 2>/dev/null)
+FINDER := $(if $(filter undefined,$(origin LPR_FINDER)),finder-quantized,$(LPR_FINDER))
+MANIFESTS := $(patsubst %,'$(or $(LPR_ARTIFACTS),artifacts)/%/manifest.json',$(VARIANT) $(FINDER))
+ENGINES := $(sort $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' $(MANIFESTS) 2>/dev/null))
 
-serve: $(VENV)/.serve$(ENGINE:%=-%) ## serve on 127.0.0.1:8000; LPR_VARIANT, LPR_PORT, ... choose otherwise
+serve: $(or $(ENGINES:%=$(VENV)/.serve-%),$(VENV)/.serve) ## serve on 127.0.0.1:8000; LPR_VARIANT, LPR_PORT, ... choose otherwise
 	exec $(BIN)/python -m service
 
 TWO := -n 2 --dist worksteal

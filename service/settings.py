@@ -38,12 +38,12 @@ class Settings(BaseSettings):
     variant: VariantName = Field(
         default=bundled.VARIANT, description="Name of the variant to serve: a folder below LPR_ARTIFACTS."
     )
-    finder: VariantName | None = Field(
-        default=bundled.FINDER,
-        description="Name of the variant that finds the plates in photographs. Empty: images are crops of one plate, "
-        "and nothing of a finder is loaded.",
-    )
     artifacts: Path = Field(default=bundled.artifacts(), description="Folder that holds the variants.")
+    finder: VariantName | None = Field(
+        default_factory=lambda others: bundled.finder(others["artifacts"]),
+        description="Name of the variant that finds the plates in photographs. Empty: images are crops of one plate, "
+        f"and nothing of a finder is loaded. Default: {bundled.FINDER} where LPR_ARTIFACTS holds it, else none.",
+    )
     host: Host = Field(
         default="127.0.0.1", description="Address or name to listen on; 0.0.0.0 for every interface, :: for IPv6."
     )

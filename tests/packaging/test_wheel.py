@@ -17,7 +17,14 @@ from service.settings import REPOSITORY
 from tests.support.artifacts import PUBLISHED
 from tests.support.samples import FOLDER, SAMPLES
 
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "service", f"artifacts/{bundled.VARIANT}")
+SOURCES = (
+    "pyproject.toml",
+    "setup.py",
+    "README.md",
+    "LICENSE",
+    "service",
+    *(f"artifacts/{name}" for name in bundled.VARIANTS),
+)
 MOST_BYTES = 5_000_000
 BUILD = """
 import sys
@@ -70,15 +77,16 @@ def environment(installed: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_service_and_the_default_variant(wheel, installed):
+def test_the_wheel_holds_the_service_and_the_default_variants(wheel, installed):
     assert wheel.stat().st_size < MOST_BYTES
     metadata = next(installed.glob("lpr-*.dist-info"))
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert Parser().parsestr((metadata / "METADATA").read_text())["Version"] == project["version"]
     assert {path.name for path in installed.iterdir()} == {"service", metadata.name}
-    assert [path.name for path in (installed / "service" / "models").iterdir()] == [bundled.VARIANT]
-    for path in (PUBLISHED / bundled.VARIANT).iterdir():
-        assert (installed / "service" / "models" / bundled.VARIANT / path.name).read_bytes() == path.read_bytes()
+    assert {path.name for path in (installed / "service" / "models").iterdir()} == set(bundled.VARIANTS)
+    for name in bundled.VARIANTS:
+        for path in (PUBLISHED / name).iterdir():
+            assert (installed / "service" / "models" / name / path.name).read_bytes() == path.read_bytes()
     ours = [path for path in (REPOSITORY / "service").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert [path for path in ours if not (installed / path.relative_to(REPOSITORY)).is_file()] == []
 

@@ -1,0 +1,144 @@
+"""From a photograph to every plate in it, by the published finder and refiner."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from service import Reader, artifact
+from service.errors import ArtifactError, BadParameter, TooManyPixels
+from service.pipeline.budget import AT_ONCE, Budget
+from service.pipeline.items import Empty, Outcome, Seen
+from service.pipeline.recognizer import Recognizer
+from service.settings import REPOSITORY
+from service.wire import Plate
+from tests.support.images import encode
+from tests.support.photographs import TEXTS, overlap, street, with_plate
+
+ARTIFACTS = REPOSITORY / "artifacts"
+NEAR = [(300.0, 400.0), (520.0, 410.0), (516.0, 480.0), (298.0, 466.0)]
+FAR = [(700.0, 300.0), (790.0, 296.0), (792.0, 324.0), (701.0, 329.0)]
+BOTH = with_plate(with_plate(street(), "yellow", FAR), "blue", NEAR)
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    with Reader("pruned-quantized", ARTIFACTS, finder="finder") as reader:
+        yield reader
+
+
+def texts(plates: list[Plate]) -> list[str]:
+    return [plate.text for plate in plates]
+
+
+def test_every_plate_is_found_and_read_the_largest_first(reader):
+    plates = reader.read(BOTH)
+    assert texts(plates) == [TEXTS["blue"], TEXTS["yellow"]]
+    for plate, corners in zip(plates, (NEAR, FAR), strict=True):
+        assert overlap(plate.box, corners) > 0.7
+        assert plate.found > 0.9
+        assert (plate.rows, plate.cut) == (1, False)
+        assert plate.confidence > 0.9
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_photograph_is_read_in_its_own_order(reader, turns):
+    plates = reader.read(np.ascontiguousarray(np.rot90(BOTH, turns)))
+    assert TEXTS["blue"] in texts(plates)
+    top_left, top_right, *_ = np.array(plates[0].box)
+    along = (top_right - top_left) / np.hypot(*(top_right - top_left))
+    assert along @ [[0, -1], [-1, 0], [0, 1]][turns - 1] > 0.9
+
+
+def test_a_photograph_without_a_plate_has_a_note(reader):
+    (result,) = reader.read_all([street()])
+    assert (result.plates, result.note) == ([], "No plate was found.")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_crop_is_a_small_photograph(reader, name):
+    plate = with_plate(np.full((152, 480, 3), 90, np.uint8), name, [(0, 0), (480, 0), (480, 152), (0, 152)])
+    for shrinks in (1, 2, 5):
+        assert texts(reader.read(plate[::shrinks, ::shrinks])) == [TEXTS[name]]
+
+
+def test_the_edge_cuts_a_plate(reader):
+    (plate, *_) = reader.read(np.ascontiguousarray(BOTH[:, 340:]))
+    assert plate.cut
+
+
+def test_a_large_jpeg_is_decoded_reduced_and_its_corners_are_the_photograph_s(reader):
+    whole, reduced = reader.read(BOTH), reader.read(encode(".jpg", BOTH.repeat(4, 0).repeat(4, 1)))
+    assert texts(reduced) == texts(whole)
+    assert all(
+        overlap(one.box, [(x / 4, y / 4) for x, y in two.box]) > 0.8 for one, two in zip(whole, reduced, strict=True)
+    )
+
+
+def test_a_small_plate_in_a_large_photograph_is_found_in_a_tile(reader):
+    image = with_plate(street(4000, 3000), "blue", [(3000, 2000), (3110, 2000), (3110, 2035), (3000, 2035)])
+    (plate,) = reader.read(encode(".png", image))
+    assert overlap(plate.box, [(3000, 2000), (3110, 2035)]) > 0.6
+
+
+def test_without_finding_an_image_is_a_crop(reader):
+    assert [plate.found for plate in reader.read(BOTH, find=False, min_confidence=0)] == [None]
+
+
+def test_a_reader_without_a_finder_loads_none():
+    with Reader("pruned-quantized", ARTIFACTS, finder="") as crops:
+        assert [plate.box[2] for plate in crops.read(BOTH, min_confidence=0)] == [(1000, 700)]
+
+
+def test_noise_and_walls_of_plates_are_bounded(reader):
+    noise = np.random.default_rng(1).integers(0, 255, (1080, 1920, 3), np.uint8)
+    wall = np.tile(
+        with_plate(np.full((60, 130, 3), 80, np.uint8), "blue", [(10, 15), (120, 15), (120, 48), (10, 48)]), (18, 14, 1)
+    )
+    assert len(reader.read(noise)) <= 32
+    assert 5 <= len(reader.read(wall, min_confidence=0)) <= 32
+
+
+def test_requests_mix_photographs_and_crops_and_keep_their_order():
+    images = [encode(".jpg", BOTH), b"x", encode(".png", street(300, 200)), encode(".png", street(2000, 1500))]
+
+    async def task() -> list[tuple[Outcome, ...]]:
+        finder = artifact.find_finder(ARTIFACTS, "finder")
+        found = artifact.find(ARTIFACTS, "pruned-quantized")
+        budget = Budget(99, 1, 4_000_000)
+        recognizer = Recognizer(found, 1, budget, max_pixels=4_000_000, finder=finder)
+        (seen, timing), (crops, _) = await asyncio.gather(
+            recognizer.recognize(images, 1, find=True), recognizer.recognize(images[:1], 1)
+        )
+        assert timing.find > 0
+        assert timing.rectify > 0
+        assert [one.plate for (one,) in crops] == [None]
+        too_large, _ = await recognizer.recognize([encode(".png", street(3000, 2000))], 1, find=True)
+        assert isinstance(too_large[0][0], TooManyPixels)
+        await recognizer.close()
+        assert budget._free == AT_ONCE * 4_000_000, "the room of a photograph is left when it is freed"
+        return seen
+
+    both, undecodable, small, large = asyncio.run(task())
+    assert [one.reading.text for one in both if isinstance(one, Seen)] == [TEXTS["blue"], TEXTS["yellow"]]
+    assert len(undecodable) == 1
+    assert (small, large) == ((Empty(),), (Empty(),))
+
+
+def test_to_find_takes_a_finder(tiny):
+    async def task() -> None:
+        recognizer = Recognizer(tiny, 1, Budget(9, 1, 1000), max_pixels=1000)
+        assert not recognizer.finding(None)
+        assert not recognizer.finding(False)
+        with pytest.raises(BadParameter, match="LPR_FINDER"):
+            recognizer.finding(True)
+        await recognizer.close()
+
+    asyncio.run(task())
+
+
+@pytest.mark.parametrize("name", ["baseline", "refiner"])
+def test_another_model_is_no_finder(name):
+    with pytest.raises(ArtifactError, match="one that finds is needed"):
+        artifact.find_finder(ARTIFACTS, name)
