@@ -16,7 +16,7 @@ from service.artifact import (
     Artifact,
     Origin,
     read,
-    variants,
+    readers,
     write,
 )
 from service.settings import Settings
@@ -96,7 +96,7 @@ def torch_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="session", params=["tiny", "torch_artifact", *EACH_PUBLISHED])
 def artifact(request: pytest.FixtureRequest) -> Artifact:
     """Every artifact there is, one after the other."""
-    if request.param in variants(PUBLISHED):
+    if request.param in readers(PUBLISHED):
         return read(PUBLISHED / request.param)
     return cast(Artifact, request.getfixturevalue(request.param))
 

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.artifact import variants
+from service.artifact import readers
 from service.settings import Settings
 from tests.support.artifacts import EACH_PUBLISHED, PUBLISHED
 from tests.support.images import encode
@@ -23,7 +23,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
 
 
 def test_the_baseline_is_published():
-    assert "baseline" in variants(PUBLISHED)
+    assert "baseline" in readers(PUBLISHED)
 
 
 def test_samples_are_read(client):

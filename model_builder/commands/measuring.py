@@ -127,7 +127,7 @@ def _bench(options: argparse.Namespace) -> None:
     print(f"rendering: {speed:.0f} plates a second, {options.processes} process(es), {evaluate.machine()}", flush=True)
     decoders = ", ".join(f"{name} {duration:.1f} us" for name, duration in bench.decoding().items())
     print(f"decoding a 94x24 JPEG: {decoders}", flush=True)
-    for variant in contract.variants(options.artifacts):
+    for variant in contract.readers(options.artifacts):
         median, p95 = bench.reading(contract.find(options.artifacts, variant))
         print(
             f"{variant}: {median:.3f} ms a plate beyond inference, from the decoded image to the text with 3 "

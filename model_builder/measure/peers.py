@@ -41,7 +41,7 @@ class Contestant:
 
 def variants(artifacts: Path) -> list[Contestant]:
     """Every published variant."""
-    return [Contestant(name, "artifact", artifacts / name) for name in contract.variants(artifacts)]
+    return [Contestant(name, "artifact", artifacts / name) for name in contract.readers(artifacts)]
 
 
 def peers(artifacts: Path, work: Path) -> list[Contestant]:

@@ -22,7 +22,18 @@ from service.artifact.manifest import (
 )
 from service.artifact.probe import Pair, check_probe, library_here, probe_here, read_probe, write_probe
 from service.artifact.provenance import Network, Origin, Provenance, Source
-from service.artifact.store import MANIFEST, Artifact, find, find_finder, read, read_manifest, stamp, variants, write
+from service.artifact.store import (
+    MANIFEST,
+    Artifact,
+    find,
+    find_finder,
+    read,
+    read_manifest,
+    readers,
+    stamp,
+    variants,
+    write,
+)
 from service.artifact.types import Frozen, Label
 
 __all__ = [
@@ -62,6 +73,7 @@ __all__ = [
     "read",
     "read_manifest",
     "read_probe",
+    "readers",
     "stamp",
     "variants",
     "write",

@@ -91,6 +91,18 @@ def variants(root: Path) -> list[str]:
     return sorted(name for name in shown if os.path.lexists(root / name / MANIFEST))
 
 
+def readers(root: Path) -> list[str]:
+    """Names of the artifacts below `root` that read plates, and of those whose manifest cannot be read."""
+    return [name for name in variants(root) if _reads(root / name)]
+
+
+def _reads(folder: Path) -> bool:
+    try:
+        return isinstance(read_manifest(folder), ReadManifest)
+    except ArtifactError:
+        return True
+
+
 def find(root: Path, variant: str) -> Artifact:
     """Read the artifact called `variant` below `root`; UnknownVariant lists those that exist."""
     known = variants(root)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from service import artifact
-from service.artifact import Manifest
+from service.artifact import Manifest, ReadManifest
 from service.errors import ArtifactError
 
 LOOK_S: Final = 1.0  # between looks at the folder, however many ask
@@ -44,9 +44,12 @@ class Catalogue:
         stamps = {name: artifact.stamp(self._root / name) for name in artifact.variants(self._root)}
         if stamps == self._stamps:
             return
-        self._entries = {
+        found = {
             name: self._entries[name] if self._stamps.get(name) == stamp and name in self._entries else self._read(name)
             for name, stamp in stamps.items()
+        }
+        self._entries = {
+            name: entry for name, entry in found.items() if isinstance(entry, ReadManifest | ArtifactError)
         }
         self._stamps = stamps
 

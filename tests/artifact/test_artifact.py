@@ -242,6 +242,9 @@ def test_a_manifest_is_of_its_task(finder, tiny):
     assert tiny.reader is tiny.manifest
     with pytest.raises(ArtifactError, match="holds a model of task find; one that reads is needed"):
         _ = finder.reader
+    with pytest.raises(ArtifactError, match="holds a model of task find; one that refines is needed"):
+        _ = finder.refiner
+    assert (finder.finder, contract.readers(finder.folder.parent)) == (finder.manifest, [])
 
 
 @pytest.mark.parametrize(

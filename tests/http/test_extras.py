@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from service.artifact import read, variants
+from service.artifact import read, readers
 from service.settings import REPOSITORY, Settings
 from tests.support.artifacts import PUBLISHED, TINY_TEXT
 from tests.support.images import encode
@@ -56,7 +56,7 @@ def link(distributions: list[Distribution], packages: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", variants(PUBLISHED))
+@pytest.mark.parametrize("variant", readers(PUBLISHED))
 def test_a_variant_is_served_with_its_extra_alone(variant, packages):
     engine = read(PUBLISHED / variant).manifest.backend
     link(installed(engine), packages)
@@ -85,7 +85,7 @@ def make(**settings: str) -> str:
     return str(extras)
 
 
-@pytest.mark.parametrize("variant", variants(PUBLISHED))
+@pytest.mark.parametrize("variant", readers(PUBLISHED))
 def test_make_serve_installs_the_engine_of_the_variant(variant):
     assert make(LPR_VARIANT=variant) == f"[client,{read(PUBLISHED / variant).manifest.backend}]"
 

@@ -128,7 +128,7 @@ def test_the_choice_has_a_row_for_each_variant_the_fastest_first(measured):
 
 
 def test_every_published_variant_has_its_use():
-    assert {*tables.USE} == {*contract.variants(PUBLISHED)}
+    assert {*tables.USE} == {*contract.readers(PUBLISHED)}
 
 
 def test_the_page_answers_with_all_that_was_measured(measured):

@@ -18,14 +18,14 @@ from service.artifact import (
     Reads,
     Score,
     Tensor,
-    variants,
+    readers,
     write_probe,
 )
 from service.settings import REPOSITORY
 
 PUBLISHED = REPOSITORY / "artifacts"
 QUICK = ("quantized", "tvm-fast")  # one of each engine that starts within a second
-EACH_PUBLISHED = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in variants(PUBLISHED)]
+EACH_PUBLISHED = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in readers(PUBLISHED)]
 TINY_TEXT, OTHER_TEXT = "京A12345", "沪B54321"
 ALPHABET = "京沪0123456789ABCDE"
 FRAMES, CLASSES = 20, len(ALPHABET) + 1

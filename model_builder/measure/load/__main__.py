@@ -37,7 +37,7 @@ def _measured(options: argparse.Namespace) -> Result:
     machine = f"{evaluate.machine()} ({host.available()} CPUs)"
     ceiling = measure(servers.trivial(), images, replace(limits, start=max(500.0, limits.start)))
     result = Result(machine, evaluate.commit(), limits, ceiling, {})
-    for variant in options.variants or artifact.variants(Settings().artifacts):
+    for variant in options.variants or artifact.readers(Settings().artifacts):
         settings = {"workers": str(options.workers), "threads": "1"}
         trials, expected = result.trials.setdefault(variant, {}), None
         for server in (

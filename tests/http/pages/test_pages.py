@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.artifact import read, variants
+from service.artifact import read, readers
 from service.http import pages as served
 from service.settings import REPOSITORY, Settings
 
@@ -259,9 +259,9 @@ def test_all_variants_can_be_compared(visit):
     page.keyboard.press("Space")
     rows = page.get_by_role("region", name="Comparison").locator("tbody tr")
     expect(page.get_by_text("Reading …")).to_have_count(0)
-    assert [row.get_by_role("rowheader").inner_text() for row in rows.all()] == variants(PUBLISHED)
+    assert [row.get_by_role("rowheader").inner_text() for row in rows.all()] == readers(PUBLISHED)
     engines = [row.get_by_role("cell").last.inner_text().split()[0] for row in rows.all()]
-    assert engines == [read(PUBLISHED / name).manifest.backend for name in variants(PUBLISHED)]
+    assert engines == [read(PUBLISHED / name).manifest.backend for name in readers(PUBLISHED)]
     assert [row.get_by_role("cell").first.inner_text() for row in rows.all()] == [EXAMPLES["a blue plate"]] * len(
         engines
     )
