@@ -49,7 +49,18 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "compile": {"compress", "candidates", "tasks", "evaluate", "graph", "kernels", "networks"},
         "publish": {"candidates", "tasks", "evaluate"},
         "build": {"publish", "compile", "compress", "candidates", "tasks", "train", "graph"},
-        "measure": {"compile", "compress", "candidates", "evaluate", "team", "train", "graph", "kernels", "networks"}
+        "measure": {
+            "tasks",
+            "compile",
+            "compress",
+            "candidates",
+            "evaluate",
+            "team",
+            "train",
+            "graph",
+            "kernels",
+            "networks",
+        }
         | {"render", "plates"},
         "commands": {"measure", "build", "publish", "compile", "compress", "candidates", "evaluate", "team", "train"}
         | {"tasks", "graph", "networks", "render", "plates"},

@@ -10,13 +10,16 @@ from typing import Any
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
-from model_builder.measure import bench, thresholds
-from model_builder.tasks import task_of
+from model_builder.measure import bench, found, thresholds
+from model_builder.tasks import finding, task_of
+from model_builder.train.data import DEVELOPMENT_SEED
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.backends import Backend
 
 _PHOTOGRAPHS = ("ccpd-crops", "ccpd-scenes", "easypr-scenes")  # what README's table is measured on
+
+_SCENES = 400  # rendered ones, for the table of a finder's thresholds
 
 
 def add(commands: flags.Commands) -> None:
@@ -35,14 +38,18 @@ def _add_evaluate(commands: flags.Commands) -> None:
         "--threads", type=flags.positive, default=1, help="threads of the engine (default: %(default)s)"
     )
     parser.add_argument("--errors", action="store_true", help="print every wrong reading")
-    parser.add_argument("--thresholds", action="store_true", help="print what a least confidence keeps, as a table")
+    parser.add_argument(
+        "--thresholds",
+        action="store_true",
+        help="print a table of what a least confidence, or probability, keeps",
+    )
     parser.add_argument(
         "--no-plate",
         type=Path,
         nargs="+",
         default=[],
         metavar="PATH",
-        help="images, or folders of them, that are no crops of a plate, for the table of --thresholds",
+        help="images, or folders of them, without a plate, for the table of --thresholds",
     )
     flags.add_publishing(parser)
 
@@ -60,6 +67,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         for name, examples in sets.items():
             figures = task.measure(artifact, backend, examples)
             build.print_score(name, figures.score, figures.corner_error, figures.false_alarms, right=task.right)
+        if options.thresholds and artifact.manifest.task == "find":
+            _print_found(options.no_plate, artifact, backend)
     height, width, _ = map(int, artifact.manifest.images[0])
     times = evaluate.latency(backend, threads=options.threads, size=(height, width))
     print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
@@ -91,6 +100,16 @@ def _print_thresholds(
         crops = thresholds.whole(no_plate)
         nothing = thresholds.judge(evaluate.readings(artifact, backend, crops), crops.texts)
     print(thresholds.table(rendered, [one for other in others for one in other], nothing))
+
+
+def _print_found(no_plate: list[Path], artifact: contract.Artifact, backend: Backend) -> None:
+    scenes = list(finding.RenderedScenes(_SCENES, DEVELOPMENT_SEED))
+    with finding.searching(artifact, backend) as search:
+        print(found.table(search, scenes, [file for path in no_plate for file in _files(path)]))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.*")) if path.is_dir() else [path]
 
 
 def _add_bench(commands: flags.Commands) -> None:

@@ -21,7 +21,7 @@ from service import artifact as contract
 from service.artifact import Artifact, Finds, Tensor
 from service.backends import Backend, load
 from service.finding.maps import CHANNELS, STRIDE
-from service.finding.refine import Form
+from service.finding.refine import Form, Refined
 from service.finding.search import Search
 
 # Height and width of the images that serving searches; the last one is for plates that fill the photograph.
@@ -33,15 +33,15 @@ _ENLARGED: Final = 4  # times that a probe's scene is drawn smaller, so that its
 _PROBE_SEED: Final = VALIDATION_SEED - 100
 
 Floats = NDArray[Any]
-Find = Callable[[NDArray[np.uint8]], Sequence[Floats]]  # a BGR image to the corners (4, 2) of its plates
+Find = Callable[[NDArray[np.uint8]], Sequence[Refined]]  # a BGR image to its plates
 FOUND, ALARM = 0.5, 0.1  # overlaps from which a plate is found, and below which a result is a false alarm
 
 
 class RenderedScenes:
-    """The first `count` scenes of the validation seeds, on procedural backgrounds; drawn when they are asked for."""
+    """`count` scenes from the seed `first` on, on procedural backgrounds; drawn when they are asked for."""
 
-    def __init__(self, count: int) -> None:
-        self._count, self._renderer = count, SceneRenderer()
+    def __init__(self, count: int, first: int = VALIDATION_SEED) -> None:
+        self._count, self._first, self._renderer = count, first, SceneRenderer()
 
     def __len__(self) -> int:
         return self._count
@@ -52,7 +52,7 @@ class RenderedScenes:
 
     def __iter__(self) -> Iterator[Scene]:
         for number in range(self._count):
-            yield self._renderer.scene(VALIDATION_SEED + number, _CANVASES[number % len(_CANVASES)])
+            yield self._renderer.scene(self._first + number, _CANVASES[number % len(_CANVASES)])
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class Finding:
         tally = Tally()
         with searching(artifact, backend) as search:
             for scene in tqdm(examples, artifact.manifest.variant, unit="scene", leave=False, dynamic_ncols=True):
-                tally.add(search(scene.image), [plate.corners for plate in scene.plates], scene.unsure)
+                found = [plate.corners for plate in search(scene.image)]
+                tally.add(found, [plate.corners for plate in scene.plates], scene.unsure)
         return tally.figures()
 
 
@@ -121,13 +122,15 @@ def searching(artifact: Artifact, backend: Backend) -> Iterator[Find]:
     if manifest.refiner not in contract.variants(root):
         print(f"there is no {manifest.refiner} in {root}: {manifest.variant} is measured without")
         alone = Search(backend.infer, _no_refiner, manifest.sizes, Form())
-        yield lambda image: list(alone.rough(image).corners)
+        yield lambda image: [
+            Refined(quad, float(probability), 1, "other", False)
+            for probability, quad in zip(*alone.rough(image), strict=True)
+        ]
         return
     refiner = contract.find(root, manifest.refiner)
     form = Form(refiner.refiner.size, refiner.refiner.around, refiner.refiner.colours)
     with closing(load(refiner)) as refining:
-        search = Search(backend.infer, refining.infer, manifest.sizes, form)
-        yield lambda image: [plate.corners for plate in search(image)]
+        yield Search(backend.infer, refining.infer, manifest.sizes, form)
 
 
 def _no_refiner(_crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ def seen(text: str, probability: float | None = None) -> Seen:
 
 def test_plates_are_counted_by_image_and_what_is_too_unsure_is_none():
     metrics = Metrics("tiny", "1", "none", [UndecodableImage.slug])
-    street = (seen("A", 0.9), seen("", 0.9), seen("B", 0.1))  # the last one is too unsure to be a plate
+    street = (seen("A", 0.97), seen("", 0.97), seen("B", 0.1))  # the last one is too unsure to be a plate
     outcomes = [street, (Empty(),), (UndecodableImage("x"),), (seen("C"),), (seen(""),)]
     record(metrics, "tiny", outcomes, Timing(*[0.001] * 8))
     found = samples(metrics)

@@ -132,8 +132,8 @@ def finding(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     async def recognize(*_: object, find: bool, **__: object) -> tuple:
         asked.append(find)
-        plates = (seen("京A12345", 0.9), seen("京A12346", 0.1), seen("", 0.9))  # the second one is too unsure
-        return [(Empty(),), plates, (seen("京A12348", 0.9),)], Timing(*[0.0] * 8)
+        plates = (seen("京A12345", 0.97), seen("京A12346", 0.1), seen("", 0.97))  # the second one is too unsure
+        return [(Empty(),), plates, (seen("京A12348", 0.97),)], Timing(*[0.0] * 8)
 
     monkeypatch.setattr(Recognizer, "finding", lambda _, wanted: bool(wanted))
     monkeypatch.setattr(Recognizer, "recognize", recognize)
