@@ -17,8 +17,11 @@ from tests.support.servers import running
 
 @pytest.fixture(scope="module", params=EACH_PUBLISHED)
 def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
-    """A client of a server of this variant."""
-    with running(Settings(variant=request.param, threads=1)) as url, httpx.Client(base_url=url, timeout=30) as client:
+    """A client of a server of this variant, for crops."""
+    with (
+        running(Settings(variant=request.param, finder=None, threads=1)) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
         yield client
 
 

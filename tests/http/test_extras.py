@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from service import bundled
 from service.artifact import read, readers
 from service.settings import REPOSITORY, Settings
 from tests.support.artifacts import PUBLISHED, TINY_TEXT
@@ -31,8 +32,10 @@ def installed(*extras: str) -> list[Distribution]:
     while wanted:
         requirement = Requirement(wanted.pop())
         name = canonicalize_name(requirement.name)
+        if name == "lpr":
+            wanted += [each for extra in requirement.extras for each in project["optional-dependencies"][extra]]
+            continue
         if name not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
-            assert not requirement.extras  # none asks for another's, so far
             found[name] = distribution(name)
             wanted += found[name].requires or []
     return list(found.values())
@@ -60,10 +63,11 @@ def link(distributions: list[Distribution], packages: Path) -> None:
 def test_a_variant_is_served_with_its_extra_alone(variant, packages):
     engine = read(PUBLISHED / variant).manifest.backend
     link(installed(engine), packages)
-    for name in {"torch", "tvm", "onnxruntime", "openvino", "httpx"} - {engine}:
+    brought = {engine, "onnxruntime"} if engine == "tvm" else {engine}  # the default finder's
+    for name in {"torch", "tvm", "onnxruntime", "openvino", "httpx"} - brought:
         assert not (packages / name).exists()
     command = [sys.executable, "-S", "-m", "service"]  # without site-packages
-    env = environment(PUBLISHED, VARIANT=variant) | {"PYTHONPATH": str(packages)}
+    env = environment(PUBLISHED, VARIANT=variant, FINDER="") | {"PYTHONPATH": str(packages)}
     server = Process(env, command, packages.parent)
     try:
         file, text = SAMPLES[0]
@@ -76,36 +80,39 @@ def test_a_variant_is_served_with_its_extra_alone(variant, packages):
         server.process.wait()
 
 
-def make(**settings: str) -> str:
+def make(**settings: str) -> set[str]:
     """The extras that `make serve` would install into a new environment."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LPR_", "MAKE", "MFLAGS"))}
     command = ["make", "--dry-run", "serve", "VENV=none"]
     done = subprocess.run(command, cwd=REPOSITORY, env=inherited | settings, capture_output=True, text=True, check=True)
-    (extras,) = re.findall(r"--editable '?\.(.*?)'?\n", done.stdout)
-    return str(extras)
+    found = re.findall(r"--editable '?\.\[(.*?)\]'?\n", done.stdout)
+    assert found
+    return {extra for extras in found for extra in extras.split(",")}
 
 
 @pytest.mark.parametrize("variant", readers(PUBLISHED))
 def test_make_serve_installs_the_engine_of_the_variant(variant):
-    assert make(LPR_VARIANT=variant) == f"[client,{read(PUBLISHED / variant).manifest.backend}]"
+    engine = read(PUBLISHED / variant).manifest.backend
+    assert make(LPR_VARIANT=variant, LPR_FINDER="") == {"client", engine}
+    assert make(LPR_VARIANT=variant) == {"client", engine, "onnxruntime"}
 
 
 def test_make_serve_knows_the_default_and_the_folder_of_artifacts(artifacts):
     default = Settings.model_fields["variant"].default
-    assert make() == make(LPR_VARIANT=default) != ""
-    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,onnxruntime]"  # the old name
-    assert make(LPR_VARIANT="tiny", LPR_ARTIFACTS=str(artifacts)) == "[client,onnxruntime]"
+    assert make() == make(LPR_VARIANT=default, LPR_FINDER=bundled.FINDER) == {"client", "tvm", "onnxruntime"}
+    assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == {"client", "onnxruntime"}  # the old name
+    assert make(LPR_VARIANT="tiny", LPR_ARTIFACTS=str(artifacts)) == {"client", "onnxruntime"}
 
 
 def test_make_serve_leaves_it_to_the_service_to_name_the_variants_there_are():
-    assert make(LPR_VARIANT="nonsense") == "[client]"
+    assert make(LPR_VARIANT="nonsense", LPR_FINDER="") == {"client"}
 
 
 @pytest.mark.slow
 def test_the_command_of_the_documents_reads_on_the_server_that_make_serve_starts(packages, artifacts):
     page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
     (printed,) = re.findall(r"^\.venv/bin/lpr (read .*--url http://127\.0\.0\.1:8000) ", page, re.MULTILINE)
-    link(installed(*make().strip("[]").split(",")), packages)
+    link(installed(*make()), packages)
     (packages.parent / "plates").mkdir()
     for name in ("a.jpg", "plates/b.jpg"):
         (packages.parent / name).write_bytes(encode())

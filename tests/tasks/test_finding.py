@@ -120,6 +120,6 @@ def test_what_a_finder_finds_goes_through_its_refiner(finder, monkeypatch):
     monkeypatch.setattr("model_builder.tasks.finding.load", lambda _: Refining())
     with searching(finder, Perfect(scene(QUAD))) as search:
         (found,) = search(scene(QUAD).image)
-    assert found[0, 0] - QUAD[0, 0] > 8  # twice
+    assert found.corners[0, 0] - QUAD[0, 0] > 8  # twice
     figures = TASK.measure(finder, Perfect(scene(QUAD)), [scene(QUAD)])
     assert 0.1 < figures.corner_error < 0.3
