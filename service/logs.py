@@ -141,13 +141,15 @@ def guarded() -> Iterator[int]:
     os.close(write)
     try:
         with recorded(error) as writer:
-            listener = Thread(target=_listen, args=(read,), name="stderr", daemon=True)
+            ending = Event()
+            listener = Thread(target=_listen, args=(read, ending), name="stderr", daemon=True)
             listener.start()
             try:
                 yield out
             finally:
                 _flush()
                 _connect_to(os.devnull)
+                ending.set()
                 listener.join(LAST_S)
     finally:
         if not writer.stuck:  # else each further write would wait for a reader that is stuck
@@ -156,12 +158,12 @@ def guarded() -> Iterator[int]:
             os.dup2(error, 2)
 
 
-def _listen(pipe: int) -> None:
-    """Make records of what arrives in a pipe, until its other end is closed."""
+def _listen(pipe: int, ending: Event) -> None:
+    """Make records of what arrives in a pipe, until its other end is closed; without a pause once that is near."""
     while said := os.read(pipe, NOISE):
         if text := said.decode(errors="backslashreplace").strip():
             log.warning("stderr: %s", text)
-        time.sleep(PAUSE_S)
+        ending.wait(PAUSE_S)
     os.close(pipe)
 
 
