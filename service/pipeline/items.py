@@ -152,6 +152,12 @@ class Request:
                 item.value = b""
         return self.dropped
 
+    def free(self) -> None:
+        """Let go of the images that entered: what still refers to the request, such as a traceback, keeps only it."""
+        for item in self.items:
+            item.value = b""
+        self.items = []
+
     def begin(self, item: Item) -> bool:
         """Let an engine compute an item, unless the request was dropped."""
         with self._lock:

@@ -148,6 +148,7 @@ class Recognizer:
             await self._finished(request, complete, gone)
         finally:
             request.drop()  # where this very task was cancelled
+            request.free()
             self._admitted.add(-count)
             self._budget.release(count)
         return request.outcomes(), request.timing(time.perf_counter() - start)

@@ -173,7 +173,8 @@ class Variants:
             found = (await self._catalogue.entries()).get(name)
         if isinstance(found, Manifest):
             return found
-        reason = self._said(found) if found else "it is being removed"
+        gone = "it reads no plates" if name in artifact.variants(self._root) else "it is being removed"
+        reason = self._said(found) if found else gone
         raise VariantUnusable(f"The variant {name!r} cannot be used here: {reason}.") from found
 
     async def problem(self, name: str) -> str | None:

@@ -119,3 +119,10 @@ def test_the_time_of_a_stage_counts_once_for_an_item_that_is_split():
         part.finish(None)
     timing = request.timing(10.0)
     assert (timing.decode, timing.postprocess, timing.queue, timing.total) == (2.0, 3.0, 5.0, 10.0)
+
+
+def test_what_still_refers_to_a_request_keeps_no_image():
+    request = Request([bytes(1000)], lambda error: None)
+    (item,) = request.items
+    request.free()
+    assert (request.items, item.value) == ([], b"")
