@@ -16,7 +16,6 @@ from torch.nn import functional
 from model_builder.networks.blocks import ConvUnit, Maps, Normalize
 from service.finding.maps import CHANNELS
 
-MULTIPLE = 32  # of pixels that the sides of the input must be
 PRIOR = 0.01  # probability of a plate in a cell before anything is learned
 
 
