@@ -20,13 +20,13 @@
     │   ├── NoSuchVariant         the address names a variant that is not installed
     │   ├── SlowUpload            a body that took longer than LPR_UPLOAD_S to arrive
     │   ├── TooManyImages         more `image` parts than LPR_MAX_IMAGES
-    │   ├── TooManyPixels         more pixels than LPR_MAX_PIXELS
+    │   ├── TooManyPixels         more pixels than LPR_MAX_PIXELS, or than a request may hold
     │   ├── UndecodableImage      not an image, or too little of one arrived
     │   └── UnsupportedMediaType  a content type other than the accepted ones
     └── Unavailable               the fault is not the client's; the same request may succeed later
         ├── Busy                  the queue is full, or the memory for what arrives is
         ├── Stopping              the server is shutting down
-        ├── TooLate               the images waited longer than LPR_DEADLINE_MS
+        ├── TooLate               the request waited longer than LPR_DEADLINE_MS for its turn
         └── VariantUnusable       a variant that is installed cannot be loaded, or does not prove itself
 """
 
@@ -159,7 +159,7 @@ class TooManyImages(InputError):
 
 
 class TooManyPixels(InputError):
-    """The image's header announces more pixels than allowed."""
+    """The header of an image, or those of a request's images together, announce more pixels than allowed."""
 
 
 class UndecodableImage(InputError):
@@ -175,7 +175,7 @@ class Unavailable(LprError):
 
 
 class Busy(Unavailable):
-    """As many images are waiting, or as many bytes held, as the limits allow."""
+    """As much is waiting, or as many bytes are held, as the limits allow."""
 
 
 class Stopping(Unavailable):
@@ -183,7 +183,7 @@ class Stopping(Unavailable):
 
 
 class TooLate(Unavailable):
-    """The images waited so long that nobody is likely to want the answer."""
+    """The request waited so long for its turn that nobody is likely to want the answer."""
 
 
 class VariantUnusable(Unavailable):

@@ -64,13 +64,17 @@ class Settings(BaseSettings):
         default=16 * 1024**2, description="Largest request body in bytes; beyond it: 413."
     )
     max_pixels: Annotated[int, AfterValidator(Within(1, 1 << 30, "the decoder reads no larger image"))] = Field(
-        default=25_000_000, description="Largest image in pixels, by its header; beyond it: 413."
+        default=25_000_000,
+        description="Largest image in pixels, by its header; beyond it: 413. All images of a request together may have "
+        "as many, or 100 million if that is more.",
     )
     max_images: Annotated[int, AfterValidator(Within(1, 1024, "all images of a request wait for each other"))] = Field(
         default=32, description="Most images in one request; beyond it: 422."
     )
     queue: Annotated[int, AfterValidator(Within(1, 100_000, "what waits for so many is too late to be read"))] = Field(
-        default=256, description="Most images waiting or being read at a time; beyond it: 429."
+        default=256,
+        description="Places for what waits or is read: a request that comes while all are taken gets 429. A crop takes "
+        "one, a photograph five, and each megapixel one more.",
     )
     queue_bytes: Annotated[int, AfterValidator(Within(1, 1 << 36, "bodies are held in memory"))] = Field(
         default=256 * 1024**2,
@@ -86,7 +90,8 @@ class Settings(BaseSettings):
         float, AfterValidator(Within(1, 600_000, "in less nothing is read, and after more nobody waits for the answer"))
     ] = Field(
         default=5000.0,
-        description="Milliseconds that images may wait for a thread; what waited longer is not read any more: 503.",
+        description="Milliseconds that a request may wait until a thread begins with it; what waited longer is not "
+        "read any more: 503. What has begun is finished.",
     )
     batch_wait_ms: Annotated[float, AfterValidator(Within(0, 60_000, "it is added to each answer"))] = Field(
         default=0.0,
@@ -170,8 +175,6 @@ class Settings(BaseSettings):
                 "LPR_API_KEY: it is the key that a client sends, and this server would be open to the network: set "
                 "LPR_API_KEYS to the keys that it is to ask for, or unset LPR_API_KEY"
             )
-        if self.queue < self.max_images:
-            raise ValueError(f"LPR_QUEUE ({self.queue}) must be at least LPR_MAX_IMAGES ({self.max_images})")
         if self.queue_bytes < self.max_bytes:
             raise ValueError(f"LPR_QUEUE_BYTES ({self.queue_bytes}) must be at least LPR_MAX_BYTES ({self.max_bytes})")
         if self.drain_s <= self.notice_s:

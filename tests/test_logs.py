@@ -112,6 +112,7 @@ from service import logs
 with logs.guarded() as out:
     os.write(2, b"a library\\nERROR:    forged \\x1b[31m\\xff\\n")
     os.write(1, b"on standard output\\n")
+    os.write(2, b"libpng error: IDAT: CRC error\\nCorrupt JPEG data: bad Huffman code\\n")
     print("a print")
     for _ in range(10_000):  # far more than a pipe holds: it is lost rather than waited for
         try:
@@ -129,6 +130,8 @@ def test_what_libraries_write_becomes_records_and_standard_output_is_the_access_
     lines = done.stderr.splitlines()
     assert lines[0] == "WARNING:  stderr: a library"
     assert lines[1] == "    | ERROR:    forged \\u001b[31m\\xff"
+    assert "IDAT" not in done.stderr, "what a decoder says of an image is in its answer"
+    assert "Huffman" not in done.stderr
     assert [x for x in lines if not (x.startswith(("WARNING:  stderr: ", "    | ")) and x.isprintable())] == []
 
 

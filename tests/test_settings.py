@@ -54,7 +54,7 @@ def test_processes_share_the_cpus(monkeypatch, workers, threads):
         ("PORT", "65536"),
         ("THREADS", "0"),
         ("WORKERS", "0"),
-        ("QUEUE", "5"),
+        ("QUEUE", "0"),
         ("QUEUE_BYTES", "5"),
         ("DRAIN_S", "1"),
         ("DEADLINE_MS", "0"),
@@ -264,7 +264,7 @@ def test_what_is_wrong_is_said_by_variable_and_without_keys(monkeypatch):
     (sentence,) = said(API_KEYS="long enough to be one, secret")
     assert sentence.startswith("LPR_API_KEYS: a key needs at least 16")
     assert "secret" not in sentence
-    assert said(QUEUE="5") == ["LPR_QUEUE (5) must be at least LPR_MAX_IMAGES (32)"]
+    assert said(QUEUE_BYTES="5") == ["LPR_QUEUE_BYTES (5) must be at least LPR_MAX_BYTES (16777216)"]
 
 
 def test_every_setting_is_documented():

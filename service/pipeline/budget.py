@@ -1,26 +1,33 @@
 """The budget of a process, shared by all its variants so that the bounds hold however many of them are loaded: places
-for images, and threads that decode large images with a bound on their pixels."""
+for images, and threads that decode large images with a bound on their pixels.
+
+An image takes places by the time that it costs, so that the queue is full before it takes longer than anybody waits:
+256 crops, 51 photographs of 1280 x 720 or 15 of 12 megapixels are a full queue alike.
+"""
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Final
 
-from service.errors import Busy
+from service.errors import Busy, TooManyPixels
 from service.reading.geometry import Pixels
 
 AT_ONCE: Final = 4  # times the largest image: so many pixels are decoded at a time, at most
+REQUEST_PIXELS: Final = 100_000_000  # of all images of a request, at most; of one image, as many as it may have
+PER_PLACE: Final = 1_000_000  # pixels that take a place more
+SEARCHED: Final = 4  # places more of an image in which plates are searched
 
 
 class Budget:
     """Places for images. Its methods belong to the event loop, but for `pixels`, which the decode threads call."""
 
-    def __init__(self, images: int, threads: int, max_pixels: int) -> None:
-        """Have places for `images`, and `threads` to decode large ones, of which one has up to `max_pixels`."""
-        self._images = images
-        self._admitted = 0
+    def __init__(self, places: int, threads: int, max_pixels: int) -> None:
+        """Have so many places, and `threads` to decode large images, of which one has up to `max_pixels`."""
+        self._places = places
+        self._taken = 0
         self._max_pixels = max_pixels
         self._free = AT_ONCE * max_pixels
         self._freed = threading.Condition()
@@ -28,19 +35,37 @@ class Budget:
         for _ in range(threads):  # daemons: the end of the process does not wait for a decoder
             threading.Thread(target=self._run, name="large-images", daemon=True).start()
 
-    def check_room(self, count: int = 1) -> None:
-        """Raise Busy where no `count` images would be admitted now."""
-        if self._admitted + count > self._images:
-            raise Busy(f"{self._admitted} images are already waiting: try again in a moment.")
+    def check_room(self) -> None:
+        """Raise Busy where all places are taken."""
+        if self._taken >= self._places:
+            raise Busy("The queue is full: try again in a moment.")
 
-    def admit(self, count: int) -> None:
-        """Take `count` places; raises Busy where there are not so many."""
-        self.check_room(count)
-        self._admitted += count
+    def places(self, sizes: Sequence[int | None], find: bool) -> int:
+        """Places for the images of a request with so many pixels each, None where nobody knows how many.
 
-    def release(self, count: int) -> None:
-        """Give `count` places back."""
-        self._admitted -= count
+        Raises TooManyPixels for more than a request may hold.
+        """
+        pixels = [self._max_pixels if size is None else min(size, self._max_pixels) for size in sizes]
+        most = max(REQUEST_PIXELS, self._max_pixels)
+        if sum(pixels) > most:
+            raise TooManyPixels(
+                f"The images have {sum(pixels):,} pixels together; at most {most:,} are accepted in a request, where a "
+                f"GIF, TIFF, AVIF or HEIC counts as {self._max_pixels:,}: send them in several requests."
+            )
+        return sum(1 + size // PER_PLACE + SEARCHED * find for size in pixels)
+
+    @contextmanager
+    def taken(self, places: int) -> Iterator[None]:
+        """Meanwhile so many places are taken; raises Busy where none is left.
+
+        One is enough, whatever the request takes: what is before it decides how long it waits.
+        """
+        self.check_room()
+        self._taken += places
+        try:
+            yield
+        finally:
+            self._taken -= places
 
     def decode(self, work: Callable[[], None]) -> None:
         """Have a decode thread do `work`, which must not raise.

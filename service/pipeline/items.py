@@ -120,12 +120,14 @@ class Request:
     ) -> None:
         """`done` is called on any thread once all items have ended, or with the error that fails the request.
 
-        `top_k`, `only` and `find` are those of `Recognizer.recognize`; `expires` is by time.perf_counter.
+        `top_k`, `only` and `find` are those of `Recognizer.recognize`; a thread must begin with it before `expires`, by
+        time.perf_counter.
         """
         self.top_k = top_k
         self.only = only
         self.find = find
         self.expires = expires
+        self.begun = False  # whether a thread has begun with the first of its items
         self.dropped = False
         self.items = [Item(self, (number,), image) for number, image in enumerate(images)]  # as they enter the line
         self._images = self._unfinished = self._waiting = len(images)
@@ -138,9 +140,11 @@ class Request:
             done(None)
 
     def wanted(self) -> bool:
-        """Whether its items are worth any work; fails the request where they have waited too long."""
-        if not self.dropped and time.perf_counter() > self.expires:
+        """Whether its items are worth any work, for the thread that begins with one; fails the request where the first
+        one has waited too long."""
+        if not self.dropped and not self.begun and time.perf_counter() > self.expires:
             self.fail(too_late())
+        self.begun = self.begun or not self.dropped
         return not self.dropped
 
     def drop(self) -> bool:
@@ -216,4 +220,4 @@ def fail(items: Sequence[Item], error: Exception) -> None:
 
 def too_late() -> TooLate:
     """The error of what waited longer than it may."""
-    return TooLate("The server is too busy to read this in time: try again in a moment, or send less at a time.")
+    return TooLate("The server is too busy to read this in time: try again in a moment.")

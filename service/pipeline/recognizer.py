@@ -2,7 +2,7 @@
 
 ::
 
-    event loop        recognize: take places -> refused -> Check -> one queue for each image: small or large
+    event loop        recognize: refused -> Check -> take places -> one queue for each image: small or large
     decode thread     (large images) Check -> room for its pixels -> Decode -> the queue of small ones
     inference thread  a batch of items of any requests: Decode -> Find -> Rectify -> Infer -> Read -> outcome
                       (crops: Prepare in place of Find and Rectify)
@@ -21,7 +21,7 @@ from typing import Final
 
 from service.artifact import Artifact, Grammar
 from service.backends import Backend
-from service.errors import BadParameter, ClientGone, InputError, Stopping
+from service.errors import BadParameter, ClientGone, Stopping
 from service.pipeline.budget import Budget
 from service.pipeline.inference_threads import Crew
 from service.pipeline.items import Item, Outcome, Request, Source, Timing, fail, too_late
@@ -35,6 +35,7 @@ from service.pipeline.stages import (
     decoding,
     is_large,
     line,
+    pixels,
     reading,
     refused,
     search_with,
@@ -132,43 +133,46 @@ class Recognizer:
         the answer any more.
 
         An image that is an error, or that cannot be read, has its error in its place. Raises Busy or Stopping where
-        nothing more is admitted, TooLate where no thread took all the images in time, ClientGone where `gone` returned
-        before one did.
+        nothing more is admitted, TooManyPixels where the images have too many together, TooLate where no thread began
+        with them in time, ClientGone where `gone` returned before all were computed.
         """
         if self._closed:
             raise Stopping("The server is shutting down: send the request to another one.")
-        count = sum(not isinstance(image, InputError) for image in images)
-        self._budget.admit(count)
-        self._admitted.add(count)
+        self._admitted.add(1)
         start = time.perf_counter()
         complete = asyncio.get_running_loop().create_future()
         request = Request(images, partial(_settle, complete), top_k, only, start + self._deadline_s, find)
         try:
-            await self._enter(request)
-            await self._finished(request, complete, gone)
+            request.items, sizes = await self._checked(request)
+            with self._budget.taken(self._budget.places(sizes, find)):
+                self._enter(request.items)
+                await self._finished(request, complete, gone)
         finally:
             request.drop()  # where this very task was cancelled
             request.free()
-            self._admitted.add(-count)
-            self._budget.release(count)
+            self._admitted.add(-1)
         return request.outcomes(), request.timing(time.perf_counter() - start)
 
-    async def _enter(self, request: Request) -> None:
-        """Put each image into the queue that its header asks for."""
+    async def _checked(self, request: Request) -> tuple[list[Item], list[int | None]]:
+        """The images that are to be read, and of each the pixels, None where its header does not tell."""
         items: list[Item] = []
-        small: list[Item] = []
-        large: list[Item] = []
+        sizes: list[int | None] = []
         since = time.perf_counter()
         for item in through(self._entry, request.items):
             items.append(item)
-            (large if is_large(item) else small).append(item)
+            sizes.append(pixels(item))
             if time.perf_counter() - since > TURN_S:
                 await asyncio.sleep(0)  # others have their turn
                 since = time.perf_counter()
-        request.items = items
-        for item in large:
-            self._budget.decode(partial(self._decode_large, item))
-        self._crew.put(small)
+        return items, sizes
+
+    def _enter(self, items: Sequence[Item]) -> None:
+        """Put each image into the queue that its header asks for."""
+        for item in items:
+            if is_large(item):
+                self._budget.decode(partial(self._decode_large, item))
+            else:
+                self._crew.put([item])
 
     async def _finished(self, request: Request, complete: asyncio.Future[None], gone: Gone | None) -> None:
         loop = asyncio.get_running_loop()
@@ -184,11 +188,16 @@ class Recognizer:
                 task.cancel()
 
     async def _watch(self, request: Request, gone: Gone | None) -> None:
-        """End a request that makes no sense any more, unless the engine has begun with all of it: that is finished."""
+        """End a request that waits for too long, or that nobody waits for, unless all of it is computed already.
+
+        What has begun in time is finished, however long it takes: a smaller request would have been read too.
+        """
         leaving = asyncio.ensure_future(gone()) if gone else asyncio.get_running_loop().create_future()
         remaining = max(0.0, request.expires - time.perf_counter())
         try:
             left, _ = await asyncio.wait([leaving], timeout=remaining)
+            if request.begun and not left:
+                left, _ = await asyncio.wait([leaving])
         finally:
             leaving.cancel()
         if request.drop():

@@ -33,7 +33,7 @@ from service.finding.search import Search
 from service.pipeline.budget import Budget
 from service.pipeline.items import Empty, Item, Seen
 from service.reading import decode, geometry
-from service.reading.containers import Contained
+from service.reading.containers import WALKED, Contained, announced, sniff
 from service.reading.decode import Decoded
 from service.reading.geometry import Pixels
 from service.reading.text import Reader
@@ -204,7 +204,7 @@ def _end(item: Item, error: Exception) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """Looks at the header of a file of up to `most_bytes`; raises as `decode.check` does."""
+    """Looks through a file of up to `most_bytes`, or one of which that takes no time; raises as `decode.check` does."""
 
     max_pixels: int
     most_bytes: float = float("inf")
@@ -212,9 +212,21 @@ class Check:
     def __call__(self, item: Item) -> Sequence[Any]:
         """The file reduced to what decoding needs, or the value as it is."""
         value = item.value
-        if isinstance(value, bytes | bytearray) and len(value) <= self.most_bytes:
+        if isinstance(value, bytes | bytearray) and (len(value) <= self.most_bytes or sniff(value) not in WALKED):
             return (decode.check(value, self.max_pixels),)
         return (value,)
+
+
+def pixels(item: Item) -> int | None:
+    """Of an image that went through `Check`, the pixels that its header announces; None where it does not tell."""
+    match item.value:
+        case Contained(width=width, height=height):
+            return width * height or None
+        case bytes() | bytearray() as data:
+            return announced(data)
+        case np.ndarray(shape=(height, width, _)):
+            return int(width * height)
+    return None
 
 
 def is_large(item: Item) -> bool:

@@ -43,6 +43,7 @@ REFUSED = {  # formats that cannot be read, always or in this installation
     "SVG": "This is an SVG drawing: send it as PNG.",
 }
 
+MAX_SIDE = 65_500  # pixels, as libjpeg has it; libpng takes a million at most, and complains on stderr
 MISSING_GREY = (128, 128, 128)  # libjpeg's colour for what did not arrive
 MISSING_SHARE = 0.5  # of the pixels; beyond it, a truncated image is of no use
 STRIP = 256  # rows that are laid on white at a time
@@ -94,9 +95,16 @@ def check(data: Encoded, max_pixels: int) -> Contained:
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if not width * height:
+        raise UndecodableImage(f"The image has {width} x {height} pixels: send one that shows something.")
     if width * height > max_pixels:
         raise TooManyPixels(
             f"The image has {width} x {height} pixels; at most {max_pixels:,} are accepted: send a smaller one."
+        )
+    if max(width, height) > MAX_SIDE:
+        raise TooManyPixels(
+            f"The image has {width} x {height} pixels; at most {MAX_SIDE:,} are accepted in a row or a column: send a "
+            "part of it."
         )
 
 
@@ -150,7 +158,7 @@ def _turned(image: Contained) -> tuple[int, int]:
 
 def _decode_guarded(image: Contained, max_pixels: int) -> Decoded:
     word, width, height, pixels = decoder_process.run(image.data, image.format, max_pixels)
-    if word == decoder_process.TOO_LARGE:
+    if word in (decoder_process.READ, decoder_process.TOO_LARGE):
         _check_size(width, height, max_pixels)
     if word == decoder_process.NO_DECODER:
         raise UnsupportedMediaType(REFUSED[image.format])

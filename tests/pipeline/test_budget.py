@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.errors import Busy
+from service.errors import Busy, TooManyPixels
+from service.pipeline import budget as bounds
 from service.pipeline.budget import AT_ONCE, Budget
 from service.pipeline.recognizer import Recognizer
 from service.reading import decode
@@ -24,18 +25,53 @@ def test_two_variants_have_no_more_places_than_one(tiny, gate):
         try:
             reading = [asyncio.create_task(one.recognize([encode()] * 2, 1)) for one in (first, second)]
             await asyncio.to_thread(gate.wait_for, 1)
-            with pytest.raises(Busy, match="4 images are already waiting"):
+            with pytest.raises(Busy, match="The queue is full"):
                 budget.check_room()
             for one in (first, second):
                 with pytest.raises(Busy):
                     await one.recognize([encode()], 1)
             gate.open()
             await asyncio.gather(*reading)
-            budget.check_room(4)
+            budget.check_room()
         finally:
             gate.open()
             await first.close()
             await second.close()
+
+    asyncio.run(task())
+
+
+def test_an_image_takes_places_by_the_time_that_it_costs():
+    budget = Budget(256, 1, 25_000_000)
+    assert budget.places([94 * 24] * 3, find=False) == 3
+    assert budget.places([1280 * 720], find=True) == 5
+    assert budget.places([12_000_000], find=True) == 17
+    assert budget.places([None, 1 << 40], find=False) == 2 * 26, "an image has up to 25 million pixels, or is refused"
+
+
+def test_the_pixels_of_a_request_are_bounded():
+    budget = Budget(256, 1, 25_000_000)
+    assert budget.places([25_000_000] * 4, find=True)
+    with pytest.raises(TooManyPixels, match=r"100,000,001 pixels together.*send them in several requests"):
+        budget.places([25_000_000] * 4 + [1], find=True)
+    assert Budget(256, 1, 200_000_000).places([200_000_000], find=True), "an image alone may have as many as it may"
+
+
+def test_large_images_fill_the_queue_at_once(tiny, gate, monkeypatch):
+    """As many as it holds by their pixels, and not by their number, so that none waits to be refused."""
+    monkeypatch.setattr(bounds, "PER_PLACE", 100_000)
+    large = encode(".png", picture(900, 900))
+
+    async def task() -> None:
+        recognizer = Recognizer(tiny, 1, Budget(10, 1, LIMIT), LIMIT, deadline_s=60)
+        reading = [asyncio.create_task(recognizer.recognize([large], 1)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await recognizer.recognize([encode()], 1)
+        gate.open()
+        await asyncio.gather(*reading)
+        await recognizer.recognize([large] * 9, 1)  # what is alone is read, whatever it takes
+        await recognizer.close()
 
     asyncio.run(task())
 

@@ -110,6 +110,14 @@ def test_what_waited_too_long_goes_no_further():
         request.end.result(timeout=0)
 
 
+def test_what_has_begun_in_time_goes_on():
+    request = Asked("a", "b")
+    first, second = request.items
+    assert list(wanted([first])) == [first]
+    request.expires = -math.inf
+    assert list(wanted([second])) == [second]
+
+
 def test_the_time_of_a_stage_counts_once_for_an_item_that_is_split():
     request = Asked("abc")
     (item,) = request.items

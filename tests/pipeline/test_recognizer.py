@@ -209,6 +209,34 @@ def test_what_waited_too_long_is_refused_and_never_computed(tiny, gate):
     assert gate.batches == [1, 1]
 
 
+def test_what_has_begun_in_time_is_finished_however_long_it_takes(tiny, gate):
+    async def task(recognizer: Recognizer) -> int:
+        reading = asyncio.create_task(recognizer.recognize([encode()] * (tiny.manifest.max_batch + 1), 1))
+        await asyncio.to_thread(gate.wait_for, 1)
+        await asyncio.sleep(0.3)
+        gate.open()
+        seen, _ = await reading
+        return len(seen)
+
+    assert use(tiny, task, threads=1, deadline_s=0.1) == tiny.manifest.max_batch + 1
+
+
+def test_what_has_begun_ends_with_its_client(tiny, gate):
+    async def task(recognizer: Recognizer) -> None:
+        left = asyncio.Event()
+        images = [encode()] * (tiny.manifest.max_batch + 1)
+        reading = asyncio.create_task(recognizer.recognize(images, 1, gone=left.wait))
+        await asyncio.to_thread(gate.wait_for, 1)
+        await asyncio.sleep(0.3)
+        left.set()
+        with pytest.raises(ClientGone):
+            await reading
+        gate.open()
+
+    use(tiny, task, threads=1, deadline_s=0.1)
+    assert len(gate.batches) == 1
+
+
 def test_what_nobody_waits_for_any_more_is_never_computed(tiny, gate):
     async def task(recognizer: Recognizer) -> None:
         first = asyncio.create_task(recognizer.recognize([encode()], 1))

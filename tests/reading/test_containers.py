@@ -126,6 +126,22 @@ def test_what_decoders_print_names_nothing_of_the_file(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", images.seeds())
+def test_the_header_alone_tells_how_many_pixels_there_are(name):
+    data = images.seeds()[name]
+    image = decode.check(data, LIMIT)
+    expected = image.width * image.height if image.format in containers.WALKED else 0
+    assert containers.announced(data) == expected
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_header_takes_long_to_tell(name):
+    data = HOSTILE[name]()
+    start = time.process_time()
+    assert containers.announced(data) in (0, 24 * 94)
+    assert time.process_time() - start < LONGEST_S / 10
+
+
 def test_a_file_of_nothing_else_is_not_copied():
     assert contain(JPEG).data is JPEG
     plain = saved("PNG")

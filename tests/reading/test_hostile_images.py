@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import struct
+import zlib
 
 import httpx
 import numpy as np
@@ -78,6 +80,59 @@ def test_a_png_whose_chunk_claims_more_than_there_is_never_reaches_the_decoder(l
     monkeypatch.setattr("cv2.imdecode", None)  # to call it is a TypeError
     with pytest.raises(UndecodableImage, match="damaged or was cut off"):
         decode.decode_image(bytes(data), LIMIT)
+
+
+def sized(kind: str, width: int, height: int) -> bytes:
+    """A file whose header announces this size."""
+    target = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(target, kind)
+    data = bytearray(target.getvalue())
+    if kind == "PNG":
+        data[16:24] = struct.pack(">II", width, height)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    elif kind == "JPEG":
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", height, width)
+    elif kind == "BMP":
+        data[18:26] = struct.pack("<ii", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "height"),
+    [
+        *[("PNG", 25_000_000, 1), ("PNG", 1, 1_000_001), ("PNG", 65_501, 1), ("PNG", 1, 2**31 - 1)],
+        *[("BMP", 2_000_000, 1), ("BMP", 1, -2_000_000), ("JPEG", 65_535, 1), ("JPEG", 3, 65_501)],
+    ],
+)
+def test_a_side_that_decoders_refuse_is_refused_by_the_header(kind, width, height, monkeypatch):
+    monkeypatch.setattr("cv2.imdecode", None)  # to call it is a TypeError
+    with pytest.raises(TooManyPixels, match=rf"{width} x {abs(height)} pixels; at most .* are accepted"):
+        decode.decode_image(sized(kind, width, height), LIMIT)
+
+
+@pytest.mark.parametrize(("kind", "width", "height"), [("PNG", 0, 5), ("BMP", 5, 0), ("JPEG", 5, 0), ("JPEG", 0, 5)])
+def test_an_image_without_pixels_is_refused_by_the_header(kind, width, height, monkeypatch):
+    monkeypatch.setattr("cv2.imdecode", None)
+    with pytest.raises(UndecodableImage, match=f"{width} x {height} pixels"):
+        decode.decode_image(sized(kind, width, height), LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "JPEG", "WEBP", "TIFF", "GIF"])
+def test_the_longest_side_that_is_accepted_is_read(kind, capfd):
+    longest = 16_383 if kind == "WEBP" else decode.MAX_SIDE  # the format has no more
+    for size in ((longest, 1), (1, longest)):
+        target = io.BytesIO()
+        Image.new("RGB", size, "red").save(target, kind)
+        assert decode.decode_image(target.getvalue(), LIMIT).shape == (*size[::-1], 3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_side_that_only_the_decoder_sees_has_the_same_bound():
+    target = io.BytesIO()
+    Image.new("RGB", (decode.MAX_SIDE + 1, 1), "red").save(target, "TIFF")
+    with pytest.raises(TooManyPixels, match="65501 x 1"):
+        decode.decode_image(target.getvalue(), LIMIT)
 
 
 @pytest.mark.parametrize("name", ["jpeg-bomb", "png-bomb", "bmp-bomb", "webp-bomb"])
