@@ -27,7 +27,7 @@ def decode(maps: Floats, threshold: float = 0.3, limit: int = 32) -> Plates:
     """
     logits = np.ascontiguousarray(maps[..., 0])
     least = np.float32(np.log(threshold / (1 - threshold)))
-    peaks = (logits >= least) & (logits >= cv2.dilate(logits, np.ones((3, 3), np.uint8)))
+    peaks = (logits >= least) & (logits >= cv2.dilate(logits, np.ones((3, 3), np.uint8))) & np.isfinite(maps).all(2)
     rows, columns = np.nonzero(peaks)
     order = np.argsort(-logits[rows, columns], kind="stable")[:CANDIDATES]
     rows, columns = rows[order], columns[order]

@@ -45,13 +45,13 @@ class Search:
             one._replace(probability=_joint(float(hint), one.probability))
             for one, hint in zip(found, rough.probabilities, strict=True)
         ]
-        again = [one for one in kept if one.probability >= SURE / 2]
+        again = _likely(kept, SURE / 2)
         exact = self._refined(image, [one.corners for one in again])
         both = [
             two._replace(probability=(one.probability * _joint(1.0, two.probability)) ** 0.5)
             for one, two in zip(again, exact, strict=True)
         ]
-        return [one for one in both if one.probability >= SURE]
+        return _likely(both, SURE)
 
     def rough(self, image: Pixels) -> Plates:
         """What the finder alone finds, the most probable first, at most MOST."""
@@ -60,7 +60,8 @@ class Search:
             seen, smaller = canvas.fit(image, size, longest)
             scale *= smaller
             passes.append((maps.decode(self._find(seen[None])[0], HINT, MOST), scale))
-            image = seen[: round(image.shape[0] * smaller), : round(image.shape[1] * smaller)]  # for a coarser look
+            rows, columns = (max(1, round(length * smaller)) for length in image.shape[:2])
+            image = seen[:rows, :columns]  # for a coarser look
         return maps.merged(passes, MOST)
 
     def _refined(self, image: Pixels, corners: Sequence[NDArray[Any]]) -> list[Refined]:
@@ -69,6 +70,11 @@ class Search:
             return []
         answers = self._refine(np.stack([crop(image, quad, self._form) for quad in corners]))
         return [refined(answer, quad, self._form) for answer, quad in zip(answers, corners, strict=True)]
+
+
+def _likely(plates: Sequence[Refined], least: float) -> list[Refined]:
+    """The plates of at least this probability, without those whose corners are no finite numbers."""
+    return [one for one in plates if one.probability >= least and np.isfinite(one.corners).all()]
 
 
 def _joint(finder: float, refiner: float) -> float:
