@@ -159,8 +159,8 @@ class Variants:
             return name or self.name
         if not self._choice:
             raise NoSuchVariant(f"This server reads with {self.name} only, not with {name!r}.")
-        if name not in (known := artifact.variants(self._root)):
-            raise NoSuchVariant(f"There is no variant {name!r}; installed are {', '.join(known)}.")
+        if name not in artifact.variants(self._root):
+            raise self._no_such(name)
         return name
 
     async def manifest(self, name: str) -> Manifest:
@@ -340,8 +340,7 @@ class Variants:
         try:
             return await asyncio.to_thread(self._read, name, loaded)
         except UnknownVariant as error:
-            known = ", ".join(artifact.variants(self._root))
-            raise NoSuchVariant(f"There is no variant {name!r}; installed are {known}.") from error
+            raise self._no_such(name) from error
         except ArtifactError as error:
             reason = f"The variant {name!r} cannot be used here: {self._said(error)}."
             log.warning("%s cannot be used: %s", name, error)
@@ -367,6 +366,10 @@ class Variants:
                 what = f"{type(error).__name__}: {brief(error)}"
                 raise ArtifactError(f"{self._root / name} cannot be loaded ({what})") from error
         raise AssertionError("the last reading returns or raises")
+
+    def _no_such(self, name: str) -> NoSuchVariant:
+        known = ", ".join(artifact.readers(self._root))
+        return NoSuchVariant(f"There is no variant {name!r}; installed are {known}.")
 
     def _describe(self, name: str, entry: Manifest | ArtifactError) -> Installed:
         if isinstance(entry, ArtifactError):

@@ -17,7 +17,7 @@ from service.artifact import Artifact, Measured, write
 from service.backends import Backend
 from service.settings import Settings
 from tests.support.answers import AUTHORIZED, JPEG, KEY, activate, problem
-from tests.support.artifacts import MEASURED, OTHER_TEXT, TINY_TEXT, describe, save_tiny_model
+from tests.support.artifacts import MEASURED, OTHER_TEXT, PUBLISHED, TINY_TEXT, describe, save_tiny_model
 from tests.support.images import encode, picture
 from tests.support.servers import Serving, eventually
 
@@ -97,6 +97,13 @@ def test_the_time_that_loading_takes_is_none_of_the_upload(serving, several, mon
     large = encode(".bmp", picture(900, 900))  # it comes in several pieces
     response = client.post("/recognize?variant=other", content=large, headers=JPEG)
     assert response.status_code == 200, response.text
+
+
+def test_what_finds_plates_is_not_offered_to_read_them(serving, artifacts, tmp_path):
+    root = shutil.copytree(artifacts, tmp_path / "both")
+    shutil.copytree(PUBLISHED / "refiner", root / "refiner")
+    response = serving(artifacts=root).post("/recognize?variant=none", content=encode(), headers=JPEG)
+    assert "installed are tiny." in problem(response, 404, errors.NoSuchVariant)
 
 
 def test_a_variant_that_is_not_there_or_not_usable_is_refused_and_not_tried_again(serving, several):

@@ -20,7 +20,10 @@ function records({ name, answer, refusal }) {
   if (!answer) return [];
   const { plates, note } = answer.results[0];
   if (!plates.length) return [{ file: name, note }];
-  return plates.map((plate, index) => ({ file: name, ...plate, plate: index + 1, corners: plate.box }));
+  return plates.map((plate, index) => {
+    const corners = plate.box.flat().join(" ");
+    return { file: name, ...plate, plate: index + 1, formats: plate.formats.join(","), corners };
+  });
 }
 
 function row(record, { name, card }, open) {
@@ -74,5 +77,5 @@ function lines(table, escaped, comma, end) {
 
 function field(value) {
   if (typeof value === "boolean") return value ? "True" : "False";
-  return Array.isArray(value) ? value.flat().join(" ") : String(value ?? "");
+  return String(value ?? "");
 }

@@ -122,6 +122,7 @@ def test_many_photographs_are_a_table_to_filter_copy_and_save(visit, scene, tmp_
         file.write_bytes(scene.read_bytes())
     answers = {file.name: answer(QUAD, TURNED, sure=0.5 if number == 3 else 0.95) for number, file in enumerate(files)}
     answers[files[5].name] = answer()
+    answers[files[0].name]["results"][0]["plates"][1]["formats"] = ["cn-standard", "cn-police"]
 
     def respond(route: Route) -> None:
         sent = route.request.post_data_buffer or b""
@@ -168,7 +169,7 @@ def test_many_photographs_are_a_table_to_filter_copy_and_save(visit, scene, tmp_
         "plate": "2",
         "text": "京A12346",
         "confidence": "0.99",
-        "formats": "cn-standard",
+        "formats": "cn-standard,cn-police",  # as `lpr read --csv` writes them
         "valid_format": "True",
         "found": "0.98",
         "rows": "2",
