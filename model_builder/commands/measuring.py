@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from model_builder import build, evaluate, team
@@ -120,7 +121,8 @@ def _add_bench(commands: flags.Commands) -> None:
         help="measure speeds: the renderer's, and all variants beside other engines; let nothing else run meanwhile",
         description="Measure how fast plates are rendered, small JPEGs decoded (by OpenCV, and by simplejpeg beside "
         "it) and logits read, and how fast every variant and the engines that people "
-        "would otherwise use (ONNX Runtime, OpenVINO, torch.compile, on the baseline's weights) read them, in turns.",
+        "would otherwise use (ONNX Runtime, OpenVINO, torch.compile, on the baseline's weights) read them, in turns; "
+        "then the same of the finder and the refiner.",
     )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument(
@@ -140,7 +142,8 @@ def _add_contest(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from model_builder.measure import contest, peers, report, tables  # they bring matplotlib
+    from model_builder.measure import contest, finders, finding_tables, peers, report, tables  # they bring matplotlib
+    from model_builder.measure.parts import Parts
 
     speed = bench.rendering(options.processes)
     print(f"rendering: {speed:.0f} plates a second, {options.processes} process(es), {evaluate.machine()}", flush=True)
@@ -160,6 +163,11 @@ def _bench(options: argparse.Namespace) -> None:
         times = {name: [asdict(result) for result in results] for name, results in outcome.times.items()}
         print(f"milliseconds a plate, {evaluate.machine()}")
         print(tables.speeds(times, [other.name for other in others]), flush=True)
+    with TemporaryDirectory() as folder:  # nothing is kept
+        for subject in finders.published(options.artifacts):
+            found = finders.times(Parts(Path(folder)), options.artifacts, subject, options.rounds)
+            print(f"milliseconds an image of what is to {subject.task}, {evaluate.machine()}")
+            print(finding_tables.speeds(found), flush=True)
 
 
 def _add_report(commands: flags.Commands) -> None:
@@ -169,8 +177,9 @@ def _add_report(commands: flags.Commands) -> None:
         _report,
         help="measure and compare all variants, and write report/ and README's table",
         description="Measure accuracy, latency beside other engines, start, memory and size of every variant through "
-        "the serving code; write the report's page with its figure, and README's table. Takes a quarter of an hour: "
-        "let nothing else run meanwhile. Interrupt it with Ctrl-C; the same command goes on with what is left.",
+        "the serving code, and of the finder and the refiner; write the report's page with its figure, and README's "
+        "table. Takes half an hour: let nothing else run meanwhile. Interrupt it with Ctrl-C; the same command goes on "
+        "with what is left.",
     )
     _add_contest(parser)
     repository = flags.ARTIFACTS.parent

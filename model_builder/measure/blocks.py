@@ -1,5 +1,6 @@
-"""Blocks of a Markdown page, each between two markers and written by one command of the Makefile."""
+"""Blocks of a Markdown page, each between two markers and written by one command of the Makefile; tables in them."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,3 +28,8 @@ def put(page: Path, command: str, text: str) -> None:
         content = f"{content.rstrip()}\n\n{begin}\n{end}\n".lstrip()
     before, rest = content.split(begin)
     page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model_builder.measure.peers import Contestant, engine
-from model_builder.networks.reader import HEIGHT, WIDTH
 from service.backends import Backend
 
 _WARM_UP = 10  # calls at the start of each burst: the others have used the caches meanwhile
@@ -28,7 +27,7 @@ _WARM_UP_S, _BURST_S = 0.05, 0.25  # after which no further call is begun, for w
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds a plate: median, 95th and 99th percentile of `calls` calls with `batch` plates on `threads`."""
+    """Milliseconds an image: median, 95th and 99th percentile of `calls` calls with `batch` images on `threads`."""
 
     median: float
     p95: float
@@ -50,13 +49,15 @@ class Outcome:
 def contest(
     contestants: Sequence[Contestant], threads: int, batches: Sequence[int], *, rounds: int = 20, burst: int = 15
 ) -> Outcome:
-    """Let the contestants take turns. Let nothing else run meanwhile.
+    """Let the contestants, all of one size of images, take turns. Let nothing else run meanwhile.
 
     One that fails is left out, which a line on the console tells; the others go on.
     """
+    height, width = contestants[0].size
     with _players(contestants, threads) as players:
         for batch in batches:
-            for _ in tqdm(range(rounds), desc=f"{threads} thread(s), batch {batch}", unit="round", dynamic_ncols=True):
+            name = f"{threads} thread(s), {width}x{height}, batch {batch}"
+            for _ in tqdm(range(rounds), desc=name, unit="round", dynamic_ncols=True):
                 for player in players:
                     player.play(batch, burst)
     ran = [player for player in players if not player.fault]
@@ -135,26 +136,26 @@ def _compete(contestant: Contestant, threads: int, pipe: Connection) -> None:
     """A child's life: load, then compute bursts as asked until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe when it is interrupted
     warnings.simplefilter("ignore")  # of deprecations inside the engines, in the middle of progress bars
-    crops = np.random.default_rng(0).integers(0, 256, (256, HEIGHT, WIDTH, 3), np.uint8)
     try:
         backend = engine(contestant, threads)
         pipe.send(backend.engine)
         while True:
             batch, calls = pipe.recv()
-            _burst(backend, crops[:batch], _WARM_UP, _WARM_UP_S)
-            pipe.send(_burst(backend, crops[:batch], calls, _BURST_S))
+            images = np.random.default_rng(0).integers(0, 256, (batch, *contestant.size, 3), np.uint8)
+            _burst(backend, images, _WARM_UP, _WARM_UP_S)
+            pipe.send(_burst(backend, images, calls, _BURST_S))
     except (EOFError, ConnectionError):  # the contest is over
         return
     except Exception as error:  # whatever an engine raises
         pipe.send(_Fault(f"{type(error).__name__}: {error}"))
 
 
-def _burst(backend: Backend, crops: NDArray[np.uint8], calls: int, seconds: float) -> list[float]:
+def _burst(backend: Backend, images: NDArray[np.uint8], calls: int, seconds: float) -> list[float]:
     """Milliseconds of so many calls, or of fewer where they take long; of one at least."""
     times: list[float] = []
     started = time.perf_counter()
     while not times or (len(times) < calls and time.perf_counter() - started < seconds):
         start = time.perf_counter()
-        backend.infer(crops)
+        backend.infer(images)
         times.append((time.perf_counter() - start) * 1e3)
     return times

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from model_builder.measure import blocks
 from model_builder.render.scene import Scene
 from model_builder.tasks.finding import ALARM, FOUND, Find
 from model_builder.train.finder import overlap
@@ -35,12 +36,12 @@ def table(find: Find, scenes: Sequence[Scene], empty: Iterable[Path]) -> str:
     titles = ["`found` at least", f"of {count} plates given", f"false alarms a scene, of {len(scenes)}"]
     if photographs:
         titles.append(f"false alarms a photograph without plates, of {photographs}")
-    rows = [titles, ["---"] * len(titles)]
+    rows = []
     for least in LEAST:
         row = [f"{least:g}", f"{100 * _from(least, right) / max(count, 1):.1f} %"]
         row.append(f"{_from(least, false) / len(scenes):.3f}")
         rows.append(row + [f"{_from(least, alarms) / photographs:.3f}"] * bool(photographs))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return blocks.table(titles, rows)
 
 
 def _from(least: float, probabilities: Sequence[float]) -> int:

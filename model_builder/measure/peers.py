@@ -1,7 +1,7 @@
 """Contestants: the variants as the service runs them, and the engines that people would otherwise use.
 
-Every peer runs the baseline's weights as well as its engine can: shapes fixed per batch size where that helps it,
-denormals flushed, and as many threads as the contest says.
+Every peer runs our weights as well as its engine can: shapes fixed where that helps it, denormals flushed, and as many
+threads as the contest says.
 """
 
 from collections.abc import Callable
@@ -32,15 +32,16 @@ MASKED, DYNAMIC = "masked, 35 % zeros", "dynamic quantization"
 
 @dataclass(frozen=True)
 class Contestant:
-    """What runs under `name`, an artifact's folder or an ONNX file, and how."""
+    """What runs under `name`, an artifact's folder or an ONNX file, and how; on images of `size` (height, width)."""
 
     name: str
     kind: Kind
     model: Path
+    size: tuple[int, int] = (HEIGHT, WIDTH)
 
 
 def variants(artifacts: Path) -> list[Contestant]:
-    """Every published variant."""
+    """Every published variant that reads."""
     return [Contestant(name, "artifact", artifacts / name) for name in contract.readers(artifacts)]
 
 
@@ -61,12 +62,25 @@ def peers(artifacts: Path, work: Path) -> list[Contestant]:
         Contestant("torch.compile fp32", "torch.compile", baseline.folder),
     ]
     if QUANTIZED in contract.variants(artifacts):
-        integers = contract.find(artifacts, QUANTIZED).file(MODEL)
-        found += [
-            Contestant("ONNX Runtime int8", "onnxruntime", integers),
-            Contestant("OpenVINO int8", "openvino", integers),
-        ]
+        found += of_integers(contract.find(artifacts, QUANTIZED).file(MODEL))
     return found
+
+
+def of_floats(model: Path) -> list[Contestant]:
+    """Engines for an ONNX file in float32."""
+    return [
+        Contestant("ONNX Runtime fp32", "onnxruntime", model),
+        Contestant("OpenVINO fp32", "openvino", model),
+        Contestant("OpenVINO bf16", "openvino bf16", model),
+    ]
+
+
+def of_integers(model: Path) -> list[Contestant]:
+    """Engines for an ONNX file in int8."""
+    return [
+        Contestant("ONNX Runtime int8", "onnxruntime", model),
+        Contestant("OpenVINO int8", "openvino", model),
+    ]
 
 
 def attempts(artifacts: Path) -> list[Contestant]:
@@ -128,7 +142,7 @@ _SHARE = 16  # plates a stream from which on streams side by side are faster; ON
 
 
 class _OpenVino:
-    """An ONNX file or a torch artifact, compiled anew for each batch size: a free dimension would make it slower.
+    """An ONNX file or a torch artifact, compiled anew for each shape of a batch: a free dimension would make it slower.
 
     A large batch on several threads is shared by as many streams, its setting for throughput.
     """
@@ -147,37 +161,37 @@ class _OpenVino:
         self._openvino, self._core = _openvino()
         source = torch.export.load(contract.read(model).file(PROGRAM)) if model.is_dir() else model
         self._model = self._openvino.convert_model(source)
-        self._requests: dict[int, Any] = {}
-        self._queues: dict[int, Any] = {}
-        self._request(1)
+        self._requests: dict[tuple[int, ...], Any] = {}
+        self._queues: dict[tuple[int, ...], Any] = {}
         self.engine = f"OpenVINO {self._openvino.__version__.split('-')[0]} {precision}"
 
     def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         share, rest = divmod(len(batch), self._threads)
         if self._threads > 1 and share >= _SHARE and rest == 0:
             return self._side_by_side(batch, share)
-        logits: NDArray[np.float32] = self._request(len(batch)).infer([batch], share_inputs=True)[0]
+        logits: NDArray[np.float32] = self._request(batch.shape).infer([batch], share_inputs=True)[0]
         return logits
 
-    def _request(self, batch: int) -> Any:
-        if batch not in self._requests:
-            self._requests[batch] = self._compiled(batch, "LATENCY", 1).create_infer_request()
-        return self._requests[batch]
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        if shape not in self._requests:
+            self._requests[shape] = self._compiled(shape, "LATENCY", 1).create_infer_request()
+        return self._requests[shape]
 
     def _side_by_side(self, batch: NDArray[np.uint8], share: int) -> NDArray[np.float32]:
-        if share not in self._queues:
-            compiled = self._compiled(share, "THROUGHPUT", self._threads)
-            self._queues[share] = self._openvino.AsyncInferQueue(compiled, self._threads)
-        queue, parts = self._queues[share], dict[int, NDArray[np.float32]]()
+        shape = (share, *batch.shape[1:])
+        if shape not in self._queues:
+            compiled = self._compiled(shape, "THROUGHPUT", self._threads)
+            self._queues[shape] = self._openvino.AsyncInferQueue(compiled, self._threads)
+        queue, parts = self._queues[shape], dict[int, NDArray[np.float32]]()
         queue.set_callback(lambda request, first: parts.update({first: request.get_output_tensor(0).data.copy()}))
         for first in range(0, len(batch), share):
             queue.start_async([batch[first : first + share]], first, share_inputs=True)
         queue.wait_all()
         return np.concatenate([parts[first] for first in sorted(parts)])
 
-    def _compiled(self, batch: int, hint: str, streams: int) -> Any:
+    def _compiled(self, shape: tuple[int, ...], hint: str, streams: int) -> Any:
         model = self._model.clone()
-        model.reshape([batch, HEIGHT, WIDTH, 3])
+        model.reshape([*shape])
         settings = self._settings | {"PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
         return self._core.compile_model(model, "CPU", settings)
 

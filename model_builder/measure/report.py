@@ -3,16 +3,13 @@
 Each part that is finished is kept in the folder `work`, so that a report that was stopped goes on where it was.
 """
 
-import datetime
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,9 @@ import numpy as np
 from model_builder import candidates, evaluate
 from model_builder.compress import prune, quantize
 from model_builder.graph import description, onnx
-from model_builder.measure import blocks, figures, peers, serving, tables
+from model_builder.measure import blocks, figures, finders, peers, serving, tables
 from model_builder.measure.contest import contest
+from model_builder.measure.parts import Parts, identity, installed_engines
 from model_builder.measure.peers import BASELINE, QUANTIZED, Contestant
 from model_builder.measure.tables import POOLED, RENDERED
 from model_builder.train import labels
@@ -38,35 +36,7 @@ BATCHES = (1, 8, 32)
 THREADS = (1, 2)
 RAW = "report.json"  # in the folder of finished parts
 
-_ENGINES = ("torch", "onnxruntime", "apache-tvm", "openvino")
 _ABLATION_ROUNDS = 5  # its first rows take a second a plate
-
-
-class Parts:
-    """Store of finished parts, a file each. One is reused if its subject, the machine and the engines are the same."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._here = {"machine": evaluate.machine(), "engines": _engines()}
-        self.measured: dict[str, str] = {}  # when each part was, UTC
-
-    def get(self, name: str, subject: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
-        """The part as JSON holds it, reused or measured now; it depends on `subject`, the machine and the engines."""
-        path = self._folder / f"{re.sub(r'[^a-z0-9-]+', '-', name.lower())}.json"
-        key = json.loads(json.dumps({**self._here, **subject}))
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if saved and saved["key"] == key:
-            print(f"{name}: measured {saved['measured']}, kept in {path}", flush=True)
-        else:
-            print(f"{name}: measuring", flush=True)
-            value = json.loads(json.dumps(measure()))
-            saved = {"key": key, "measured": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}", "value": value}
-            aside = path.with_suffix(".new")
-            aside.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
-            aside.rename(path)
-        self.measured[name] = saved["measured"]
-        return saved["value"]
 
 
 @dataclass(frozen=True)
@@ -81,16 +51,12 @@ class _Subjects:
         return contract.find(self.artifacts, name)
 
     def identity(self, name: str) -> str | None:
-        """Digest of the files of a variant. A version names the weights alone, not the compiled library."""
-        if name not in contract.variants(self.artifacts):
-            return None
-        files = json.dumps(self.artifact(name).manifest.files, sort_keys=True)
-        return hashlib.sha256(files.encode()).hexdigest()[:16]
+        return identity(self.artifacts, name)
 
     def variant(self, contestant: Contestant) -> dict[str, Any]:
         name, artifact = contestant.name, self.artifact(contestant.name)
-        identity = {"version": self.identity(name)}
-        served = self.parts.get(f"serving {name}", identity, partial(serving.measure, name, self.artifacts))
+        version = {"version": self.identity(name)}
+        served = self.parts.get(f"serving {name}", version, partial(serving.measure, name, self.artifacts))
         facts = {**_facts(artifact), "accuracy": self._accuracy(contestant, artifact, name), "serving": served}
         source = compiled_from(artifact)
         if source is not None:
@@ -125,7 +91,7 @@ class _Subjects:
 
 
 def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, rounds: int) -> dict[str, Any]:
-    """All figures of the report, as plain data. Takes a quarter of an hour; let nothing else run meanwhile."""
+    """All figures of the report, as plain data. Takes half an hour; let nothing else run meanwhile."""
     photographs = labels.read_sets(real, RENDERED)
     sets = {**photographs, RENDERED: labels.read_set(evaluate.SHIPPED)}
     subjects = _Subjects(artifacts, sets, parts := Parts(work))
@@ -135,13 +101,15 @@ def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, roun
     notes = [f"{name} was left out: {reason}" for name, reason in timed["left_out"].items()]
     if not photographs:
         notes.append("Photographs were not measured in this run: `--real FOLDER_OF_SETS` names them.")
+    finding = finders.measure(parts, artifacts, real, rounds)
+    notes += finders.notes(finding)
     baseline = subjects.artifact(BASELINE)
     ran = timed["times"]
     return {
         "machine": evaluate.machine(),
         "commit": evaluate.commit(),
         "cores": len(os.sched_getaffinity(0)),
-        "engines": _engines(),
+        "engines": installed_engines(),
         "sets": {name: len(crops.texts) for name, crops in sets.items()},
         **timed,
         "variants": {variant.name: subjects.variant(variant) for variant in variants if variant.name in ran},
@@ -151,14 +119,10 @@ def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, roun
         "dynamic": {"changed": quantize.dynamic(candidates.load_network(baseline))[0]},
         "ablation": _ablation(parts, baseline, work, notes),
         "kernels": {name: found for name in ran if name in versions and (found := subjects.kernels(name))},
+        "finding": finding,
         "notes": notes,
         "measured": parts.measured,
     }
-
-
-def _engines() -> dict[str, str]:
-    """Versions of the engines that are installed."""
-    return {name: version(name) for name in _ENGINES if any(distributions(name=name))}
 
 
 def _timed(
@@ -201,15 +165,12 @@ def accuracies(artifact: Artifact, contestant: Contestant, sets: Mapping[str, Cr
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:
-    """Figures that need no clock. `bytes` is the size of what a server loads here: one library of several."""
+    """Figures that need no clock."""
     manifest = artifact.manifest
     assert manifest.measured is not None
-    files = [name for name in manifest.files if name != contract.PROBE]
-    if library := contract.library_here(artifact):
-        files = [library.file]
     return {
         "version": manifest.version,
-        "bytes": sum((artifact.folder / name).stat().st_size for name in files),
+        "bytes": serving.loaded_bytes(artifact),
         "folder_bytes": sum(path.stat().st_size for path in artifact.folder.iterdir()),
         "parameters": manifest.measured.parameters,
         "nonzero": nonzero(artifact),

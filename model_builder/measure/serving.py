@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from model_builder import evaluate
+from service import artifact as contract
+from service.artifact import Artifact
 from service.errors import ArtifactError
 
 _STARTS = 3  # of a server; the median counts
@@ -33,6 +35,14 @@ def measure(variant: str, artifacts: Path) -> dict[str, float]:
             memory = resident(process.pid)
     stages = {f"{stage}_ms": float(np.median([timing[stage] for timing in timings[_WARM_UP:]])) for stage in timings[0]}
     return {"start_s": round(float(np.median(starts)), 2), "resident_bytes": memory, **stages}
+
+
+def loaded_bytes(artifact: Artifact) -> int:
+    """Size of the files that a server loads here: of a compiled variant one library of several."""
+    files = [name for name in artifact.manifest.files if name != contract.PROBE]
+    if library := contract.library_here(artifact):
+        files = [library.file]
+    return sum((artifact.folder / name).stat().st_size for name in files)
 
 
 def _request(url: str, image: bytes) -> dict[str, float]:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_builder.measure import finding_tables
+from model_builder.measure.blocks import table
 from model_builder.measure.peers import BASELINE, DYNAMIC, MASKED
 
 Report = Mapping[str, Any]
@@ -51,7 +53,7 @@ def choice(report: Report) -> str:
     told = f"{_total(report, chosen)} {'photographs' if chosen == POOLED else 'rendered plates'}"
     return "\n\n".join(
         [
-            _markdown(["variant", "take it for", f"read of {told}", "ms a plate", "file, MB", "memory, MB"], rows),
+            table(["variant", "take it for", f"read of {told}", "ms a plate", "file, MB", "memory, MB"], rows),
             f"`make report` on {_machine(report)}: exact match with 95 % interval, median time on one thread, memory "
             "of a server.",
         ]
@@ -66,6 +68,7 @@ def page(report: Report) -> str:
     parts += ["## How fast is it, beside other engines?", LATENCY_TEXT, _latency(report)]
     parts += ["## How large is it, and how fast does it start?", SIZE_TEXT, _sizes(report)]
     parts += ["## Where does the time of a request go?", STAGES_TEXT, _stages(report)]
+    parts += finding_tables.sections(report["finding"])
     for section in (_parity, _ablation, _kernels, _tried):
         parts += section(report)
     return "\n\n".join(parts)
@@ -133,7 +136,7 @@ def speeds(times: Mapping[str, Sequence[Mapping[str, Any]]], peers: Iterable[str
             for name, t in sorted(median.items(), key=lambda item: item[1]["median"])
         ]
         head = [f"{threads} thread(s), batch {batch}", "ms", "p95", "p99", "of baseline", "of fastest peer"]
-        blocks.append(_markdown(head, rows))
+        blocks.append(table(head, rows))
     return "\n\n".join(blocks)
 
 
@@ -142,7 +145,7 @@ def _accuracy(report: Report) -> str:
     everyone = {f"`{name}`": report["variants"][name] for name in by_speed(report, report["variants"])}
     everyone |= report["peers"]
     rows = [[name, *(_percent(facts["accuracy"][key]) for key in sets)] for name, facts in everyone.items()]
-    return _markdown(["", *(f"{name} ({_total(report, name)})" for name in sets)], rows)
+    return table(["", *(f"{name} ({_total(report, name)})" for name in sets)], rows)
 
 
 def _latency(report: Report) -> str:
@@ -159,7 +162,7 @@ def _latency(report: Report) -> str:
         cells += [f"{one['median'] / base:.3f}", f"{one['median'] / peer:.2f}"]
         cells += [f"{time_of(report, name, *setting)['median']:.2f}" for setting in settings]
         rows.append([f"`{name}`" if name in report["variants"] else name, *cells, report["engine"][name]])
-    return _markdown([*head, "engine"], rows)
+    return table([*head, "engine"], rows)
 
 
 def _sizes(report: Report) -> str:
@@ -173,7 +176,7 @@ def _sizes(report: Report) -> str:
         counts = [f"{facts['parameters']:,}", nonzero, f"{facts['multiply_adds'] / 1e6:.1f}"]
         rows.append([f"`{name}`", *sizes, *running, *counts])
     head = ["", "file, MB", "folder, MB", "memory, MB", "start, s", "parameters", "not 0", "million multiply-adds"]
-    return _markdown(head, rows)
+    return table(head, rows)
 
 
 def _stages(report: Report) -> str:
@@ -182,7 +185,7 @@ def _stages(report: Report) -> str:
         [f"`{name}`", *(f"{report['variants'][name]['serving'][stage]:.3f}" for stage in stages)]
         for name in by_speed(report, report["variants"])
     ]
-    return _markdown(["", *(stage.removesuffix("_ms") for stage in stages)], rows)
+    return table(["", *(stage.removesuffix("_ms") for stage in stages)], rows)
 
 
 def _parity(report: Report) -> list[str]:
@@ -196,7 +199,7 @@ def _parity(report: Report) -> list[str]:
         return []
     return [
         "## Does compiling change what is read?",
-        _markdown(["", "compiled from", "texts that differ", "largest difference of a logit"], rows),
+        table(["", "compiled from", "texts that differ", "largest difference of a logit"], rows),
     ]
 
 
@@ -215,7 +218,7 @@ def _ablation(report: Report) -> list[str]:
         "## What does each pass of the compiler bring?",
         f"`baseline` compiled for {found['level']}, each row with the passes before it; milliseconds a plate. A pass "
         "that brings nothing here may prepare a later one: layout and winograd make what tuned works on.",
-        _markdown(["", "ms", "times faster", "calls", "kernels without a tuning record"], rows),
+        table(["", "ms", "times faster", "calls", "kernels without a tuning record"], rows),
     ]
 
 
@@ -237,7 +240,7 @@ def _kernels(report: Report) -> list[str]:
             f"a core here, so that {sum(counts) / 1e6:.1f} million take {sum(counts) / limit * 1e6:.0f} us at least: "
             f"no schedule can be faster. In the contest a plate took {median:.0f} us; the rest is calls of the virtual "
             "machine and copies of the crop and the logits.",
-            _markdown(["kernel", "us", "million multiply-adds", "billion a second", "of the limit"], rows),
+            table(["kernel", "us", "million multiply-adds", "billion a second", "of the limit"], rows),
         ]
     return ["## How near is it to what the CPU can do?", *parts] if parts else []
 
@@ -290,7 +293,7 @@ def _recipe(report: Report) -> list[str]:
         f"(zlib), but the network keeps its shapes and computes with them. {_attempt(report, MASKED)} Trained or not, "
         "of each layer or of all, the shapes and so the time are the same. Exact match of "
         f"{study['plates']:,} rendered plates, measured on {study['machine']}:",
-        _markdown(["", "exact", "zeros", "weights, MB", "compressed, MB"], rows),
+        table(["", "exact", "zeros", "weights, MB", "compressed, MB"], rows),
     ]
 
 
@@ -335,7 +338,3 @@ def _percent(score: Mapping[str, Any]) -> str:
 
 def _megabytes(size: int | None) -> str:
     return f"{size / 1e6:.2f}" if size is not None else ""
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))

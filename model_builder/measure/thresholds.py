@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model_builder.measure import blocks
 from model_builder.plates import CROP
 from model_builder.train.data import Crops
 from service.errors import InputError
@@ -56,8 +57,7 @@ def table(rendered: list[Judged], photographs: list[Judged], nothing: list[Judge
         titles += [f"keeps of {len(judged):,} {name}", "of which exact", "exact ones kept"]
     if nothing:
         titles.append(f"keeps of {len(nothing):,} without a plate")
-    rows = [titles, ["---"] * len(titles), *(list(_row(least, plates, nothing)) for least in LEAST)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return blocks.table(titles, [list(_row(least, plates, nothing)) for least in LEAST])
 
 
 def _row(least: float, plates: dict[str, list[Judged]], nothing: list[Judged]) -> Iterator[str]:

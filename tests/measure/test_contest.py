@@ -17,10 +17,12 @@ from service.artifact import Artifact, read_probe
 def test_contestants_take_turns_and_one_that_fails_is_left_out(tiny: Artifact, tmp_path: Path):
     folders = {"first": tiny.folder, "broken": tmp_path, "second": tiny.folder}
     contestants = [Contestant(name, "artifact", folder) for name, folder in folders.items()]
+    contestants.append(Contestant("other size", "artifact", tiny.folder, (48, 96)))
     outcome = contest.contest(contestants, 1, (1, 8), rounds=2, burst=3)
     assert outcome.times.keys() == outcome.engines.keys() == {"first", "second"}
     assert outcome.engines["first"].startswith("onnxruntime ")
     assert "manifest.json cannot be read" in outcome.left_out["broken"]
+    assert "Expected: 24" in outcome.left_out["other size"]
     for one, eight in outcome.times.values():
         assert (one.batch, one.threads, eight.batch) == (1, 1, 8)
         assert one.calls <= 6

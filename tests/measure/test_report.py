@@ -26,6 +26,7 @@ from model_builder.measure import (
     serving,
     tables,
 )
+from model_builder.measure.parts import Parts
 from model_builder.measure.peers import BASELINE, DYNAMIC, MASKED, QUANTIZED, Contestant
 from model_builder.train.data import Crops, validation_set
 from model_builder.train.labels import write_folder
@@ -38,6 +39,7 @@ from tests.support.artifacts import PUBLISHED
 
 STAGES = dict.fromkeys(("decode_ms", "inference_ms", "total_ms"), 0.5)
 SCORE = {"exact": 190, "total": 200, "low": 0.91, "high": 0.97}
+SETTINGS = (("640x384", 1, 1), ("640x384", 8, 2))
 ACCURACY = {"ccpd-crops": SCORE, tables.RENDERED: SCORE, tables.POOLED: SCORE}
 
 
@@ -61,6 +63,22 @@ def times(milliseconds: float) -> list[dict[str, object]]:
         for threads in report.THREADS
         for batch in report.BATCHES
     ]
+
+
+def found(**figures: float | None) -> dict[str, Any]:
+    """What is measured of the networks of a task."""
+    medians = {"finder": 8.0, "finder-fast": 1.5, "OpenVINO fp32": 6.0, "ONNX Runtime int8": 3.0}
+    return {
+        "times": {
+            name: [{"median": by * median, "size": size, "batch": batch} for size, batch, by in SETTINGS]
+            for name, median in medians.items()
+        },
+        "engine": dict.fromkeys(medians, "an engine 1"),
+        "left_out": {"OpenVINO bf16": "no such instructions"},
+        "bytes": dict.fromkeys(medians, 400_000),
+        "ours": ["finder", "finder-fast"],
+        "figures": {name: {"rendered": {**SCORE, **figures}, "ccpd-scenes": {**SCORE, **figures}} for name in medians},
+    }
 
 
 @pytest.fixture
@@ -113,6 +131,7 @@ def measured() -> dict[str, Any]:
                 ],
             }
         },
+        "finding": {"find": found(corners=0.0123, false_alarms=0.25), "refine": found(corners=0.05, false_alarms=None)},
         "notes": ["torch.compile fp32 was left out: no compiler"],
         "measured": {"ablation": "2026-01-02 03:04", "contest, threads 1": "2026-01-03 03:04"},
     }
@@ -148,6 +167,11 @@ def test_the_page_answers_with_all_that_was_measured(measured):
         "| stem | 100.0 | 10.00 | 100 | 50% |",
         "| contexts | 20.0 |  |  |  |",
         "| all | 120.0 | 10.00 | 83 | 42% |",
+        "|  | rendered (200): found | corners | false alarms | ccpd-scenes (200): found | corners | false alarms |",
+        "| `finder-fast` | 95.0 % | 0.012 | 0.250 | 95.0 % | 0.012 | 0.250 |",
+        "| OpenVINO fp32 | 6.00 | 2.00 | 12.00 | 2.00 | 0.40 | an engine 1 |",
+        "| `finder-fast` | 1.50 | 0.50 | 3.00 | 0.50 | 0.40 | an engine 1 |",
+        "|  | rendered (200): right | corners | ccpd-scenes (200): right | corners |",
     ):
         assert part in text
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
@@ -158,12 +182,13 @@ def test_what_was_not_measured_is_left_away_and_told(measured):
     photographs = "Photographs were not measured in this run."
     for facts in (*measured["variants"].values(), *measured["peers"].values(), *measured["attempts"].values()):
         facts["accuracy"] = {tables.RENDERED: SCORE}
-    lacking = {**measured, "recipe": None, "ablation": None, "kernels": {}, "notes": [photographs]}
+    lacking = {**measured, "recipe": None, "ablation": None, "kernels": {}, "finding": {}, "notes": [photographs]}
     text = tables.page(lacking)
     assert photographs in text
     assert photographs in tables.readme(lacking, Path("report"), Path())
     assert "Pruning by magnitude" not in text
     assert "each pass of the compiler" not in text
+    assert "are plates found?" not in text
     assert "read of 200 rendered plates" in tables.choice(lacking)
 
 
@@ -256,7 +281,7 @@ def test_a_part_is_measured_again_only_for_another_subject(tmp_path):
     measurements = iter(range(3))
 
     def get(subject: object) -> object:
-        return report.Parts(tmp_path).get("Some part", {"version": subject}, lambda: next(measurements))
+        return Parts(tmp_path).get("Some part", {"version": subject}, lambda: next(measurements))
 
     assert [get("a"), get("a"), get("b"), get("b"), get("a")] == [0, 0, 1, 1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["some-part.json"]
@@ -267,7 +292,7 @@ def test_a_part_that_is_stopped_leaves_no_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        report.Parts(tmp_path).get("part", {}, stopped)
+        Parts(tmp_path).get("part", {}, stopped)
     assert not [*tmp_path.iterdir()]
 
 
@@ -327,6 +352,7 @@ def test_a_report_is_measured_written_and_kept(small_variants, tmp_path, monkeyp
     assert DYNAMIC in found["left_out"]
     assert any(note.startswith("Pruning by magnitude was not measured") for note in found["notes"])
     assert any(note.startswith("The compiler's ablation was not measured") for note in found["notes"])
+    assert any(note.startswith("`finder` was not measured") for note in found["notes"])
     assert f"| `baseline` | {tables.USE[BASELINE]} | 0.0 % (" in readme.read_text(encoding="utf-8")
     assert "](out/comparison.svg)" in readme.read_text(encoding="utf-8")
     assert "## Which one should I take?" in (tmp_path / "out" / blocks.PAGE).read_text(encoding="utf-8")

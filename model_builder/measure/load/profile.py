@@ -164,7 +164,6 @@ def metrics(url: str) -> Measured:
 def markdown(machine: str, commit: str, variant: str, requests: int, lines: Sequence[Line]) -> str:
     """The method and the table, in Markdown."""
     over = sum(not line.good for line in lines)
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(line.row() for line in lines)]
     return "\n\n".join(
         [
             "## What does the server do beside inference?",
@@ -175,7 +174,7 @@ def markdown(machine: str, commit: str, variant: str, requests: int, lines: Sequ
             "after them are those of /metrics, waiting included; requests that are computed together all take as long "
             "as their batch.",
             f"{over} of {len(lines)} lines are over their limit.",
-            "\n".join(f"| {' | '.join(row)} |" for row in rows),
+            blocks.table(COLUMNS, [line.row() for line in lines]),
         ]
     )
 
