@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report loadtest fuzz soak clean
+.PHONY: help serve test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report photographs loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -97,7 +97,10 @@ profile: $(VENV)/.dev ## where a request's time goes in the server: writes its p
 report: $(VENV)/.bench ## measure and compare all variants: writes report/README.md and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
 
-loadtest: $(VENV)/.scale ## what each variant sustains, beside LitServe and BentoML: writes its part of report/README.md; let nothing else run
+photographs: $(VENV)/.bench ## whole photographs to texts, beside AgentCLPR: writes its part of report/README.md; let nothing else run
+	$(BIN)/python -m model_builder.measure.load.photographs $(ARGS)
+
+loadtest: $(VENV)/.scale ## what a server sustains, beside LitServe and BentoML: writes its parts of report/README.md; let nothing else run
 	$(BIN)/python -m model_builder.measure.load $(ARGS)
 
 fuzz: $(VENV)/.dev ## 20,000 damaged and hostile images to a real server; no fault, no crash, no growth
@@ -130,6 +133,7 @@ $(VENV)/.build: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.pip
 	$(PIP) --editable '.[bench]'
+	$(PIP) --no-deps agentclpr==1.1.0 agentocr==2.0.0 # they want another build of OpenCV, and what only their server needs
 	@touch $@
 
 $(VENV)/.scale: pyproject.toml | $(VENV)/.pip

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from model_builder.measure.load import __main__ as load
 from model_builder.measure.load import (
     generator,
     profile,
@@ -265,9 +267,30 @@ def test_the_load_test_is_one_table_and_one_figure(tmp_path):
         "| `tvm` | 400 | none to 400 | 4.0 | 20.0 | 100 | 100 | less than the first rate | 4.00 | 10 | 90 | 90 |",
         "| `quantized` | less than the first rate | none to none |  |  |  |  |  |  | 10 | 90 | 90 |",
     ]
-    assert "Answers other than 200, 429 and 503: 4." in text  # one in each of the overloads
+    assert "Answers other than 200, 429 and 503: 2 of lpr, 2 of others." in text  # one in each of the overloads
     assert "commit abcdef0" in text
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", "load.svg"}
+
+
+def test_photographs_are_a_block_of_their_own(tmp_path):
+    good, over = step(40, "hold", 20), step(120, "overload", 90, {200: 5, 429: 3})
+    trials = {"tvm-fast": {"lpr": Trial((good, over), good, over), "LitServe 0.2": Trial((over,), None, over)}}
+    report.write(tmp_path, result({"tvm": {"lpr": Trial((good,), good, good)}}))
+    report.write(tmp_path, replace(result(trials), finder="finder-fast", ceiling=None))
+    crops, photographs = (tmp_path / "README.md").read_text(encoding="utf-8").split("## How many photographs")
+    assert "| `tvm` |" in crops
+    assert "The generator alone" in crops
+    assert "| `tvm-fast` | 40 |" in photographs
+    assert "`finder-fast` finds" in photographs
+    assert "The generator alone" not in photographs
+    assert "load.svg" not in photographs
+
+
+@pytest.mark.parametrize("kind", load.IMAGES)
+def test_limits_that_are_given_take_the_place_of_the_usual_ones(kind):
+    options = load._parser().parse_args(["--p99", "7"])
+    limits = load._limits(options, load.LIMITS[kind])
+    assert limits == replace(load.LIMITS[kind], p99_ms=7)
 
 
 def test_raw_data_is_read_as_it_was_kept(tmp_path):

@@ -1,16 +1,18 @@
-"""`make loadtest`: what each variant sustains behind our server, LitServe and BentoML; ARGS="--help" for options."""
+"""`make loadtest`: what a server sustains beside LitServe and BentoML: crops by each variant, then photographs;
+ARGS="--help" for options."""
 
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Final
 
 from model_builder import evaluate
-from model_builder.measure.load import generator, report, servers, trial
-from model_builder.measure.load.report import Result
+from model_builder.measure.load import generator, report, scenes, servers, trial
+from model_builder.measure.load.report import Kind, Result
 from model_builder.measure.load.servers import Running, Server
 from model_builder.measure.load.trial import Limits, Step, Trial
 from service import artifact, host
@@ -18,39 +20,54 @@ from service.settings import REPOSITORY, Settings
 
 PEERS: dict[str, Callable[..., Server]] = {"litserve": servers.litserve, "bentoml": servers.bentoml}
 PLATES = REPOSITORY / "model_builder" / "plates-500"
-IMAGES = 64  # of plates-500, sent in turn
 CHECKED = 8  # read by every server before the load: all must read the same
+PEERS_OF: Final[dict[Kind, Sequence[str]]] = {"crops": ("litserve", "bentoml"), "photographs": ("litserve",)}
+LIMITS: Final[dict[Kind, Limits]] = {"crops": Limits(), "photographs": Limits(p99_ms=100, seconds=4, start=20)}
+
+
+IMAGES: Final[dict[Kind, Callable[[], list[bytes]]]] = {  # sent in turn
+    "crops": lambda: plates(64),
+    "photographs": lambda: scenes.photographs(1280, 720, 32),
+}
 
 
 def main() -> int:
-    """Measure, write the report's block and print it."""
+    """Measure, write the report's blocks and print them."""
     options = _parser().parse_args()
-    result = report.kept(options.raw) if options.redraw else _measured(options)
-    report.write(options.out, result)
-    print(report.markdown(result))
+    for kind in [options.only] if options.only else IMAGES:
+        result = report.kept(report.raw(options.raw, kind)) if options.redraw else _measured(options, kind)
+        report.write(options.out, result)
+        print(report.markdown(result))
     return 0
 
 
-def _measured(options: argparse.Namespace) -> Result:
-    limits = Limits(options.p99, options.seconds, options.start, options.top)
-    images = plates(IMAGES)
+def _measured(options: argparse.Namespace, kind: Kind) -> Result:
+    limits, images, settings = _limits(options, LIMITS[kind]), IMAGES[kind](), Settings()
+    finder = (settings.finder or "") if kind == "photographs" else ""
+    if kind == "photographs" and not finder:
+        raise SystemExit(f"There is no finder in {settings.artifacts}: photographs are left out.")
     machine = f"{evaluate.machine()} ({host.available()} CPUs)"
-    ceiling = measure(servers.trivial(), images, replace(limits, start=max(500.0, limits.start)))
-    result = Result(machine, evaluate.commit(), limits, ceiling, {})
-    for variant in options.variants or artifact.readers(Settings().artifacts):
-        settings = {"workers": str(options.workers), "threads": "1"}
+    fast = replace(limits, start=max(500.0, limits.start))
+    ceiling = measure(servers.trivial(), images, fast) if kind == "crops" else None
+    result = Result(machine, evaluate.commit(), limits, ceiling, {}, finder)
+    every = artifact.readers(settings.artifacts) if kind == "crops" else [settings.variant]
+    chosen = {"workers": str(options.workers), "threads": "1", "finder": finder}
+    for variant in options.variants or every:
         trials, expected = result.trials.setdefault(variant, {}), None
-        for server in (
-            servers.ours(variant, **settings),
-            *(PEERS[name](variant, **settings) for name in options.peers),
-        ):
+        peers = [PEERS[name](variant, **chosen) for name in PEERS_OF[kind] if name in options.peers]
+        for server in (servers.ours(variant, **chosen), *peers):
             with _started(server, variant) as running:
-                texts = [running.text(image) for image in images[:CHECKED]]
+                texts = [running.texts(image) for image in images[:CHECKED]]
                 if texts != (expected := expected or texts):
                     raise SystemExit(f"{server.name} reads {texts}, but {expected} was expected: not the same model.")
                 trials[server.name] = find(running, images, limits)
-            report.keep(options.raw, result)  # so that an interruption loses little
+            report.keep(report.raw(options.raw, kind), result)  # so that an interruption loses little
     return result
+
+
+def _limits(options: argparse.Namespace, default: Limits) -> Limits:
+    names = (field.name for field in fields(Limits))
+    return replace(default, **{name: value for name in names if (value := getattr(options, name)) is not None})
 
 
 def measure(server: Server, images: list[bytes], limits: Limits) -> Trial:
@@ -95,22 +112,27 @@ def _tell(step: Step) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_builder.measure.load", description=__doc__)
-    default = Limits()
-    parser.add_argument("--variants", nargs="*", default=[], help="those to measure (default: all)")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="default: all; none: no peers")
+    parser.add_argument("--only", choices=IMAGES, help="what to send (default: both, one after the other)")
     parser.add_argument(
-        "--seconds", type=float, default=default.seconds, help="of each try of a rate (default: %(default)s)"
+        "--variants", nargs="*", default=[], help="those to measure (default: all; for photographs the default variant)"
     )
-    parser.add_argument("--start", type=float, default=default.start, help="first requests a second (%(default)s)")
-    parser.add_argument("--top", type=float, default=default.top, help="last requests a second (%(default)s)")
-    parser.add_argument("--p99", type=float, default=default.p99_ms, help="limit in milliseconds (%(default)s)")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="default: all; none: no peers")
+    _add_limit(parser, "--seconds", "seconds", "of each try of a rate")
+    _add_limit(parser, "--start", "start", "first requests a second")
+    _add_limit(parser, "--top", "top", "last requests a second")
+    _add_limit(parser, "--p99", "p99_ms", "limit in milliseconds")
     parser.add_argument(
         "--workers", type=int, default=host.available(), help="processes of a thread each, the peers' too (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=REPOSITORY / "report", help="folder of the page (default: report)")
-    parser.add_argument("--raw", type=Path, default=report.KEPT, help="file of raw data (default: runs/load/load.json)")
+    parser.add_argument("--raw", type=Path, default=report.RAW, help="folder of raw data (default: runs/load)")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: write again what --raw holds")
     return parser
+
+
+def _add_limit(parser: argparse.ArgumentParser, flag: str, field: str, purpose: str) -> None:
+    usual = "; ".join(f"{kind}: {getattr(limits, field):g}" for kind, limits in LIMITS.items())
+    parser.add_argument(flag, dest=field, type=float, metavar="N", help=f"{purpose} ({usual})")
 
 
 if __name__ == "__main__":

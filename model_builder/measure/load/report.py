@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import TypeAdapter
 
@@ -13,8 +13,22 @@ from model_builder.measure.load.generator import REFUSED
 from model_builder.measure.load.trial import HOLD, OVERLOAD, TRIES, Limits, Step, Trial
 from service.settings import REPOSITORY
 
-KEPT: Final = REPOSITORY / "runs" / "load" / "load.json"  # raw data, which is not committed
+RAW: Final = REPOSITORY / "runs" / "load"  # raw data, which is not committed
 OURS: Final = "lpr"
+FIGURE: Final = "load.svg"
+
+
+Kind = Literal["crops", "photographs"]
+COMMANDS: Final = {"crops": "loadtest", "photographs": "loadtest ARGS='--only photographs'"}
+_TITLES: Final = {
+    "crops": "## How much does a server sustain?",
+    "photographs": "## How many photographs does a server sustain?",
+}
+_REQUESTS: Final = {
+    "crops": "A request is one image of 94x24 pixels in a form.",
+    "photographs": "A request is one rendered photograph of 1280x720 pixels in a form, with none to four plates, which "
+    "`{finder}` finds. LitServe has the same three networks, and calls them by the same code.",
+}
 
 
 @dataclass(frozen=True)
@@ -24,8 +38,19 @@ class Result:
     machine: str
     commit: str
     limits: Limits
-    ceiling: Trial
+    ceiling: Trial | None
     trials: dict[str, dict[str, Trial]]
+    finder: str = ""  # of photographs
+
+    @property
+    def kind(self) -> Kind:
+        """What was sent."""
+        return "photographs" if self.finder else "crops"
+
+
+def raw(folder: Path, kind: Kind) -> Path:
+    """The file of raw data."""
+    return folder / ("load.json" if kind == "crops" else f"{kind}.json")
 
 
 _ADAPTER = TypeAdapter(Result)
@@ -43,10 +68,13 @@ def kept(path: Path) -> Result:
 
 
 def write(folder: Path, result: Result) -> None:
-    """Write the figure, and the load test's block of the report's page."""
+    """Write the figure, and the load test's block of the report's page; of photographs the block alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures.sustained(folder / "load.svg", intervals(result), result.machine)
-    blocks.put(folder / blocks.PAGE, "loadtest", markdown(result))
+    text = markdown(result)
+    if result.kind == "crops":
+        figures.sustained(folder / FIGURE, intervals(result), result.machine)
+        text += f"\n\n![Requests a second of each variant, with spread]({FIGURE})"
+    blocks.put(folder / blocks.PAGE, COMMANDS[result.kind], text)
 
 
 def intervals(result: Result) -> dict[str, dict[str, figures.Interval]]:
@@ -74,7 +102,7 @@ def _interval(rate: float, failed: float | None, held: float | None) -> figures.
 
 
 def markdown(result: Result) -> str:
-    """How it was measured, the table and the figure."""
+    """How it was measured, and the table."""
     limits = result.limits
     peers = [*dict.fromkeys(name for servers in result.trials.values() for name in servers if name != OURS)]
     head = ["", "requests/s", "spread", "p50 ms", "p99 ms", "memory, MB", *peers, "times the better peer"]
@@ -82,19 +110,24 @@ def markdown(result: Result) -> str:
     rows = [_row(variant, servers, peers, limits) for variant, servers in _fastest_first(result)]
     return "\n\n".join(
         [
-            "## How much does a server sustain?",
-            f"`make loadtest` on {result.machine}, commit {result.commit}. Server and generator share the CPUs, and "
-            "every server has as many workers, each a process that computes on one thread. A request is one image of "
-            "94x24 pixels in a form. Requests are sent at a fixed rate whatever the answers do; each latency counts "
-            "from when the request was due.",
+            _TITLES[result.kind],
+            f"`make {COMMANDS[result.kind]}` on {result.machine}, commit {result.commit}. Server and generator share "
+            "the CPUs, and every server has as many workers, each a process that computes on one thread. "
+            f"{_REQUESTS[result.kind].format(finder=result.finder)} Requests are sent at a fixed rate whatever the "
+            "answers do; each latency counts from when the request was due.",
             f"{_method(limits)} The spread runs from the lowest rate at which a single try failed to the highest at "
-            "which one held. The generator alone, against a server that only answers, sustains "
-            f"{_rate(result.ceiling.sustainable)} requests a second.",
-            "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)),
+            f"which one held.{_ceiling(result)}",
+            blocks.table(head, rows),
             " ".join(_faults(result)),
-            "![Requests a second of each variant, with spread](load.svg)",
         ]
     )
+
+
+def _ceiling(result: Result) -> str:
+    if result.ceiling is None:
+        return ""
+    rate = _rate(result.ceiling.sustainable)
+    return f" The generator alone, against a server that only answers, sustains {rate} requests a second."
 
 
 def _method(limits: Limits) -> str:
@@ -127,13 +160,20 @@ def _row(variant: str, servers: dict[str, Trial], peers: Sequence[str], limits: 
 
 def _faults(result: Result) -> Iterator[str]:
     """What should not have happened: answers that are neither 200 nor a refusal, and requests that were not counted."""
-    steps = [step for servers in result.trials.values() for trial in servers.values() for step in trial.steps]
-    errors = sum(
-        count for step in steps for status, count in step.outcome.statuses.items() if status not in (200, *REFUSED)
-    )
-    uncounted = sum(step.counts_agree is False for step in steps)
-    yield f"Answers other than 200, {' and '.join(map(str, REFUSED))}: {errors:,}."
+    steps = {OURS: list[Step](), "others": list[Step]()}
+    for trials in result.trials.values():
+        for name, trial in trials.items():
+            steps[OURS if name == OURS else "others"] += trial.steps
+    errors = ", ".join(f"{sum(map(_errors, found)):,} of {name}" for name, found in steps.items())
+    uncounted = sum(step.counts_agree is False for found in steps.values() for step in found)
+    yield f"Answers other than 200, {' and '.join(map(str, REFUSED))}: {errors}."
+    over = {status for trials in result.trials.values() for status in trials[OURS].overload.outcome.statuses}
+    yield f"At {OVERLOAD} times the rate, {OURS} answered with {', '.join(map(str, sorted(over)))}."
     yield f"Loads of which /metrics counted another number of requests than were sent: {uncounted:,}."
+
+
+def _errors(step: Step) -> int:
+    return sum(count for status, count in step.outcome.statuses.items() if status not in (200, *REFUSED))
 
 
 def _rate(step: Step | None) -> str:

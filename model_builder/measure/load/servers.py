@@ -71,19 +71,20 @@ class Running:
         """The server's process and all below it."""
         return [self.process, *self.process.children(recursive=True)]
 
-    def text(self, image: bytes) -> str:
-        """What it reads on one JPEG, whatever the shape of its answer."""
+    def texts(self, image: bytes) -> list[str]:
+        """What it reads on one JPEG, whatever the shape of its answer; no empty text."""
         answer = httpx.post(f"{self.url}/recognize", files={"image": ("plate.jpg", image, "image/jpeg")}, timeout=30)
         answer.raise_for_status()
         found = answer.json()
         if isinstance(found, list):  # BentoML
             (found,) = found
-        plates = found["results"][0]["plates"] if "results" in found else [found]
-        return str(plates[0]["text"]) if plates else ""
+        (found,) = found.get("results", [found])
+        return [plate["text"] for plate in found.get("plates", [found]) if plate["text"]]
 
 
 def ours(variant: str, **settings: str) -> Server:
-    """`python -m service` with the variant and other settings, such as workers="2"; for crops, without a finder."""
+    """`python -m service` with the variant and other settings, such as workers="2"; without a finder where they name
+    none, so that an image is a crop."""
     chosen = {"VARIANT": variant, "FINDER": "", "PORT": PORT, "NOTICE_S": "0"} | {
         key.upper(): text for key, text in settings.items()
     }

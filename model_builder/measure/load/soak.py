@@ -86,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=int, default=10, help="loads, one after the other (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of each (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=host.available(), help="LPR_WORKERS (default: %(default)s)")
-    parser.add_argument("--raw", type=Path, default=report.KEPT, help="of make loadtest")
+    known = report.raw(report.RAW, "crops")
+    parser.add_argument("--raw", type=Path, default=known, help="of make loadtest")
     return parser
 
 

@@ -7,10 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import artifact
-from service.artifact import check_probe
-from service.backends import Backend
+from service.artifact import Artifact, check_probe
+from service.backends import Backend, load
+from service.finding.refine import Form, Refined, rectified
+from service.finding.search import Search
 from service.reading import decode
-from service.reading.text import Reader
+from service.reading.plates import plates_of
+from service.reading.text import Reader, Reading
 from service.settings import Settings
 
 TOP_K = 3
@@ -42,8 +45,12 @@ class Model:
         """What each crop says, as JSON."""
         return [self._answer(row) for row in engine.infer(np.stack(crops))]
 
+    def read(self, logits: NDArray[np.float32]) -> Reading:
+        """What the logits (T, C) of a crop say."""
+        return self._reader.read(logits, TOP_K)
+
     def _answer(self, logits: NDArray[np.float32]) -> dict[str, object]:
-        reading = self._reader.read(logits, TOP_K)
+        reading = self.read(logits)
         return {
             "text": reading.text,
             "confidence": reading.confidence,
@@ -51,3 +58,34 @@ class Model:
             "characters": [{"char": char, "confidence": sure} for char, sure in reading.characters],
             "candidates": [{"text": text, "confidence": sure} for text, sure in reading.candidates],
         }
+
+
+class Finder:
+    """Photographs to plates, by the finder that LPR_FINDER names. Belongs to the thread that makes it."""
+
+    def __init__(self, model: Model) -> None:
+        """Raises ArtifactError where a network does not compute its probe."""
+        self._model = model
+        finder, refiner = artifact.find_finder(model.settings.artifacts, model.settings.finder)
+        finds, refines = finder.finder, refiner.refiner
+        form = Form(refines.size, refines.around, refines.colours)
+        self._search = Search(_proven(finder).infer, _proven(refiner).infer, finds.sizes, form)
+
+    def plates(self, data: bytes) -> list[tuple[NDArray[np.uint8], Refined, tuple[int, int]]]:
+        """The plates of an encoded photograph: each as the reader takes it, where it is, and the size of the image."""
+        most, size = self._model.settings.max_pixels, self._model.artifact.reader.size
+        image = decode.decode_photograph(decode.check(data, most), most)
+        return [(rectified(image.pixels, plate, size), plate, image.size) for plate in self._search(image.pixels)]
+
+    def answer(self, engine: Backend, data: bytes) -> dict[str, object]:
+        """What a photograph shows, as JSON."""
+        found = self.plates(data)
+        logits = engine.infer(np.stack([crop for crop, _, _ in found])) if found else ()
+        readings = [(self._model.read(row), *size, plate) for row, (_, plate, size) in zip(logits, found, strict=True)]
+        return {"plates": plates_of(readings, None)[0]}
+
+
+def _proven(found: Artifact) -> Backend:
+    engine = load(found)
+    check_probe(engine, found)
+    return engine
