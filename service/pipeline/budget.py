@@ -55,17 +55,25 @@ class Budget:
         return sum(1 + size // PER_PLACE + SEARCHED * find for size in pixels)
 
     @contextmanager
-    def taken(self, places: int) -> Iterator[None]:
-        """Meanwhile so many places are taken; raises Busy where none is left.
+    def taken(self, places: int) -> Iterator[Callable[[int], None]]:
+        """Meanwhile so many places are taken; raises Busy where none is left. Call what it yields to give some back.
 
         One is enough, whatever the request takes: what is before it decides how long it waits.
         """
         self.check_room()
         self._taken += places
+        held = places
+
+        def leave(count: int) -> None:
+            nonlocal held
+            count = min(count, held)
+            held -= count
+            self._taken -= count
+
         try:
-            yield
+            yield leave
         finally:
-            self._taken -= places
+            leave(held)
 
     def decode(self, work: Callable[[], None]) -> None:
         """Have a decode thread do `work`, which must not raise.

@@ -128,6 +128,9 @@ class Request:
         self.find = find
         self.expires = expires
         self.begun = False  # whether a thread has begun with the first of its items
+        self.on_begin: Callable[[], None] = lambda: (
+            None
+        )  # told, on any thread, of each image that an engine begins with
         self.dropped = False
         self.items = [Item(self, (number,), image) for number, image in enumerate(images)]  # as they enter the line
         self._images = self._unfinished = self._waiting = len(images)
@@ -165,10 +168,13 @@ class Request:
     def begin(self, item: Item) -> bool:
         """Let an engine compute an item, unless the request was dropped."""
         with self._lock:
-            if not self.dropped and not item.begun:
+            begins = not self.dropped and not item.begun
+            if begins:
                 item.begun = True
                 self._waiting -= 1
-            return not self.dropped
+        if begins:
+            self.on_begin()
+        return not self.dropped
 
     def split(self, item: Item, parts: int) -> None:
         """Wait for so many parts of an item instead of the item."""

@@ -144,7 +144,10 @@ class Recognizer:
         request = Request(images, partial(_settle, complete), top_k, only, start + self._deadline_s, find)
         try:
             request.items, sizes = await self._checked(request)
-            with self._budget.taken(self._budget.places(sizes, find)):
+            places = self._budget.places(sizes, find)
+            with self._budget.taken(places) as leave:
+                if share := (places - 1) // max(1, len(sizes)):  # so that one request of many keeps nobody out for long
+                    request.on_begin = partial(_soon, complete.get_loop(), partial(leave, share))
                 self._enter(request.items)
                 await self._finished(request, complete, gone)
         finally:
@@ -255,5 +258,10 @@ def _settle(complete: asyncio.Future[None], error: Exception | None) -> None:
         else:
             complete.set_result(None)
 
+    _soon(complete.get_loop(), settle)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
+    """Have the event loop act, from any thread."""
     with suppress(RuntimeError):  # a forced end closed the event loop, and nobody waits any more
-        complete.get_loop().call_soon_threadsafe(settle)
+        loop.call_soon_threadsafe(act)

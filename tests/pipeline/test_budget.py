@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,13 @@ from service.reading.containers import Contained
 from tests.support.images import encode, picture
 
 LIMIT = 1_000_000
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop go on until a condition holds, but not for ever."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.001)
 
 
 def test_two_variants_have_no_more_places_than_one(tiny, gate):
@@ -63,15 +71,34 @@ def test_large_images_fill_the_queue_at_once(tiny, gate, monkeypatch):
     large = encode(".png", picture(900, 900))
 
     async def task() -> None:
-        recognizer = Recognizer(tiny, 1, Budget(10, 1, LIMIT), LIMIT, deadline_s=60)
+        budget = Budget(10, 1, LIMIT)
+        recognizer = Recognizer(tiny, 1, budget, LIMIT, deadline_s=60)
         reading = [asyncio.create_task(recognizer.recognize([large], 1)) for _ in range(2)]
-        await asyncio.sleep(0)
+        await until(lambda: budget._taken == 18)
         with pytest.raises(Busy):
             await recognizer.recognize([encode()], 1)
         gate.open()
         await asyncio.gather(*reading)
         await recognizer.recognize([large] * 9, 1)  # what is alone is read, whatever it takes
         await recognizer.close()
+
+    asyncio.run(task())
+
+
+def test_a_request_of_many_images_gives_its_places_back_as_it_is_read(tiny, gate, monkeypatch):
+    """Else one request would keep everybody out until its last image is read."""
+    monkeypatch.setattr(bounds, "PER_PLACE", 100_000)
+
+    async def task() -> None:
+        budget = Budget(80, 1, LIMIT)
+        recognizer = Recognizer(tiny, 1, budget, LIMIT, deadline_s=60)
+        reading = asyncio.create_task(recognizer.recognize([encode(".png", picture(900, 900))] * 9, 1))
+        await asyncio.to_thread(gate.wait_for, 1)
+        await until(lambda: 0 < budget._taken <= 81 - 8)
+        gate.open()
+        await reading
+        await recognizer.close()
+        assert budget._taken == 0
 
     asyncio.run(task())
 
