@@ -68,7 +68,7 @@ def page(report: Report) -> str:
     parts += ["## How fast is it, beside other engines?", LATENCY_TEXT, _latency(report)]
     parts += ["## How large is it, and how fast does it start?", SIZE_TEXT, _sizes(report)]
     parts += ["## Where does the time of a request go?", STAGES_TEXT, _stages(report)]
-    parts += finding_tables.sections(report["finding"])
+    parts += finding_tables.sections(report.get("finding", {}))
     for section in (_parity, _ablation, _kernels, _tried):
         parts += section(report)
     return "\n\n".join(parts)

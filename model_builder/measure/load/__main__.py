@@ -22,7 +22,7 @@ PEERS: dict[str, Callable[..., Server]] = {"litserve": servers.litserve, "bentom
 PLATES = REPOSITORY / "model_builder" / "plates-500"
 CHECKED = 8  # read by every server before the load: all must read the same
 PEERS_OF: Final[dict[Kind, Sequence[str]]] = {"crops": ("litserve", "bentoml"), "photographs": ("litserve",)}
-LIMITS: Final[dict[Kind, Limits]] = {"crops": Limits(), "photographs": Limits(p99_ms=100, seconds=4, start=20)}
+LIMITS: Final[dict[Kind, Limits]] = {"crops": Limits(), "photographs": Limits(p99_ms=100, seconds=4, start=10)}
 
 
 IMAGES: Final[dict[Kind, Callable[[], list[bytes]]]] = {  # sent in turn
