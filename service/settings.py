@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     queue: Annotated[int, AfterValidator(Within(1, 100_000, "what waits for so many is too late to be read"))] = Field(
         default=256,
         description="Places for what waits or is read: a request that comes while all are taken gets 429. A crop takes "
-        "one, a photograph five, and each megapixel one more.",
+        "one, a photograph eight, and each megapixel one more.",
     )
     queue_bytes: Annotated[int, AfterValidator(Within(1, 1 << 36, "bodies are held in memory"))] = Field(
         default=256 * 1024**2,

@@ -2,7 +2,7 @@
 for images, and threads that decode large images with a bound on their pixels.
 
 An image takes places by the time that it costs, so that the queue is full before it takes longer than anybody waits:
-256 crops, 51 photographs of 1280 x 720 or 15 of 12 megapixels are a full queue alike.
+256 crops, 32 photographs of 1280 x 720 or 12 of 12 megapixels are a full queue alike.
 """
 
 import threading
@@ -18,7 +18,7 @@ from service.reading.geometry import Pixels
 AT_ONCE: Final = 4  # times the largest image: so many pixels are decoded at a time, at most
 REQUEST_PIXELS: Final = 100_000_000  # of all images of a request, at most; of one image, as many as it may have
 PER_PLACE: Final = 1_000_000  # pixels that take a place more
-SEARCHED: Final = 4  # places more of an image in which plates are searched
+SEARCHED: Final = 7  # places more of an image in which plates are searched
 
 
 class Budget:

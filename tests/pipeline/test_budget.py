@@ -52,8 +52,8 @@ def test_two_variants_have_no_more_places_than_one(tiny, gate):
 def test_an_image_takes_places_by_the_time_that_it_costs():
     budget = Budget(256, 1, 25_000_000)
     assert budget.places([94 * 24] * 3, find=False) == 3
-    assert budget.places([1280 * 720], find=True) == 5
-    assert budget.places([12_000_000], find=True) == 17
+    assert budget.places([1280 * 720], find=True) == 8
+    assert budget.places([12_000_000], find=True) == 20
     assert budget.places([None, 1 << 40], find=False) == 2 * 26, "an image has up to 25 million pixels, or is refused"
 
 
