@@ -3,11 +3,16 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model_builder import evaluate
 from model_builder.commands import flags
-from model_builder.measure import preview
+from model_builder.commands.finding import photographs_in
+from model_builder.measure import preview, scene_preview
 from model_builder.plates import webfont
 from model_builder.render.plate import Renderer, batch
+from model_builder.render.scene import SceneRenderer
 from model_builder.train import labels
 from model_builder.train.data import SHIPPED_SEED, Crops
 
@@ -20,18 +25,31 @@ def add(commands: flags.Commands) -> None:
 
 
 def _add_preview(commands: flags.Commands) -> None:
-    parser = flags.add_command(commands, "preview", _preview, help="write a contact sheet of rendered plates")
+    parser = flags.add_command(commands, "preview", _preview, help="write a contact sheet of rendered plates or scenes")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="image to write (default: %(default)s)")
-    parser.add_argument("--seed", type=flags.natural, default=0, help="seed of the first plate (default: %(default)s)")
-    parser.add_argument("--count", type=flags.positive, default=96, help="rendered plates (default: %(default)s)")
-    parser.add_argument("--columns", type=flags.positive, default=8, help="plates a row (default: %(default)s)")
-    parser.add_argument("--real", type=Path, metavar="FOLDER", help="a set of real crops to show in every other row")
+    parser.add_argument("--seed", type=flags.natural, default=0, help="seed of the first one (default: %(default)s)")
+    parser.add_argument("--count", type=flags.positive, help="plates or scenes (default: 96, or 24 with --scenes)")
+    parser.add_argument("--columns", type=flags.positive, help="a row (default: 8, or 4 with --scenes)")
+    parser.add_argument("--scenes", action="store_true", help="draw scenes, with the outlines of their plates")
+    parser.add_argument("--backgrounds", type=Path, action="append", metavar="FOLDER", help="of --scenes")
+    parser.add_argument("--fonts", type=Path, action="append", metavar="FOLDER", help="of --scenes")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="a set of real images to show in every other row")
 
 
 def _preview(options: argparse.Namespace) -> None:
-    real = labels.read_set(options.real) if options.real else None
-    preview.write(options.out, options.seed, options.count, options.columns, real)
+    image = _scenes(options) if options.scenes else _plates(options)
+    preview.write(options.out, image)
     print(f"wrote {options.out}")
+
+
+def _plates(options: argparse.Namespace) -> NDArray[np.uint8]:
+    real = labels.read_set(options.real) if options.real else None
+    return preview.sheet(options.seed, options.count or 96, options.columns or 8, real)
+
+
+def _scenes(options: argparse.Namespace) -> NDArray[np.uint8]:
+    renderer = SceneRenderer(photographs_in(options.backgrounds or ()), options.fonts or ())
+    return scene_preview.sheet(renderer, options.seed, options.count or 24, options.columns or 4, options.real)
 
 
 def _add_render(commands: flags.Commands) -> None:

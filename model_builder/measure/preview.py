@@ -45,7 +45,7 @@ def _label(area: NDArray[np.uint8], text: str) -> None:
         area[:18, 2 + 11 * index : 11 + 11 * index] -= np.minimum(mask, 255)[:, :, None]
 
 
-def write(path: Path, seed: int, count: int, columns: int, real: Crops | None) -> None:
-    """Write the sheet as an image of the type that `path` ends in."""
-    if not cv2.haveImageWriter(str(path)) or not cv2.imwrite(str(path), sheet(seed, count, columns, real)):
+def write(path: Path, sheet: NDArray[np.uint8]) -> None:
+    """Write a sheet as an image of the type that `path` ends in; raises ValueError where that fails."""
+    if not cv2.haveImageWriter(str(path)) or not cv2.imwrite(str(path), sheet):
         raise ValueError(f"{path} could not be written: give a name that ends in .png or .jpg in an existing folder")

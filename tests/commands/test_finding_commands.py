@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import cv2
+import numpy as np
 import pytest
 
 from model_builder.__main__ import main
@@ -71,3 +73,17 @@ def test_photographs_are_found_in_folders_below_in_order(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no photograph"):
         finding.photographs_in([tmp_path, tmp_path / "empty"])
+
+
+def test_a_preview_shows_scenes_and_photographs_with_the_outlines_of_plates(tmp_path):
+    real = tmp_path / "real"
+    real.mkdir()
+    cv2.imwrite(str(real / "a.png"), np.zeros((240, 320, 3), np.uint8))
+    (real / "labels.csv").write_text("file,x1,y1,x2,y2,x3,y3,x4,y4\na.png,40,40,200,40,200,90,40,90\n")
+    sheet = tmp_path / "sheet.png"
+    assert call("preview", "--scenes", "--out", sheet, "--count", 2, "--columns", 2, "--real", real) == 0
+    drawn, below = np.split(np.asarray(cv2.imread(str(sheet))), 2)
+    assert drawn.std() > 10
+    assert below[40, 100].argmax() == 2  # red, from the first corner on
+    assert below[90, 100].argmax() == 1  # green
+    assert below[60, 100].tolist() == [0, 0, 0]
