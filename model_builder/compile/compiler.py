@@ -195,16 +195,27 @@ def sizes_of(source: Artifact) -> tuple[Size, ...]:
 
 
 class _WholeVectors(nn.Module):
-    """A float graph whose linear map computes whole vectors of outputs: 80 for 74 classes. The rest is cut off."""
+    """A float graph whose linear map computes whole vectors of outputs: 80 for 74 classes. The rest is cut off.
+
+    The bias of maps is added after the cut. Where a kernel reads a part of a bias, TVM's RewriteLayout writes the
+    whole of it into a buffer of that part's size, and 0 over its values. (Not so in the tuned kernel of LPRNet.)
+    """
+
+    bias: torch.Tensor
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.outputs = len(graph.weighted[-1].bias)
+        output = graph.weighted[-1]
+        self.outputs, self.later = len(output.bias), graph.shapes()[output.name][0] > 1
+        self.register_buffer("bias", torch.tensor(output.bias)[:, None, None])
+        if self.later:
+            graph = replace(graph, nodes=(*graph.nodes[:-1], replace(output, bias=np.zeros_like(output.bias))))
         self.network = plain(_one_product(graph, -self.outputs % _VECTOR))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         found, _ = self.network.outputs(images)
-        return self.network.laid_out(found[self.network.graph.output.name][:, : self.outputs])
+        outputs = found[self.network.graph.output.name][:, : self.outputs]
+        return self.network.laid_out(outputs + self.bias if self.later else outputs)
 
 
 def _one_product(graph: Graph, more: int) -> Graph:
