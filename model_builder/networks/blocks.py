@@ -1,10 +1,16 @@
 """Modules that the networks are made of. Those without weights are leaves of `graph/trace.py`."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 Pair = tuple[int, int]
+
+Widths = TypeVar("Widths")
 
 MIDDLE, SPREAD = 127.5, 128.0
 EPSILON = 1e-3
@@ -81,3 +87,13 @@ class Vector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.float().flatten(1)
+
+
+def saved_widths(widths: Any) -> dict[str, object]:
+    """A dataclass of widths as JSON holds it."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(widths).items()}
+
+
+def restored_widths(kind: type[Widths], saved: Mapping[str, Any]) -> Widths:
+    """The widths that `saved_widths` took."""
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})

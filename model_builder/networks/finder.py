@@ -6,14 +6,14 @@ Plates that are larger are found in a smaller copy of the image. Depthwise convo
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_builder.networks.blocks import ConvUnit, Maps, Normalize
+from model_builder.networks.blocks import ConvUnit, Maps, Normalize, restored_widths, saved_widths
 from service.finding.maps import CHANNELS
 
 PRIOR = 0.01  # probability of a plate in a cell before anything is learned
@@ -67,14 +67,12 @@ class Finder(nn.Module):
 
     def configuration(self) -> dict[str, object]:
         """Arguments that build this network again, as JSON holds them."""
-        saved = asdict(self.widths).items()
-        return {"widths": {name: list(v) if isinstance(v, tuple) else v for name, v in saved}}
+        return {"widths": saved_widths(self.widths)}
 
     @classmethod
     def configured(cls, saved: Any) -> "Finder":
         """The network, with fresh weights, that `configuration` described."""
-        widths: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved["widths"].items()}
-        return cls(Widths(**widths))
+        return cls(restored_widths(Widths, saved["widths"]))
 
     def forward(self, images: Tensor) -> Tensor:
         middle = self.middle(self.fine(self.stem(self.normalize(images))))

@@ -8,14 +8,14 @@ half or three quarters of those computed; the first convolution halves the colum
 the spatial transformer is left out, because it did not pay (docs/training.md).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_builder.networks.blocks import ConvUnit, GlobalContext, Normalize, Sequence
+from model_builder.networks.blocks import ConvUnit, GlobalContext, Normalize, Sequence, restored_widths, saved_widths
 from model_builder.plates import CROP
 
 HEIGHT, WIDTH = CROP
@@ -90,15 +90,15 @@ class LPRNet(nn.Module):
     def configuration(self) -> dict[str, object]:
         """Arguments that build this network again, as JSON holds them."""
         return {
-            "widths": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.widths).items()},
+            "widths": saved_widths(self.widths),
             "context_channels": list(self.contexts.channels),
         }
 
     @classmethod
     def configured(cls, classes: int, saved: Any) -> "LPRNet":
         """The network, with fresh weights, that `configuration` described."""
-        widths: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved["widths"].items()}
-        return cls(classes, Widths(**widths), context_channels=tuple(saved["context_channels"]))
+        widths = restored_widths(Widths, saved["widths"])
+        return cls(classes, widths, context_channels=tuple(saved["context_channels"]))
 
     def forward(self, crops: Tensor) -> Tensor:
         stem = self.stem(self.normalize(crops))

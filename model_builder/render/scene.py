@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from model_builder.render.scene_backgrounds import Backgrounds
 from model_builder.render.scene_camera import photograph
 from model_builder.render.scene_objects import Vehicle, distractor, stamp_of_time
+from model_builder.render.scene_parts import plate_frame
 from model_builder.render.scene_pen import Floats, Pen, Pixels, Point, blend, fill, pose, project, warp
 from model_builder.render.scene_plates import Art, PlateArtist
 from model_builder.render.scene_text import Lines
@@ -70,7 +71,7 @@ class SceneRenderer:
         if rng.random() < 0.2:
             stamp_of_time(rng, draft.image, self.lines)
         heights = [_height(corners) for _, corners in draft.plates]
-        image = photograph(rng, noise, draft.image, min(heights, default=40.0))
+        image = photograph(rng, noise, draft.image, min(heights, default=40.0), draft.lights)
         return _finished(image, draft, turns, size)
 
 
@@ -83,6 +84,7 @@ class _Draft:
         self.night = False
         self.plates: list[tuple[Art, Floats]] = []
         self.hidden: list[Floats] = []
+        self.lights: list[tuple[float, float, float]] = []  # lamps that are on: x, y and radius in pixels
 
     def draw_street(self, size: tuple[int, int]) -> None:
         """Draw a picture of `size` with plates on vehicles and elsewhere, none to four."""
@@ -167,8 +169,11 @@ class _Draft:
     def _add_vehicle(self, view: Floats, size: tuple[float, float]) -> None:
         """A vehicle around a plate of `size` mm. Its paint and windows mirror a part of a background, unevenly."""
         rng = self.rng
-        outline = Vehicle(rng, Pen(self.image, view), self.tools.lines, size).draw()
+        vehicle = Vehicle(rng, Pen(self.image, view), self.tools.lines, size)
+        outline = vehicle.draw()
         self.cover(outline)
+        if rng.random() < (0.6 if self.night else 0.06):
+            self.lights += _seen(view, vehicle.lights)
         frame = self.image.shape[1::-1]
         low, high = (np.clip(end, 0, frame).astype(int) for end in (np.floor(outline.min(0)), np.ceil(outline.max(0))))
         width, height = (high - low).tolist()
@@ -205,6 +210,8 @@ class _Draft:
         elif mode < 0.36:  # some of what is below shines through
             opacity = opacity * np.float32(rng.uniform(0.75, 0.95))
         blend(self.image, paint, opacity, covered[1])
+        if rng.random() < (0.25 if art.size[0] < 3 * art.size[1] else 0.04):
+            plate_frame(rng, Pen(self.image, view), self.tools.lines, *art.size)
         self.plates.append((art, quad))
 
 
@@ -217,6 +224,13 @@ def _gain(rng: random.Random, image: Pixels, place: tuple[int, int], inside: NDA
         return rng.choice((rng.uniform(0.15, 0.6), rng.uniform(0.5, 1.4)))
     tied = 0.45 + 0.55 * local / 128
     return min(max(rng.uniform(0.7, 1.15) * math.pow(tied, rng.uniform(0, 0.9)), 0.3), 1.4)
+
+
+def _seen(view: Floats, lights: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """Lamps, given in mm, in pixels."""
+    centers = project(view, [(x, y) for x, y, _ in lights])
+    edges = project(view, [(x + radius, y) for x, y, radius in lights])
+    return [(x, y, math.dist((x, y), edge)) for (x, y), edge in zip(centers.tolist(), edges.tolist(), strict=True)]
 
 
 def _corners(size: tuple[float, float]) -> list[Point]:

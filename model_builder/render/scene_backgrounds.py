@@ -30,21 +30,27 @@ class Backgrounds:
 
 
 @functools.lru_cache(maxsize=800)
-def _load(path: Path) -> Pixels:
+def _load(path: Path) -> tuple[Pixels, ...]:
+    """A photograph, its half and its quarter."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"{path} is no photograph that OpenCV reads")
     scale = SIDE / max(image.shape[:2])
     if scale < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return np.asarray(image, np.uint8)
+    half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    quarter = cv2.resize(half, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.asarray(image, np.uint8), np.asarray(half, np.uint8), np.asarray(quarter, np.uint8)
 
 
-def _cut(rng: random.Random, image: Pixels, size: tuple[int, int]) -> Pixels:
+def _cut(rng: random.Random, photograph: tuple[Pixels, ...], size: tuple[int, int]) -> Pixels:
     """A part of the photograph, from a fifth of what fits to all of it, perhaps mirrored."""
-    width, height = size
+    image, (width, height) = photograph[0], size
     whole = min(image.shape[1] / width, image.shape[0] / height)
     share = whole * math.exp(rng.uniform(math.log(0.2), 0))
+    if share >= 2:  # far fewer pixels to average
+        level = 2 if share >= 4 else 1
+        image, share = photograph[level], share / 2**level
     w, h = max(2, int(width * share)), max(2, int(height * share))
     x, y = rng.randint(0, image.shape[1] - w), rng.randint(0, image.shape[0] - h)
     part = image[y : y + h, x : x + w]

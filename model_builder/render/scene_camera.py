@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -12,11 +13,18 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[Any]  # float32 in memory, which the stubs of OpenCV and NumPy can't follow
 
 
-def photograph(rng: random.Random, noise: np.random.Generator, scene: Pixels, finest: float) -> Pixels:
+Light = tuple[float, float, float]  # x, y and radius in pixels
+
+
+def photograph(
+    rng: random.Random, noise: np.random.Generator, scene: Pixels, finest: float, lights: Sequence[Light] = ()
+) -> Pixels:
     """The scene (H, W, 3) as a camera sees it. `finest` is the height in pixels of the smallest plate that must stay
-    visible: blur and noise keep to what it bears."""
+    visible: blur and noise keep to what it bears. `lights` shine into the lens."""
     image = scene.astype(np.float32)
     image = _light(rng, noise, image)
+    if lights:
+        _dazzle(rng, image, lights)
     harsh = rng.random() < 0.4  # most photographs look natural
     image = _tones(rng, image, harsh)
     image = _lens(rng, image, finest)
@@ -63,6 +71,18 @@ def _glow(image: Floats, x: float, y: float, size: float, colour: Floats) -> Non
     down = np.arange(part.shape[0], dtype=np.float32) + (low[1] - y)
     weight = np.exp(-(down[:, None] ** 2 + across[None, :] ** 2) / (2 * size * size)).astype(np.float32)
     part += weight[..., None] * colour
+
+
+def _dazzle(rng: random.Random, image: Floats, lights: Sequence[Light]) -> None:
+    """Lamps that are white in their middle and lay a veil of their colour over what is around."""
+    tint = np.array(
+        rng.choice(((255, 255, 255), (200, 235, 255), (60, 40, 255), (200, 120, 255), (255, 160, 220))), np.float32
+    )
+    veil, wide, core = rng.uniform(0.1, 0.7), rng.uniform(3, 12), rng.uniform(0.6, 1.5)
+    for x, y, radius in lights:
+        size = max(radius, 0.6)
+        _glow(image, x, y, core * size, np.float32(1.5) * (tint + 255) / 2)
+        _glow(image, x, y, min(wide * size, 0.5 * image.shape[1]), np.float32(veil) * tint)
 
 
 def _tones(rng: random.Random, image: Floats, harsh: bool) -> Floats:

@@ -5,6 +5,8 @@ import random
 
 import numpy as np
 
+from model_builder.render import scene_parts as parts
+from model_builder.render.scene_parts import shade, vary
 from model_builder.render.scene_pen import Colour, Floats, Pen, Pixels, Point, pose, project
 from model_builder.render.scene_plates import PAINTS
 from model_builder.render.scene_text import Lines
@@ -25,16 +27,6 @@ _BODIES: tuple[Colour, ...] = (
 )
 
 
-def shade(colour: Colour, gain: float) -> Colour:
-    blue, green, red = (min(max(value * gain, 0), 255) for value in colour)
-    return blue, green, red
-
-
-def vary(rng: random.Random, colour: Colour, spread: float) -> Colour:
-    blue, green, red = (min(max(value + rng.gauss(0, spread), 0), 255) for value in colour)
-    return blue, green, red
-
-
 class Vehicle:
     """The front or the back of a car, a van or a lorry around a plate at (0, 0) of `size` mm; `outline` in pixels."""
 
@@ -47,6 +39,7 @@ class Vehicle:
         self.roof = self.belt - rng.uniform(300, 650)
         self.aside = rng.choice((0.0, 0.0, 0.0, rng.uniform(-350, 350)))
         self.dark = rng.uniform(10, 60), rng.uniform(10, 60), rng.uniform(10, 60)
+        self.lights: list[tuple[float, float, float]] = []  # lamps: x, y and radius in mm
 
     def draw(self) -> Floats:
         """Draw all of it below the plate; the outline of body and roof (n, 2) in pixels."""
@@ -150,42 +143,44 @@ class Vehicle:
         self._bent_stripe(top, 10, 40, shade(colour, 0.6))
 
     def _lamps(self) -> None:
-        """Lamps at both sides, in two or three colours, and small ones below."""
+        """Lamps at both sides, alike, and small ones below."""
         rng, x = self.rng, self.aside
-        y, width, height = self.belt + rng.uniform(10, 300), rng.uniform(100, 420), rng.uniform(60, 260)
-        lens = rng.choice(((40, 30, 200), (40, 30, 150), (225, 225, 225), (200, 210, 215), (30, 120, 240)))
-        slant = rng.uniform(-60, 60)
+        y, width, height = self.belt + rng.uniform(40, 350), rng.uniform(100, 420), rng.uniform(60, 260)
+        draw = rng.choice((parts.head_lamp, parts.rear_lamp))
+        seed = rng.random()
+        fogs = rng.random() < 0.3
         for side in (-1, 1):
-            outer, inner = x + side * self.half * 0.97, x + side * (self.half * 0.97 - width)
-            quad = [(outer, y - slant), (inner, y), (inner, y + height * 0.7), (outer, y + height)]
-            self.pen.polygon(quad, vary(rng, lens, 8))
-            spot = (outer + inner) / 2, y + height * 0.4
-            if rng.random() < 0.8:
-                size = height * rng.uniform(0.15, 0.35)
-                self.pen.ellipse(
-                    *spot, size, size, rng.choice(((240, 240, 240), (60, 160, 250), self.dark, (90, 80, 230)))
-                )
-            if rng.random() < 0.3:
-                low = self.bottom - rng.uniform(70, 170)
-                self.pen.ellipse(x + side * self.half * 0.72, low, 60, 45, rng.choice((self.dark, (210, 210, 210))))
-            if rng.random() < 0.25:
+            alike = random.Random(seed)
+            center = x + side * (self.half * 0.97 - width / 2), y
+            draw(alike, Pen(self.pen.image, self.pen.at(*center).homography @ np.diag([side, 1, 1])), width, height)
+            self.lights.append((*center, min(width, height) / 4))
+            if fogs:
+                fog = self.pen.at(x + side * self.half * 0.72, self.bottom - alike.uniform(70, 170))
+                (parts.head_lamp if alike.random() < 0.6 else parts.rear_lamp)(alike, fog, 150, 80)
+            if alike.random() < 0.25:
+                outer = x + side * self.half * 0.97
                 self.pen.box(outer - side * 60 - 110, self.bottom - 110, 220, 40, (40, 40, 190))
 
     def _marks(self) -> None:
         """The maker's badge, the model's name, and what owners and firms paint on."""
         rng, x = self.rng, self.aside
         above = -self.size[1] / 2 - rng.uniform(60, 220)
-        chrome = shade((220, 220, 220), rng.uniform(0.6, 1.1))
         if rng.random() < 0.6:
-            size = rng.uniform(25, 70)
-            self.pen.ellipse(x, above, size * rng.uniform(0.8, 1.5), size, chrome)
-            self.pen.ellipse(x, above, size * 0.7, size * 0.7, rng.choice((self.colour, self.dark, (120, 50, 30))))
+            size = rng.uniform(50, 140)
+            parts.badge(rng, self.pen.at(x, above), self.lines, size * rng.uniform(0.8, 1.8), size)
+        if rng.random() < 0.08:
+            sign = self.pen.at(x + rng.uniform(-200, 200), self.roof - rng.uniform(40, 110))
+            parts.roof_sign(rng, sign, self.lines, rng.uniform(300, 600), rng.uniform(110, 220))
         for _ in range(rng.choice((0, 1, 1, 2, 3))):
             width, height = rng.uniform(100, 420), rng.uniform(25, 70)
             left, top = rng.uniform(-0.85, 0.55) * self.half, rng.uniform(self.belt, self.bottom - 80)
             if abs(top) > self.size[1] or abs(left + width / 2) > self.size[0]:
-                ink = chrome if rng.random() < 0.7 else vary(rng, rng.choice(PAINTS), 20)
-                self.pen.stamp(self.lines.draw(rng), (x + left, top, width, height), ink)
+                if rng.random() < 0.7:
+                    place = self.pen.at(x + left + width / 2, top + height / 2)
+                    parts.name(rng, place, self.lines, width, height)
+                else:
+                    ink = vary(rng, rng.choice(PAINTS), 20)
+                    self.pen.stamp(self.lines.draw(rng), (x + left, top, width, height), ink)
 
     def _recess(self) -> None:
         """A darker or lighter hollow behind the plate, with a chrome strip or lamps above."""
@@ -217,8 +212,8 @@ def distractor(rng: random.Random, image: Pixels, lines: Lines, span: float) -> 
     aspect = math.exp(rng.uniform(-0.5, 1.7))
     w, h = 500.0, 500.0 / aspect
     pen = Pen(image, pose(rng, center, span / w, roll, rng.random() < 0.4))
-    kinds = (_sign, _lettering, _panel, _windows, _bars, _disc, _chequers, _blank)
-    rng.choices(kinds, (5, 4, 2, 2, 3, 1.5, 1, 2))[0](rng, pen, lines, w, h)
+    kinds = (_sign, _lettering, _panel, _windows, _bars, _disc, _chequers, _blank, _part)
+    rng.choices(kinds, (5, 4, 2, 2, 3, 1.5, 1, 2, 7))[0](rng, pen, lines, w, h)
     return project(pen.homography, [(-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2)])
 
 
@@ -232,13 +227,39 @@ def stamp_of_time(rng: random.Random, image: Pixels, lines: Lines) -> None:
     pen = Pen(image, np.eye(3))
     if rng.random() < 0.2:
         pen.box(x - 2, y - 2, w + 4, h + 4, rng.choice(((0, 0, 0), (160, 60, 10), (255, 255, 255))))
-    pen.stamp(lines.draw(rng), (x, y, w, h), colour, rng.choice((1.0, 1.0, rng.uniform(0.2, 0.7))))
+    strength = rng.choice((1.0, 1.0, rng.uniform(0.2, 0.7)))
+    for row in range(rng.choice((1, 1, 2))):
+        pen.stamp(
+            lines.draw(rng), (x, y + 1.3 * h * row, w * rng.choice((1.0, rng.uniform(0.6, 1))), h), colour, strength
+        )
 
 
 def _ink_on(colour: Colour, rng: random.Random) -> Colour:
     if rng.random() < 0.2:
         return vary(rng, rng.choice(PAINTS), 20)
     return (240, 240, 240) if sum(colour) < 380 else (25, 25, 25)
+
+
+def _part(rng: random.Random, pen: Pen, lines: Lines, w: float, h: float) -> None:
+    """Of a vehicle that is not seen, on a piece of its body or on what is there."""
+    if rng.random() < 0.5:
+        body = vary(rng, rng.choice(_BODIES), 18)
+        pen.box(-0.7 * w, -0.9 * h, 1.4 * w, 1.8 * h, body)
+        if rng.random() < 0.5:
+            pen.box(-0.7 * w, rng.uniform(-0.9, 0.5) * h, 1.4 * w, 0.3 * h, shade(body, rng.choice((0.6, 0.8, 1.2))))
+    match rng.randrange(6):
+        case 0:
+            parts.head_lamp(rng, pen, w, h)
+        case 1:
+            parts.rear_lamp(rng, pen, w, h)
+        case 2:
+            parts.wheel(rng, pen, w, w)
+        case 3:
+            parts.badge(rng, pen, lines, w, h)
+        case 4:
+            parts.name(rng, pen, lines, w, h)
+        case _:
+            parts.roof_sign(rng, pen, lines, w, h)
 
 
 def _sign(rng: random.Random, pen: Pen, lines: Lines, w: float, h: float) -> None:

@@ -16,7 +16,7 @@ from model_builder.train.labels import DataError
 from model_builder.train.refiner import Batch, collate, crops
 from service.artifact import Artifact, Refines, Tensor
 from service.backends import Backend
-from service.finding.refine import CORNERS, PLATE
+from service.finding.refine import CORNERS, PLATE, answers
 
 _PROBE_CROPS: Final = 8
 _RENDERED: Final = 4000
@@ -40,7 +40,9 @@ class Refining:
             **shared,
             input=Tensor(dtype="uint8", shape=("N", *FORM.size, 3), description="BGR crop around a found plate"),
             output=Tensor(
-                dtype="float32", shape=("N", FORM.outputs), description="answers, as service.finding.refine has them"
+                dtype="float32",
+                shape=("N", *FORM.cells, FORM.channels),
+                description="maps, as service.finding.refine has them",
             ),
             around=FORM.around,
             colours=FORM.colours,
@@ -56,10 +58,10 @@ class Refining:
 
     def measure(self, artifact: Artifact, backend: Backend, examples: Batch) -> Figures:
         """The share of crops that are rightly told to show a plate or none, and the error of plates' corners."""
-        answers = backend.infer(examples.crops)
+        found = answers(backend.infer(examples.crops), FORM)
         real = examples.plate == 1
-        right = (answers[:, PLATE] > 0) == real
-        off = (answers[real, CORNERS] - examples.corners[real]).reshape(-1, 4, 2)
+        right = (found[:, PLATE] > 0) == real
+        off = (found[real, CORNERS] - examples.corners[real]).reshape(-1, 4, 2)
         # From widths and heights of the crop to widths of the plate, as it is found.
         height = FORM.around[0] * FORM.size[0] / FORM.size[1]
         errors = np.hypot(off[..., 0] * FORM.around[0], off[..., 1] * height).max(1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import IterableDataset, get_worker_info
 
-from model_builder.networks.refiner import Refiner
+from model_builder.networks.refiner import FORM, Refiner
 from model_builder.render.scene import SceneRenderer
 from model_builder.train.data import drawn
 from model_builder.train.finder import DEVELOPMENT_SEED
@@ -24,11 +24,12 @@ from model_builder.train.fit import FitConfig, begun, fit
 from model_builder.train.loop import Log
 from model_builder.train.refiner_samples import Find, Sample, samples
 from service.finding.maps import Plates, decode
-from service.finding.refine import COLOUR, CORNERS, CUT, PLATE, ROWS, TURNS
+from service.finding.refine import COLOUR, CORNERS, CUT, HEATS, PLATE, ROWS, TURNS, centers, rough_in_crop
 
 CANVASES = ((320, 320), (384, 256), (256, 384), (480, 320))  # width, height of the scenes
 _SCENES = 1 << 12  # seeds of a batch: more than it takes scenes
 _BETA = 0.01  # of smooth L1, in widths and heights of the crop: half a pixel
+_SPREAD = 0.8  # standard deviation, in cells, of the heat that is asked for around a corner
 _FOUND = 0.15  # probability of the finder above which its answers are samples
 
 
@@ -47,6 +48,7 @@ class RefinerLog(Log):
     columns = (
         "step",
         "corners",
+        "heat",
         "plate",
         "turns",
         "rest",
@@ -168,14 +170,17 @@ def train(
     return fit(folder, config, model, batches, losses, record)
 
 
-def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses of corners, of being a plate, of turns, and of all else; each weighted as it is to count."""
+def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses of corners, of their heat maps, of being a plate, of turns, and of all else; each weighted as it is to
+    count."""
     device = next(model.parameters()).device
     found, corners, plate, turns, rows, cut, colour = (torch.as_tensor(values, device=device) for values in batch)
-    answers = model(found).float()
+    maps = model(found).float()
     real = plate == 1
+    answers = answered(maps)
     answer, count = answers[real], real.sum().clamp(min=1)
     corner = functional.smooth_l1_loss(answer[:, CORNERS], corners[real], beta=_BETA, reduction="sum") / (8 * count)
+    heat = _heat(maps[real, ..., :HEATS], corners[real]) / (HEATS * count)
     is_plate = functional.binary_cross_entropy_with_logits(answers[:, PLATE], plate.float())
     turn = functional.cross_entropy(answer[:, TURNS], turns[real], reduction="sum")
     rest = (
@@ -183,7 +188,30 @@ def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tens
         + functional.binary_cross_entropy_with_logits(answer[:, CUT], cut[real].float(), reduction="sum")
         + functional.cross_entropy(answer[:, COLOUR:], colour[real], reduction="sum")
     )
-    return 30 * corner, is_plate, 0.3 * turn / count, 0.3 * rest / count
+    return 30 * corner, 0.2 * heat, is_plate, 0.3 * turn / count, 0.3 * rest / count
+
+
+def answered(maps: Tensor) -> Tensor:
+    """`service.finding.refine.answers` of tensors."""
+    shares = maps[..., :HEATS].flatten(1, 2).softmax(1)
+    places = shares.transpose(1, 2) @ _cells(maps) - torch.as_tensor(rough_in_crop(FORM), device=maps.device)
+    return torch.cat([places.flatten(1), maps[..., HEATS:].mean((1, 2))], 1)
+
+
+def _heat(heats: Tensor, corners: Tensor) -> Tensor:
+    """The divergence of heat maps from normal distributions around the corners, of those that lie in the crop."""
+    places = corners.view(-1, 1, 4, 2) + torch.as_tensor(rough_in_crop(FORM), device=heats.device)
+    rows, columns = FORM.cells
+    off = (_cells(heats)[:, None] - places) * torch.tensor([columns, rows], device=heats.device) / _SPREAD
+    asked = (-off.square().sum(-1) / 2).log_softmax(1)
+    inside = ((places > 0) & (places < 1)).all(-1).squeeze(1)
+    told = heats.flatten(1, 2).log_softmax(1)
+    found: Tensor = ((asked.exp() * (asked - told)).sum(1) * inside).sum()
+    return found
+
+
+def _cells(like: Tensor) -> Tensor:
+    return torch.as_tensor(centers(FORM), device=like.device)
 
 
 @torch.inference_mode()
@@ -191,7 +219,7 @@ def score(model: nn.Module, batch: Batch) -> tuple[float, ...]:
     """The median of the largest error of a corner (widths of the crop), and shares that are right: plate or not; turns;
     rows; colours."""
     device = next(model.parameters()).device
-    answers = model.eval()(torch.as_tensor(batch.crops, device=device)).float().cpu().numpy()
+    answers = answered(model.eval()(torch.as_tensor(batch.crops, device=device)).float()).cpu().numpy()
     real = batch.plate == 1
     error: Any = np.abs(answers[real, CORNERS] - batch.corners[real]).reshape(-1, 4, 2) * [1.0, 0.5]
     right = (

@@ -180,9 +180,10 @@ class Finds(Model):
 
 
 class Refines(Model):
-    """A model that refines found plates: crops uint8 (N, height, width, 3) to answers float32 (N, outputs).
+    """A model that refines found plates: crops uint8 (N, height, width, 3) to maps float32 (N, height / 4, width / 4,
+    channels).
 
-    `service.finding.refine` tells the order of an answer; its last outputs are logits of `colours`.
+    `service.finding.refine` tells what the channels are; the last ones are of `colours`.
     """
 
     task: Literal["refine"] = "refine"
@@ -192,9 +193,12 @@ class Refines(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         match self.input, self.output:
-            case Tensor(dtype="uint8", shape=(str(), int(), int(), 3)), Tensor(dtype="float32", shape=(str(), int())):
+            case (
+                Tensor(dtype="uint8", shape=(str(), int(height), int(width), 3)),
+                Tensor(dtype="float32", shape=(str(), int(rows), int(columns), int())),
+            ) if (rows * 4, columns * 4) == (height, width):
                 return self
-        raise ValueError("input must be uint8 (N, height, width, 3), output float32 (N, outputs)")
+        raise ValueError("input must be uint8 (N, H, W, 3), output float32 (N, H / 4, W / 4, channels)")
 
     @property
     def size(self) -> tuple[int, int]:

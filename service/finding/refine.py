@@ -1,7 +1,8 @@
 """Refinement of a found plate: from its rough corners to a crop of the photograph, and from the refiner's answer back.
 
 The crop shows the plate with some of what surrounds it, straightened as if the rough corners were right. The refiner
-answers where the corners are in that crop, and what the plate is. Refined corners may be refined again.
+tells, for each cell of that crop, whether a corner lies in it, and what the plate is. Refined corners may be refined
+again.
 """
 
 from typing import Final, NamedTuple
@@ -21,7 +22,7 @@ _FINEST = 8  # samples along a side of a pixel, at most, that are averaged
 
 
 class Form(NamedTuple):
-    """The form of a refiner's input and answer: height and width of its crop in pixels; the crop's width and height in
+    """The form of a refiner's input and output: height and width of its crop in pixels; the crop's width and height in
     those of the rough plate; names of colours."""
 
     size: tuple[int, int] = (48, 96)
@@ -29,14 +30,27 @@ class Form(NamedTuple):
     colours: tuple[str, ...] = ("blue", "yellow", "green", "white", "black", "red", "other")
 
     @property
-    def outputs(self) -> int:
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of the maps that the refiner puts out."""
+        return self.size[0] // STRIDE, self.size[1] // STRIDE
+
+    @property
+    def channels(self) -> int:
+        """Maps that the refiner puts out: HEATS of corners, then those whose means are the rest of an answer."""
+        return HEATS + self.answers - PLATE
+
+    @property
+    def answers(self) -> int:
         """Numbers of an answer."""
         return COLOUR + len(self.colours)
 
 
-# Channels of the refiner's answer: x and y of four corners, off from where the rough ones lie, in widths and heights of
-# the crop; a logit for being a plate; logits for the number of the corner that is the plate's first;
-# logits for two rows and for being cut by the edge of the image; from COLOUR on, logits of colours.
+STRIDE: Final = 4  # pixels of the crop a cell of the maps
+HEATS: Final = 4  # maps of the plate's corners; a cell's value is the logit of the corner lying in it
+
+# An answer: x and y of four corners, off from where the rough ones lie, in widths and heights of the crop; a logit for
+# being a plate; logits for the number of the corner that is the plate's first; logits for two rows and for being cut by
+# the edge of the image; from COLOUR on, logits of colours.
 CORNERS, PLATE, TURNS, ROWS, CUT, COLOUR = slice(0, 8), 8, slice(9, 13), 13, 14, 15
 
 
@@ -112,6 +126,28 @@ def warped(image: Pixels, corners: Floats, size: tuple[int, int]) -> Pixels:
     return np.asarray(fine, np.uint8)
 
 
+def answers(maps: Floats, form: Form) -> Floats:
+    """What the refiner's maps (N, rows, columns, channels) answer, (N, answers).
+
+    A corner is expected where its map's probabilities, over all cells, have their mean; the rest are means of cells.
+    Of a map that is not finite, corners are not, either.
+    """
+    count = len(maps)
+    heats = maps[..., :HEATS].reshape(count, -1, HEATS)
+    with np.errstate(invalid="ignore"):
+        shares = np.exp(heats - heats.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+    places = np.swapaxes(shares, 1, 2) @ centers(form) - rough_in_crop(form)
+    return np.hstack([places.reshape(count, -1), maps[..., HEATS:].mean((1, 2))])
+
+
+def centers(form: Form) -> Floats:
+    """Centres of the cells of a map (cells, 2), in widths and heights of the crop."""
+    rows, columns = form.cells
+    y, x = np.mgrid[:rows, :columns].astype(np.float32) + np.float32(0.5)
+    return np.stack([x.ravel() / columns, y.ravel() / rows], 1)
+
+
 def rough_in_crop(form: Form) -> Floats:
     """Where the rough corners (4, 2) lie in the crop, in its widths and heights."""
     across, down = 0.5 / form.around[0], 0.5 / form.around[1]
@@ -125,7 +161,7 @@ def in_crop(corners: Floats, rough: Floats, form: Form) -> Floats:
 
 
 def refined(answer: Floats, rough: Floats, form: Form) -> Refined:
-    """What the refiner's answer (outputs,) says of a plate with `rough` corners."""
+    """What an answer (answers,) says of a plate with `rough` corners."""
     places = rough_in_crop(form) + answer[CORNERS].reshape(4, 2)
     matrix = cv2.getPerspectiveTransform(_frame((1, 1)), around(rough, form))
     corners = cv2.perspectiveTransform(places[None], matrix)[0]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.finding import canvas, maps
 from service.finding.looks import Size, looks, tiles
 from service.finding.maps import Plates
-from service.finding.refine import Form, Refined, crop, refined
+from service.finding.refine import Form, Refined, answers, crop, refined
 
 Pixels = NDArray[np.uint8]
 Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # a network: images (N, H, W, 3) to what it computes
@@ -68,8 +68,9 @@ class Search:
         """One pass of the refiner over plates with rough corners."""
         if not corners:
             return []
-        answers = self._refine(np.stack([crop(image, quad, self._form) for quad in corners]))
-        return [refined(answer, quad, self._form) for answer, quad in zip(answers, corners, strict=True)]
+        maps = self._refine(np.stack([crop(image, quad, self._form) for quad in corners]))
+        found = answers(maps, self._form)
+        return [refined(answer, quad, self._form) for answer, quad in zip(found, corners, strict=True)]
 
 
 def _likely(plates: Sequence[Refined], least: float) -> list[Refined]:

@@ -12,7 +12,7 @@ NO_PLATE = "No plate was found."
 # Keeps over 99 % of the rendered plates that are read exactly, and drops over 99 % of photographs that are no crop of a
 # plate: docs/benchmarks.md has the table, which `model_builder evaluate --thresholds` prints.
 MIN_CONFIDENCE = 0.1
-SURELY = 0.95  # probability of a plate from which it is given whatever its text: docs/finding.md has the table
+SURELY = 0.9  # probability of a plate from which it is given whatever its text: docs/finding.md has the table
 JOINT = 0.1  # the least probability of any other plate and its text together
 
 

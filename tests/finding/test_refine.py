@@ -4,7 +4,20 @@ import cv2
 import numpy as np
 import pytest
 
-from service.finding.refine import COLOUR, CORNERS, CUT, PLATE, ROWS, TURNS, Form, crop, in_crop, refined, rough_in_crop
+from service.finding.refine import (
+    COLOUR,
+    CORNERS,
+    CUT,
+    PLATE,
+    ROWS,
+    TURNS,
+    Form,
+    answers,
+    crop,
+    in_crop,
+    refined,
+    rough_in_crop,
+)
 from service.finding.refine import warped as straightened
 
 FORM = Form()
@@ -13,7 +26,7 @@ PLATE_QUAD = np.array([[100, 60], [220, 70], [216, 104], [98, 92]], np.float32)
 
 def answer(exact: np.ndarray, rough: np.ndarray, turns: int = 0) -> np.ndarray:
     """What a refiner that is always right answers."""
-    found = np.zeros(FORM.outputs, np.float32)
+    found = np.zeros(FORM.answers, np.float32)
     found[CORNERS] = (in_crop(np.roll(exact, turns, 0), rough, FORM) - rough_in_crop(FORM)).ravel()
     found[PLATE], found[ROWS], found[CUT] = 5, -1, 2
     found[TURNS][turns] = 3
@@ -63,3 +76,14 @@ def test_a_large_plate_is_averaged():
 def test_corners_on_one_spot_or_far_away_give_a_crop():
     for quad in (np.zeros((4, 2)), np.full((4, 2), 1e6), np.array([[0, 0], [1e5, 0], [0, 1e5], [1e5, 1e5]])):
         assert crop(np.zeros((30, 30, 3), np.uint8), quad.astype(np.float32), FORM).shape == (48, 96, 3)
+
+
+def test_a_corner_is_where_its_heat_has_its_mean_and_the_rest_are_means():
+    maps = np.zeros((2, *FORM.cells, FORM.channels), np.float32)
+    maps[1, 3, 7, 0] = maps[1, 3, 8, 0] = 50  # two cells side by side
+    maps[1, ..., 4] = np.arange(np.prod(FORM.cells)).reshape(FORM.cells)
+    even, sure = answers(maps, FORM)
+    np.testing.assert_allclose(even[CORNERS].reshape(4, 2) + rough_in_crop(FORM), 0.5, atol=1e-6)
+    np.testing.assert_allclose(sure[:2] + rough_in_crop(FORM)[0], [8 / 24, 3.5 / 12], atol=1e-6)
+    assert sure[PLATE] == maps[1, ..., 4].mean()
+    assert len(sure) == FORM.answers

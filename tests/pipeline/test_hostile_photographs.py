@@ -18,7 +18,7 @@ from PIL import Image
 from service import Reader, artifact, backends
 from service.artifact import Artifact
 from service.errors import TooManyPixels
-from service.finding.refine import Form
+from service.finding.refine import HEATS, Form
 from service.finding.search import MOST, Search
 from service.pipeline.budget import AT_ONCE, Budget
 from service.pipeline.items import Empty, Seen
@@ -147,12 +147,12 @@ def lit(images: Pixels, channels: Callable[[tuple[int, ...]], Floats]) -> Floats
     return np.concatenate([np.full((*shape, 1), 9, np.float32), channels((*shape, 8))], 3)
 
 
-def surely(images: Pixels, corners: float = 0) -> Floats:
-    """Answers of a refiner that is sure of every plate, and moves its corners so far."""
-    answers = np.zeros((len(images), FORM.outputs), np.float32)
-    answers[:, 8] = 9
-    answers[:, :8] = corners * np.random.default_rng(len(images)).choice([-1, 1], (len(images), 8))
-    return answers
+def surely(images: Pixels, heat: float = 0) -> Floats:
+    """Maps of a refiner that is sure of every plate, and of corners in cells at random, by that much heat."""
+    maps = np.zeros((len(images), *FORM.cells, FORM.channels), np.float32)
+    maps[..., :HEATS] = heat * np.random.default_rng(len(images)).random(maps[..., :HEATS].shape)
+    maps[..., HEATS] = 9
+    return maps
 
 
 QUADS: dict[str, Callable[[tuple[int, ...]], Floats]] = {
@@ -168,10 +168,10 @@ QUADS: dict[str, Callable[[tuple[int, ...]], Floats]] = {
 }
 
 
-@pytest.mark.parametrize("moved", [0.0, 30.0, np.nan])
+@pytest.mark.parametrize("heat", [0.0, 1e4, np.inf, np.nan])
 @pytest.mark.parametrize("name", QUADS)
-def test_whatever_corners_the_networks_answer_the_work_is_bounded_and_plates_are_finite(name, moved):
-    made_up = Counting(lambda images: lit(images, QUADS[name]), lambda images: surely(images, moved), SIZES)
+def test_whatever_corners_the_networks_answer_the_work_is_bounded_and_plates_are_finite(name, heat):
+    made_up = Counting(lambda images: lit(images, QUADS[name]), lambda images: surely(images, heat), SIZES)
     image = street(1600, 1200)
     looks, crops, plates = made_up(image)
     assert (looks <= LOOKS, crops <= CROPS, len(plates) <= MOST) == (True, True, True)

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from model_builder.render import scene_parts as parts
 from model_builder.render.scene import Scene, SceneRenderer, _Draft, _share_within, _turned
+from model_builder.render.scene_camera import photograph
 from model_builder.render.scene_pen import Pen, pose, project, warp
 from model_builder.render.scene_plates import COLOURS
 from service.finding.canvas import FILL
@@ -128,3 +130,23 @@ def test_lines_drawn_far_outside_do_not_break():
     pen = Pen(image, pose(random.Random(1), (20, 20), 50.0, 1.0, steep=True))
     pen.box(-5000, -5000, 10000, 10000, (9, 9, 9))
     assert (image == 9).all()
+
+
+@pytest.mark.parametrize("draw", [parts.head_lamp, parts.rear_lamp, parts.wheel])
+@pytest.mark.parametrize("scale", [0.25, 0.01])
+def test_parts_of_vehicles_keep_to_their_size(draw, scale):
+    image = np.zeros((200, 200, 3), np.uint8)
+    pen = Pen(image, np.array([[scale, 0, 100], [0, scale, 100], [0, 0, 1.0]]))
+    assert pen.pixels(400) == pytest.approx(400 * scale)
+    draw(random.Random(1), pen, 400, 240)
+    rows, columns = image.any(2).nonzero()
+    assert 0.3 * 400 * scale < np.ptp(columns) + 1 < 1.2 * 400 * scale + 3
+    assert np.ptp(rows) + 1 < 1.6 * 400 * scale + 3
+
+
+def test_lamps_lay_a_veil_over_what_is_around():
+    grey = np.full((60, 80, 3), 40, np.uint8)
+    rng, noise = random.Random(3), np.random.Generator(np.random.SFC64(3))
+    dazzled = photograph(rng, noise, grey, 40.0, [(40.0, 30.0, 3.0)])
+    plain = photograph(random.Random(3), np.random.Generator(np.random.SFC64(3)), grey, 40.0)
+    assert int(dazzled[30, 40].max()) > int(plain[30, 40].max()) + 30

@@ -18,7 +18,7 @@ from service.artifact import Artifact
 from service.backends import load
 from service.errors import ArtifactError
 from service.finding.refine import CORNERS, PLATE
-from tests.support.finding import QUAD, TASK, moved, publish_small, scene, small_finder
+from tests.support.finding import QUAD, TASK, maps_of, moved, publish_small, scene, small_finder
 
 
 def test_a_tally_counts_plates_found_corners_and_false_alarms():
@@ -106,13 +106,13 @@ def test_without_its_refiner_a_finder_is_measured_alone(finder, tmp_path, capsys
 
 
 def test_what_a_finder_finds_goes_through_its_refiner(finder, monkeypatch):
-    answer = np.zeros((1, FORM.outputs), np.float32)
+    answer = np.zeros((1, FORM.answers), np.float32)
     answer[0, PLATE] = 20
     answer[0, CORNERS.start] = 0.1 / FORM.around[0]  # the first corner a tenth of the plate to the right
 
     class Refining:
         def infer(self, crops: np.ndarray) -> np.ndarray:
-            return answer.repeat(len(crops), 0)
+            return maps_of(answer).repeat(len(crops), 0)
 
         def close(self) -> None:
             pass

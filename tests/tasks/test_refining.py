@@ -7,6 +7,7 @@ from model_builder.networks.refiner import FORM
 from model_builder.tasks import REFINING
 from model_builder.train.labels import DataError
 from service.finding.refine import CORNERS, PLATE
+from tests.support.finding import maps_of
 
 
 class Answers:
@@ -19,12 +20,12 @@ class Answers:
 
     def infer(self, crops: np.ndarray) -> np.ndarray:
         assert len(crops) == len(self.answers)
-        return self.answers
+        return maps_of(self.answers)
 
 
 def test_it_is_measured_by_plates_that_are_told_and_by_their_corners():
     (batch,) = REFINING.sets([], 12).values()
-    answers = np.zeros((12, FORM.outputs), np.float32)
+    answers = np.zeros((12, FORM.answers), np.float32)
     answers[:, CORNERS] = batch.corners
     answers[:, PLATE] = np.where(batch.plate == 1, 5, -5)
     figures = REFINING.measure(None, Answers(answers), batch)
