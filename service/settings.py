@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     finder: VariantName | None = Field(
         default_factory=lambda others: bundled.finder(others["artifacts"]),
         description="Name of the variant that finds the plates in photographs. Empty: images are crops of one plate, "
-        f"and nothing of a finder is loaded. Default: {bundled.FINDER} where LPR_ARTIFACTS holds it, else none.",
+        f"and nothing of a finder is loaded. Default: {bundled.FINDER} where LPR_ARTIFACTS holds it, "
+        f"{bundled.PORTABLE} where ONNX Runtime is installed and TVM is not, else none.",
     )
     host: Host = Field(
         default="127.0.0.1", description="Address or name to listen on; 0.0.0.0 for every interface, :: for IPv6."

@@ -8,7 +8,7 @@ from typing import get_origin
 import pytest
 from pydantic import ValidationError
 
-from service import host
+from service import bundled, host
 from service.settings import REPOSITORY, ClientSettings, Settings, faults, listing, warnings
 
 KEY = "a key of 20 letters."
@@ -310,3 +310,20 @@ def test_the_cpu_tells_its_instruction_sets(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\nflags\t\t: fpu\n")
     assert host.flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "avx512_vnni"}
     assert host.flags(tmp_path / "none") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("held", "installed", "expected"),
+    [
+        ("fast quantized", "tvm onnxruntime", "finder-fast"),
+        ("fast quantized", "onnxruntime", "finder-quantized"),
+        ("quantized", "tvm", "finder-quantized"),
+        ("fast", "torch", "finder-fast"),  # whose error tells what to install
+        ("", "tvm", None),
+    ],
+)
+def test_the_default_finder_is_one_that_runs_here(held, installed, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundled, "find_spec", lambda engine: engine if engine in installed.split() else None)
+    for name in held.split():
+        (tmp_path / f"finder-{name}").mkdir()
+    assert bundled.finder(tmp_path) == expected

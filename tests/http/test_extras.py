@@ -94,12 +94,12 @@ def make(**settings: str) -> set[str]:
 def test_make_serve_installs_the_engine_of_the_variant(variant):
     engine = read(PUBLISHED / variant).manifest.backend
     assert make(LPR_VARIANT=variant, LPR_FINDER="") == {"client", engine}
-    assert make(LPR_VARIANT=variant) == {"client", engine, "onnxruntime"}
+    assert make(LPR_VARIANT=variant) == {"client", engine, "tvm"}
 
 
 def test_make_serve_knows_the_default_and_the_folder_of_artifacts(artifacts):
     default = Settings.model_fields["variant"].default
-    assert make() == make(LPR_VARIANT=default, LPR_FINDER=bundled.FINDER) == {"client", "tvm", "onnxruntime"}
+    assert make() == make(LPR_VARIANT=default, LPR_FINDER=bundled.FINDER) == {"client", "tvm"}
     assert make(LPR_BACKEND="tiny", LPR_ARTIFACTS=str(artifacts)) == {"client", "onnxruntime"}  # the old name
     assert make(LPR_VARIANT="tiny", LPR_ARTIFACTS=str(artifacts)) == {"client", "onnxruntime"}
 
