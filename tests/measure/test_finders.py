@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small networks, under all names that are measured."""
     root = publish_small(tmp_path_factory.mktemp("finders"))
     publish.publish(root, replace(small_finder(), variant="finder-quantized"), {})
-    refiner = Refiner(RefinerWidths((4, 4), (4, 4), (4, 4), 8))
+    refiner = Refiner(RefinerWidths((4,), (4,), (4,), (4,), (4,)))
     name = REFINER.integers
     publish.publish(root, candidates.traced_candidate(name, refiner, FORM.size, Origin(seed=1), REFINING), {})
     return root
