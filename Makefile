@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report photographs loadtest fuzz soak clean
+.PHONY: help serve test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report report-finders photographs loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -96,6 +96,9 @@ profile: $(VENV)/.dev ## where a request's time goes in the server: writes its p
 
 report: $(VENV)/.bench ## measure and compare all variants: writes report/README.md and README's table; let nothing else run
 	$(BIN)/python -m model_builder report $(ARGS)
+
+report-finders: $(VENV)/.bench ## the part of report about the finder and the refiner, in ten minutes; let nothing else run
+	$(BIN)/python -m model_builder report --finders $(ARGS)
 
 photographs: $(VENV)/.bench ## whole photographs to texts, beside AgentCLPR: writes its part of report/README.md; let nothing else run
 	$(BIN)/python -m model_builder.measure.load.photographs $(ARGS)

@@ -3,8 +3,9 @@
 import argparse
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -200,6 +201,7 @@ def _add_report(commands: flags.Commands) -> None:
         default=Path("runs") / "report",
         help="folder of finished parts and raw data, which are not committed (default: %(default)s)",
     )
+    parser.add_argument("--finders", action="store_true", help="measure the finder and the refiner alone")
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: write again what --work holds")
 
@@ -210,6 +212,10 @@ def _report(options: argparse.Namespace) -> None:
     blocks.check(options.readme, "report")
     if options.fresh:
         shutil.rmtree(options.work, ignore_errors=True)
+    if options.finders:
+        report.write_finding(options.out, _interruptible(options, report.measure_finding))
+        print(f"wrote {options.out}")
+        return
     measured = report.kept(options.work) if options.redraw else _measured(options)
     report.write(options.out, measured)
     blocks.put(options.readme, "report", tables.readme(measured, options.out, options.readme.parent))
@@ -221,11 +227,15 @@ def _report(options: argparse.Namespace) -> None:
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     from model_builder.measure import report
 
+    measured = _interruptible(options, partial(report.measure, study=options.study))
+    report.keep(options.work, measured)
+    return measured
+
+
+def _interruptible(options: argparse.Namespace, measure: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     data = flags.ARTIFACTS.parent.parent / "shared" / "data"
     real = options.real or [data / name for name in _PHOTOGRAPHS if (data / name).is_dir()]
     try:
-        measured = report.measure(options.artifacts, real, options.study, options.work, options.rounds)
+        return measure(options.artifacts, real, work=options.work, rounds=options.rounds)
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped; the same command goes on with the parts that are not in {options.work}") from error
-    report.keep(options.work, measured)
-    return measured

@@ -106,10 +106,7 @@ def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, roun
     baseline = subjects.artifact(BASELINE)
     ran = timed["times"]
     return {
-        "machine": evaluate.machine(),
-        "commit": evaluate.commit(),
-        "cores": len(os.sched_getaffinity(0)),
-        "engines": installed_engines(),
+        **_here(),
         "sets": {name: len(crops.texts) for name, crops in sets.items()},
         **timed,
         "variants": {variant.name: subjects.variant(variant) for variant in variants if variant.name in ran},
@@ -122,6 +119,16 @@ def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, roun
         "finding": finding,
         "notes": notes,
         "measured": parts.measured,
+    }
+
+
+def _here() -> dict[str, Any]:
+    """Where, and of what, a report is measured."""
+    return {
+        "machine": evaluate.machine(),
+        "commit": evaluate.commit(),
+        "cores": len(os.sched_getaffinity(0)),
+        "engines": installed_engines(),
     }
 
 
@@ -293,7 +300,7 @@ def kept(work: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write the figure, and the block of `make report` in the folder's page."""
+    """Write the figure, and the blocks of `make report` and `make report-finders` in the folder's page."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = tables.main_set(report)
     label = f"{'photographs' if chosen == POOLED else 'rendered plates'} read, % exact"
@@ -301,6 +308,20 @@ def write(folder: Path, report: Mapping[str, Any]) -> None:
     rows = [_contender(report, name, chosen) for name in names]
     figures.comparison(folder / tables.FIGURE, rows, report["machine"], label)
     blocks.put(folder / blocks.PAGE, "report", tables.page(report))
+    write_finding(folder, report)
+
+
+def measure_finding(artifacts: Path, real: Sequence[Path], work: Path, rounds: int) -> dict[str, Any]:
+    """The part of `measure` about the finder and the refiner, in ten minutes."""
+    finding = finders.measure(parts := Parts(work), artifacts, real, rounds)
+    return {**_here(), "finding": finding, "measured": parts.measured}
+
+
+def write_finding(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write the block of `make report-finders` in the folder's page; it stays where nothing was measured."""
+    if report["finding"]:
+        folder.mkdir(parents=True, exist_ok=True)
+        blocks.put(folder / blocks.PAGE, "report-finders", tables.finding(report))
 
 
 def _contender(report: Mapping[str, Any], name: str, chosen: str) -> figures.Contender:

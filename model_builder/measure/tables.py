@@ -68,10 +68,17 @@ def page(report: Report) -> str:
     parts += ["## How fast is it, beside other engines?", LATENCY_TEXT, _latency(report)]
     parts += ["## How large is it, and how fast does it start?", SIZE_TEXT, _sizes(report)]
     parts += ["## Where does the time of a request go?", STAGES_TEXT, _stages(report)]
-    parts += finding_tables.sections(report.get("finding", {}))
     for section in (_parity, _ablation, _kernels, _tried):
         parts += section(report)
     return "\n\n".join(parts)
+
+
+def finding(report: Report) -> str:
+    """What is measured of the networks that find plates."""
+    engines = ", ".join(f"{name} {version}" for name, version in report["engines"].items())
+    told = f"`make report-finders` on {_machine(report)}, with {engines}."
+    heading, *parts = finding_tables.sections(report["finding"])
+    return "\n\n".join([heading, told, *parts])
 
 
 ADVICE = (

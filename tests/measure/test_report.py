@@ -151,7 +151,7 @@ def test_every_published_variant_has_its_use():
 
 
 def test_the_page_answers_with_all_that_was_measured(measured):
-    text = tables.page(measured)
+    text = "\n\n".join([tables.page(measured), tables.finding(measured)])
     assert text.startswith("## Which one should I take?")
     for part in (
         "a CPU (2 CPUs), 2026-01-02 to 2026-01-03, commit abcdef0, with torch 2.13.0",
@@ -188,8 +188,16 @@ def test_what_was_not_measured_is_left_away_and_told(measured):
     assert photographs in tables.readme(lacking, Path("report"), Path())
     assert "Pruning by magnitude" not in text
     assert "each pass of the compiler" not in text
-    assert "are plates found?" not in text
     assert "read of 200 rendered plates" in tables.choice(lacking)
+
+
+def test_finders_have_a_block_of_their_own_that_stays_where_none_was_measured(measured, tmp_path):
+    report.write_finding(tmp_path, measured)
+    page = (tmp_path / blocks.PAGE).read_text(encoding="utf-8")
+    assert page.startswith(blocks.markers("report-finders")[0])
+    assert "## How well, and how fast, are plates found?\n\n`make report-finders` on a CPU (2 CPUs)" in page
+    report.write_finding(tmp_path, {**measured, "finding": {}})
+    assert (tmp_path / blocks.PAGE).read_text(encoding="utf-8") == page
 
 
 def test_the_page_is_written_with_its_figure_the_same_bytes_for_the_same_data(measured, tmp_path):
