@@ -73,6 +73,7 @@ def main() -> None:
         api: litserve.LitAPI = Photographs(api_path="/recognize")
     else:
         api = Plates(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT_S, api_path="/recognize")
+    litserve.server._MCP_AVAILABLE = False  # it fails where `mcp` is installed without `fastmcp`
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=Settings().workers, fast_queue=True)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", generate_client_file=False)
 
