@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_builder.plates import glyphs
-from model_builder.plates.kinds import DIGITS, PLATES, PROVINCES, SPECIAL, Plate
+from model_builder.plates.kinds import CHINA, DIGITS, PROVINCES, SPECIAL, Plate
 from model_builder.render.plate import draw_text
 from model_builder.render.scene_text import Lines
 
@@ -126,7 +126,7 @@ class PlateArtist:
     def draw(self, rng: random.Random) -> Art:
         """A plate: of China with the share `china`, else one of the world."""
         if rng.random() < self.china:
-            return _chinese(rng, rng.choices(PLATES, [_share(plate) for plate in PLATES])[0])
+            return _chinese(rng, rng.choices(CHINA, [_share(plate) for plate in CHINA])[0])
         return self._latin(rng)
 
     def _latin(self, rng: random.Random) -> Art:
