@@ -70,6 +70,7 @@ WORDS = (  # of names and slogans
 )
 _SIZE = 96
 _LINE = 28  # size of lines of words in pixels
+_EACH = 5  # typefaces that a line is drawn in
 _TYPES = (".ttf", ".ttc", ".otf", ".woff")
 
 
@@ -104,7 +105,10 @@ class Typefaces:
 
     def line(self, text: str, choice: float) -> NDArray[np.uint8] | None:
         """Coverage of a line of words, uint8 (h, w), its ink from edge to edge; None as `mask`."""
-        return _line(text, *self.words[int(choice * len(self.words))]) if self.words else None
+        if not self.words:
+            return None
+        first = sum(map(ord, text))  # a few typefaces for each text, so that most lines were drawn before
+        return _line(text, *self.words[(first + 5 * int(choice * _EACH)) % len(self.words)])
 
 
 @functools.cache
@@ -131,10 +135,15 @@ def _line(text: str, path: Path, index: int) -> NDArray[np.uint8]:
 
 def _drawn(text: str, path: Path, index: int, size: int) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
     """An image of the text, and the box of its ink: left, top, right, bottom."""
-    font = ImageFont.truetype(str(path), size, index=index)
+    font = _font(path, size, index)
     image = Image.new("L", (size + size * len(text), 2 * size))
     ImageDraw.Draw(image).text((size // 2, size // 4), text, fill=255, font=font)
     box = image.getbbox()
     if box is None:
         raise ValueError(f"{path} draws nothing for {text!r}")
     return np.asarray(image, np.uint8), box
+
+
+@functools.cache
+def _font(path: Path, size: int, index: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(path), size, index=index)
