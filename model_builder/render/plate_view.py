@@ -71,7 +71,8 @@ def _believed(rng: random.Random, canvas: Canvas) -> Floats:
     out = rng.gauss(0.003, 0.012) * w
     away = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (out, min(out, 0.06 * h))
     noise = np.array([rng.gauss(0, wrong) for _ in range(8)]).reshape(4, 2)
-    return _corners(canvas) + away + np.clip(noise, -0.14 * h, 0.14 * h)
+    believed: Floats = _corners(canvas) + away + np.clip(noise, -0.14 * h, 0.14 * h)
+    return believed
 
 
 def _rows(rng: random.Random, canvas: Canvas, split: float) -> list[_Part]:

@@ -20,6 +20,7 @@ from model_builder.__main__ import main
 from model_builder.candidates import load_network
 from model_builder.commands import own_crops
 from model_builder.networks.reader import LPRNet
+from model_builder.plates.kinds import ALPHABET
 from model_builder.render.plate import Renderer, batch
 from model_builder.train import labels
 from model_builder.train.data import Batch, Crops
@@ -105,7 +106,7 @@ def test_training_publishes_a_baseline(tmp_path, capsys):
     options = ("--out", tmp_path / "run", "--artifacts", tmp_path, *SHORT, "--steps", 1)
     assert call("train", *options) == 0
     artifact = contract.find(tmp_path, "baseline")
-    assert artifact.manifest.provenance.network == Network.model_validate(LPRNet(74).configuration())
+    assert artifact.manifest.provenance.network == Network.model_validate(LPRNet(len(ALPHABET) + 1).configuration())
     assert "million multiply-adds" in capsys.readouterr().out
 
 
