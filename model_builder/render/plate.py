@@ -108,7 +108,7 @@ def _paint(
         ink_color = np.where(1 - 2 / len(text) < X, _jitter(rng, colours.last, 20), ink_color)
     if rng.random() < 0.15:  # worn or dirty ink
         ink = ink * np.clip(1.0 - blotches(noise, rng.uniform(0.2, 0.8)), 0.25, 1)
-    image = paper + (ink_color - paper) * ink
+    image: Floats = paper + (ink_color - paper) * ink
     if rng.random() < 0.25:  # embossing: light on one edge of the strokes, shade on the other
         shift = np.roll(ink, rng.choice((-1, 1)), rng.choice((0, 1)))
         image += (shift - ink) * np.float32(rng.uniform(-45, 45))

@@ -13,6 +13,7 @@ from model_builder.plates import patterns
 from model_builder.plates.kinds import GRAMMAR, PLATES, Plate, shares
 from model_builder.render import plate, plate_photo
 from model_builder.render.plate import Renderer
+from service.finding import rows
 from service.settings import REPOSITORY
 
 SEEDS = range(1000, 1400)
@@ -125,3 +126,26 @@ def test_a_batch_is_its_samples_with_consecutive_seeds():
     samples = [renderer.sample(seed) for seed in range(50, 54)]
     assert texts == [sample.text for sample in samples]
     np.testing.assert_array_equal(images, np.stack([sample.image for sample in samples]))
+
+
+@pytest.mark.parametrize(("text", "other", "left"), [("AB12/CDE", "AX12/CDE", True), ("AB12/CDE", "AB12/CXE", False)])
+def test_the_rows_of_a_plate_with_two_stand_side_by_side(text, other, left):
+    renderer = Renderer(fonts=False)
+    two = next(plate for plate in PLATES if plate.name == "gb-two-rows")
+    difference = np.zeros(94)
+    for seed in range(20):
+        a, b = (renderer.sample(seed, two._replace(texts=(patterns.parse(each, {}),))) for each in (text, other))
+        difference += np.abs(a.image.astype(float) - b.image).mean(axis=(0, 2))
+    assert bool(np.argmax(difference) < rows.UPPER * 94) is left
+
+
+def test_a_seal_in_the_gap_is_drawn_and_not_read():
+    sealed = next(plate for plate in PLATES if plate.name == "sk")._replace(texts=(patterns.parse("BA@123CD", {}),))
+    sample = Renderer(fonts=False).sample(3, sealed)
+    assert sample.text == "BA123CD"
+
+
+@pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
+def test_letters_of_bands_can_be_parsed(plate):
+    for band in plate.bands:
+        assert all(patterns.parse(letters, {}) for letters in band.letters)
