@@ -80,7 +80,8 @@ build: $(VENV)/.build ## make all variants of the baseline; ARGS="--help" shows 
 
 extras: ## install from Debian what helps training and is not needed: typefaces for variety, tcmalloc for speed
 	apt-get install --yes --no-install-recommends fonts-noto-cjk fonts-wqy-zenhei fonts-wqy-microhei \
-		fonts-dejavu-core fonts-liberation libtcmalloc-minimal4
+		fonts-dejavu-core fonts-liberation fonts-roadgeek fonts-opendin fonts-routed-gothic fonts-national-park \
+		fonts-bebas-neue libtcmalloc-minimal4
 
 preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--help" shows the options
 	$(BIN)/python -m model_builder preview $(ARGS)

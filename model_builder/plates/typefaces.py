@@ -40,6 +40,7 @@ WORLD = (  # on other plates
     ("RG2014D.ttf", 0),
     ("RG2014E.ttf", 0),
     ("RG2014EM.ttf", 0),
+    ("RG2014F.ttf", 0),
     ("OSP-DIN.ttf", 0),
     ("BebasNeue-Regular.otf", 0),
     ("BebasNeue-Bold.otf", 0),

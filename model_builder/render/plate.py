@@ -2,14 +2,14 @@
 
 A sample is drawn in four steps: a text of a kind of plate (`plates.PLATES`); the plate flat (`plate_art`,
 `plate_slots`); the crop that a detector would cut, or that its corners straighten (`plate_view`); paint, light, lens,
-sensor and codec (`plate_photo`). Each sample has its own random generator, so a seed gives the same plate on every
-machine with the same libraries and typefaces.
+sensor and codec (`plate_photo`). Of a few, something is hidden (`plate_hidden`). Each sample has its own random
+generator, so a seed gives the same plate on every machine with the same libraries and typefaces.
 """
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,12 +18,18 @@ from numpy.typing import NDArray
 from model_builder.plates.kinds import DRILL, PLATES, Colours, Plate, shares
 from model_builder.plates.typefaces import Typefaces
 from model_builder.render.plate_art import Art, Drawing
+from model_builder.render.plate_hidden import cut, hide
 from model_builder.render.plate_photo import HEIGHT, WIDTH, X, Y, blotches, color, photograph, ramp
 from model_builder.render.plate_slots import CJK, Slotted
 from model_builder.render.plate_view import viewed
+from service.finding import rows
 
 Image = NDArray[np.uint8]
 Floats = NDArray[Any]  # float32 in memory, which the stubs of OpenCV and NumPy can't follow
+
+# Shares of plates of which something is hidden. Their texts stay: the network learns not to be sure of it.
+_HIDDEN: Final = 0.025
+_CUT: Final = 0.02
 
 
 class Sample(NamedTuple):
@@ -55,8 +61,13 @@ class Renderer:
             _bolts(rng, art)
         if rng.random() < 0.3:
             _frame_lettering(rng, art)
-        photo = _paint(rng, noise, art, text, *viewed(rng, art))
-        return Sample(photograph(rng, noise, photo), text, plate.name)
+        painted = _paint(rng, noise, art, text, *viewed(rng, art))
+        if rng.random() < _HIDDEN:
+            hide(rng, painted)
+        image = photograph(rng, noise, painted)
+        if rng.random() < _CUT:
+            cut(rng, image, (round(rows.UPPER * image.shape[1]),) if art.rows == 2 else ())
+        return Sample(image, text, plate.name)
 
 
 def draw_text(rng: random.Random, plate: Plate) -> str:

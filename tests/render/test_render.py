@@ -11,7 +11,7 @@ import pytest
 
 from model_builder.plates import patterns
 from model_builder.plates.kinds import GRAMMAR, PLATES, Plate, shares
-from model_builder.render import plate, plate_photo
+from model_builder.render import plate, plate_hidden, plate_photo
 from model_builder.render.plate import Renderer
 from service.finding import rows
 from service.settings import REPOSITORY
@@ -143,6 +143,22 @@ def test_a_seal_in_the_gap_is_drawn_and_not_read():
     sealed = next(plate for plate in PLATES if plate.name == "sk")._replace(texts=(patterns.parse("BA@123CD", {}),))
     sample = Renderer(fonts=False).sample(3, sealed)
     assert sample.text == "BA123CD"
+
+
+def test_some_plates_lie_partly_outside_of_the_image(monkeypatch):
+    monkeypatch.setattr(plate, "_CUT", 1.0)
+    renderer = Renderer(fonts=False)
+    grey = [(renderer.sample(seed, BLUE).image == 128).all(2).mean() for seed in range(20)]
+    assert min(grey) > 0.02
+    assert len(renderer.sample(0, BLUE).text) == 7
+
+
+def test_something_hides_about_one_character():
+    for seed in range(20):
+        planes = np.zeros((3, 36, 141), np.float32)
+        plate_hidden.hide(random.Random(seed), planes)
+        covered = (planes.sum(0) > 0).any(0).mean()
+        assert 0.03 < covered < 0.3
 
 
 @pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
