@@ -62,7 +62,7 @@ class Candidate:
     others: Mapping[str, Logits] = field(default_factory=dict)
 
 
-def torch_candidate(variant: str, network: LPRNet, origin: Origin) -> Candidate:
+def torch_candidate(variant: str, network: LPRNet, origin: Origin, task: Task = READING) -> Candidate:
     """`network` as a `torch.export` program; its configuration joins `origin`."""
     # Built anew, for the file is to depend on the weights alone, not on what training left: strides, dropout, a device.
     trained, network = network, LPRNet.configured(network.classify.out_channels, network.configuration())
@@ -71,7 +71,7 @@ def torch_candidate(variant: str, network: LPRNet, origin: Origin) -> Candidate:
 
     return Candidate(
         variant=variant,
-        task=READING,
+        task=task,
         backend="torch",
         write=lambda folder: torch.export.save(exported(network), folder / MODEL),
         logits=partial(torch_logits, network),

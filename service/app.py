@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from service import artifact
-from service.artifact import Artifact
+from service.artifact import Artifact, Reads
+from service.errors import ArtifactError, BadParameter
 from service.http import auth, error_responses, open_inference, pages, routes
 from service.http.access_log import Access
 from service.http.admission import Admission
@@ -24,6 +25,7 @@ from service.pipeline.budget import Budget
 from service.pipeline.recognizer import Recognizer
 from service.pipeline.registry import Variants
 from service.pipeline.shadow import Shadow
+from service.reading.plates import restrict
 from service.settings import Settings
 
 DESCRIPTION = (
@@ -60,6 +62,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         settings.artifacts, settings.variant, load, settings.choice, settings.shadow, settings.switch_file
     )
     manifest, engine = variants.active.manifest, variants.active.engine
+    _check_regions(settings, manifest)
     app = FastAPI(
         title="Licence-plate reader",
         version=manifest.version,
@@ -79,6 +82,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         limits=Limits(settings.max_bytes, settings.max_images),
         keys=Keys(_texts(settings.api_keys), _texts(settings.admin_keys), local=settings.local),
         log_plates=settings.log_plates,
+        regions=settings.regions,
     )
     app.router.routes.extend([*routes.PLAIN, *open_inference.PLAIN])
     app.include_router(routes.router)
@@ -92,6 +96,13 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     return app
 
 
+def _check_regions(settings: Settings, manifest: Reads) -> None:
+    try:
+        restrict(manifest.grammar, None, None, settings.regions)
+    except BadParameter as error:
+        raise ArtifactError(f"LPR_REGIONS: {manifest.variant} does not read them all. {error}") from error
+
+
 def _texts(keys: Iterable[SecretStr]) -> list[str]:
     return [key.get_secret_value() for key in keys]
 
@@ -99,7 +110,9 @@ def _texts(keys: Iterable[SecretStr]) -> list[str]:
 def _shadow(settings: Settings, variants: Variants, metrics: Metrics) -> Shadow | None:
     if settings.shadow is None:
         return None
-    return Shadow(variants, settings.shadow, settings.shadow_share, partial(metrics.shadowed, settings.shadow))
+    return Shadow(
+        variants, settings.shadow, settings.shadow_share, partial(metrics.shadowed, settings.shadow), settings.regions
+    )
 
 
 def _switched(metrics: Metrics, recognizer: Recognizer) -> None:

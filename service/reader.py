@@ -98,6 +98,7 @@ class Reader:
         *,
         top_k: int = 3,
         formats: Sequence[str] = (),
+        regions: Sequence[str] = (),
         min_confidence: float | None = None,
         find: bool = True,
     ) -> list[Plate]:
@@ -108,10 +109,13 @@ class Reader:
         The image is a photograph, or a crop of one plate if not `find`.
 
         A plate has its `top_k` most probable texts as candidates. With `formats`, names of formats of the manifest,
-        every plate is read as a text of one of them. Raises InputError for an image that cannot be read and for
-        a format that is not known, OSError for a file that cannot be opened.
+        every plate is read as a text of one of them; with `regions`, codes of countries (by default, those of
+        LPR_REGIONS), as one of these. Raises InputError for an image that cannot be read and for a format or a region
+        that is not known, OSError for a file that cannot be opened.
         """
-        (result,) = self.read_all([image], top_k=top_k, formats=formats, min_confidence=min_confidence, find=find)
+        (result,) = self.read_all(
+            [image], top_k=top_k, formats=formats, regions=regions, min_confidence=min_confidence, find=find
+        )
         if result.error:
             raise result.error
         return result.plates
@@ -122,6 +126,7 @@ class Reader:
         *,
         top_k: int = 3,
         formats: Sequence[str] = (),
+        regions: Sequence[str] = (),
         min_confidence: float | None = None,
         find: bool = True,
     ) -> Iterator[ImageResult]:
@@ -129,7 +134,9 @@ class Reader:
 
         The parameters are those of `read`. Only a few images are held in memory at a time.
         """
-        only = restrict(self.manifest.grammar, ",".join(formats) or None)
+        only = restrict(
+            self.manifest.grammar, ",".join(formats) or None, ",".join(regions) or None, self._settings.regions
+        )
         find = find and self._finder is not None
         return self._in_order((_Asked(image, top_k, only, find) for image in images), min_confidence)
 

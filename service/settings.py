@@ -17,6 +17,7 @@ from service.validators import (
     Key,
     Keys,
     Proxies,
+    Regions,
     SwitchFile,
     Threads,
     VariantName,
@@ -60,6 +61,11 @@ class Settings(BaseSettings):
         default_factory=lambda others: max(1, host.available() // others.get("workers", 1)),
         description="Inference threads of a process. Each owns one engine, so this many plates are computed at a time. "
         "Default: what the affinity mask and the cgroup limit allow, shared among the processes.",
+    )
+    regions: Regions = Field(
+        default=(),
+        description="Countries whose plates are read, by their codes of ISO 3166 with commas between, where a request "
+        "names no region and no format: a text of any other country is never given. None: all that the model knows.",
     )
     max_bytes: Annotated[int, AfterValidator(Within(1, 1 << 30, "a body is held in memory"))] = Field(
         default=16 * 1024**2, description="Largest request body in bytes; beyond it: 413."

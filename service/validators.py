@@ -18,6 +18,7 @@ MOST_THREADS = max(64, 4 * host.available())  # of all workers together
 SWITCH_BYTES: Final = 1024  # the longest content of LPR_SWITCH_FILE: a name and a word
 
 _VARIANT = re.compile(r"[^./\\\x00-\x20\x7f][^/\\\x00-\x1f\x7f]{0,254}")  # a folder that `artifact.variants` finds
+_REGION = re.compile(r"[A-Za-z]{2}")
 _KEY = re.compile(r"[\x20-\x7e]{1,1024}")
 
 
@@ -61,6 +62,12 @@ def _check_length(key: SecretStr) -> SecretStr:
     if len(key.get_secret_value()) < 16:
         raise ValueError("a key needs at least 16 characters: `openssl rand -hex 16` makes one")
     return key
+
+
+def _check_region(code: str) -> str:
+    if not _REGION.fullmatch(code):
+        raise ValueError("a country has a code of two letters after ISO 3166, such as de or cn: put commas between")
+    return code.lower()
 
 
 def _check_variant(name: str) -> str:
@@ -128,6 +135,9 @@ def _check_switch(path: Path) -> None:
 
 
 VariantName = Annotated[str, AfterValidator(_check_variant)]
+Regions = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_region)], ...], NoDecode, BeforeValidator(_split_at_commas)
+]
 Host = Annotated[str, AfterValidator(_check_host)]
 SwitchFile = Annotated[Path, AfterValidator(_check_switch_file)]
 Proxies = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_split_at_commas)]

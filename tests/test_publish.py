@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from model_builder import candidates, evaluate, publish
+from model_builder import calibrate, candidates, evaluate, publish
 from model_builder.networks.reader import LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET, GRAMMAR
-from model_builder.train.data import Crops, validation_set
+from model_builder.tasks import reading
+from model_builder.train.data import Crops, development_set, validation_set
 from service import artifact as contract
 from service.artifact import Artifact, Network, Origin
 from service.artifact.provenance import Trained
@@ -252,3 +253,14 @@ def test_a_variant_that_loses_too_much_is_refused_with_the_figures(root, crops, 
     assert [path.name for path in root.iterdir()] == ["small"]
     published = publish.publish(root, candidate, {"rendered": crops}, replace(gate, max_loss=12))
     assert published.manifest.measured.accuracy["rendered"].exact == 8
+
+
+def test_a_reader_is_calibrated_where_it_is_measured_on_enough_plates(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_ENOUGH", 9)
+    fitted = []
+    monkeypatch.setattr(calibrate, "temperature", lambda *arguments: fitted.append(arguments) or 0.7)
+    published = publish_small(tmp_path, small(1), rendered=validation_set(9))
+    assert published.reader.temperature == 0.7
+    ((_, _, crops),) = fitted
+    assert crops.texts == development_set(9).texts
+    assert publish_small(tmp_path / "few", small(1), rendered=validation_set(8)).reader.temperature == 1.0

@@ -134,6 +134,7 @@ def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
         note=options.note,
     )
     run_folder.save(folder, origin, network)
+    (folder / run_folder.GRAMMAR).write_text(kinds.grammar(plates).model_dump_json(), encoding="utf-8")
     published = run_folder.publish_run(options.artifacts, folder, variant, sets)
     if before and published.manifest.measured:
         after = published.manifest.measured.accuracy[own_crops.HELD_OUT]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_builder.plates import glyphs, patterns
 from model_builder.plates.patterns import Item, Piece, Template
-from service.artifact import Format, Grammar
+from service.artifact import Format, Grammar, Kind
 
 COUNTRIES: Final = Path(__file__).parent / "countries"
 
@@ -48,6 +48,29 @@ PALETTE: Final[dict[str, Colour]] = {
     "brown": (35, 55, 90),
     "violet": (120, 45, 90),
     "pink": (200, 190, 245),
+}
+
+
+# What a refiner calls papers of these colours; any other paper is "other".
+_LOOKS: Final[dict[str, tuple[str, ...]]] = {
+    "white": ("white",),
+    "silver": ("white", "other"),
+    "grey": ("other", "white"),
+    "cream": ("white", "other"),
+    "black": ("black",),
+    "red": ("red",),
+    "maroon": ("red", "other"),
+    "blue": ("blue",),
+    "light-blue": ("blue",),
+    "navy": ("blue", "black"),
+    "sky": ("other", "blue", "white"),
+    "yellow": ("yellow",),
+    "gold": ("yellow",),
+    "pale-green": ("green",),
+    "energy-green": ("green",),
+    "dull-green": ("green",),
+    "green": ("green",),
+    "peach": ("other", "white"),
 }
 
 
@@ -294,10 +317,26 @@ def shares(plates: Sequence[Plate]) -> list[float]:
 
 def grammar(plates: Sequence[Plate]) -> Grammar:
     """The families of texts, each once, with as few templates as allow the texts of its kinds of plate."""
-    found: dict[str, list[Template]] = {}
+    found: dict[str, list[Plate]] = {}
     for plate in plates:
-        found.setdefault(plate.family or plate.name, []).extend(plate.templates)
-    return Grammar(formats=tuple(Format(name=name, templates=patterns.fewest(found[name])) for name in found))
+        found.setdefault(plate.family or plate.name, []).append(plate)
+    return Grammar(formats=tuple(_format(name, kinds) for name, kinds in found.items()))
+
+
+def _format(name: str, plates: Sequence[Plate]) -> Format:
+    templates = patterns.fewest(template for plate in plates for template in plate.templates)
+    kinds = tuple(
+        Kind(name=plate.name, region=plate.region, rows=plate.rows, colours=_seen(plate), share=plate.share)
+        for plate in plates
+        if plate.share
+    )
+    return Format(name=name, templates=templates, kinds=kinds)
+
+
+def _seen(plate: Plate) -> tuple[str, ...]:
+    """The names by which a refiner may call the colours of a kind."""
+    papers = [name for colours in plate.colours for name, colour in PALETTE.items() if colour in colours[:2]]
+    return tuple(dict.fromkeys(seen for paper in papers for seen in _LOOKS.get(paper, ("other",))))
 
 
 GRAMMAR: Final = grammar(PLATES)

@@ -13,6 +13,7 @@ A pattern is written as what stands on the plate, from left to right:
 """
 
 import itertools
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ _SIGNS: Final[dict[str, What]] = {" ": "gap", "-": "mark", ".": "mark", ":": "ma
 _PIECE: Final = re.compile(r"(\[[^\]]+\]|<[^>]+>|[^\[\]<>{}])(?:\{(\d+)(?:,(\d+))?\})?")
 # Drawn more often than others, because they were mistaken for each other most often on real plates.
 CONFUSED: Final = "皖桂赣藏陕鲁粤浙黑KMD0OQEF1ILB8"
+_NARROWER: Final = 50  # times fewer texts
 _MORE: Final = 0.12  # how often one of them is taken where a position allows several characters
 
 
@@ -90,7 +92,10 @@ def templates(pieces: tuple[Piece, ...], reads: Mapping[str, str]) -> Iterator[T
 
 def fewest(found: Iterable[Template]) -> tuple[Template, ...]:
     """Fewer templates that allow the same texts: what another allows is left out, and two that differ in one position
-    become one."""
+    become one.
+
+    What is `_NARROWER` than any other that allows it stays: it tells that these texts are more frequent than others.
+    """
     rest = list(dict.fromkeys(found))
     merged = True
     while merged:
@@ -109,8 +114,14 @@ def fewest(found: Iterable[Template]) -> tuple[Template, ...]:
 
 
 def _covers(wide: Template, narrow: Template) -> bool:
-    """Whether one template allows all texts of another."""
-    return len(wide) == len(narrow) and all(set(b) <= set(a) for a, b in zip(wide, narrow, strict=True))
+    """Whether one template allows all texts of another, and not a great many more."""
+    within = len(wide) == len(narrow) and all(set(b) <= set(a) for a, b in zip(wide, narrow, strict=True))
+    return within and _count(wide) < _NARROWER * _count(narrow)
+
+
+def _count(template: Template) -> int:
+    """How many texts a template allows."""
+    return math.prod(map(len, template))
 
 
 def draw(rng: random.Random, pieces: tuple[Piece, ...]) -> tuple[Item, ...]:

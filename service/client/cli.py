@@ -34,7 +34,7 @@ AT_ONCE = 4  # requests under way, to a server
 IMAGE_FAULTS = (400, 413, 415)  # statuses that say something of the image, not of the whole undertaking
 COLUMNS = (
     *("file", "plate", "text", "confidence", "formats", "valid_format"),
-    *("found", "rows", "colour", "cut", "corners", "note", "error"),
+    *("found", "rows", "colour", "cut", "corners", "note", "error", "region"),
 )
 
 
@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
     read.add_argument("--variant", help="read with this variant instead of the server's or LPR_VARIANT")
     read.add_argument("--format", default="", metavar="NAME,...", help="read every plate as a text of these formats")
+    read.add_argument("--region", default="", metavar="CODE,...", help="read plates of these countries alone: de,gb")
     read.add_argument(
         "--min-confidence",
         type=_share,
@@ -212,6 +213,7 @@ def _read_there(
         ) from error
     key = settings.api_key.get_secret_value() if settings.api_key else None
     formats = options.format.split(",") if options.format else ()
+    regions = options.region.split(",") if options.region else ()
     with Client(url, api_key=key) as client, ThreadPoolExecutor(AT_ONCE) as pool:
 
         def read(file: Path) -> list[Row]:
@@ -220,6 +222,7 @@ def _read_there(
                     file,
                     top_k=options.top_k,
                     formats=formats,
+                    regions=regions,
                     min_confidence=options.min_confidence,
                     variant=options.variant,
                     find=None if options.find else False,
@@ -249,6 +252,7 @@ def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[list[
     asked: dict[str, Any] = {
         "top_k": options.top_k,
         "formats": [options.format] if options.format else [],
+        "regions": [options.region] if options.region else [],
         "min_confidence": options.min_confidence,
         "find": options.find,
     }
@@ -273,6 +277,8 @@ def _plain(row: Row) -> str:
     if row.plate:
         formats = ", ".join(row.plate.formats) or "no known format"
         told = [row.plate.text or "no text", f"{100 * row.plate.confidence:.1f} %", formats]
+        if row.plate.region:
+            told.append(f"{row.plate.region.code} {100 * row.plate.region.probability:.0f} %")
         if row.plate.found is not None:
             told.append(_seen(row.number, row.plate, row.plate.found))
     return "\t".join(map(printable, (str(row.file), *told)))
@@ -294,6 +300,7 @@ def _csv(row: Row) -> str:
     if plate:
         told |= plate.model_dump(include=set(COLUMNS)) | {"plate": row.number, "formats": ",".join(plate.formats)}
         told["corners"] = _corners(plate)
+        told["region"] = plate.region and plate.region.code
     fields = ["" if told.get(column) is None else printable(str(told[column])) for column in COLUMNS]
     csv.writer(line, lineterminator="").writerow(fields)
     return line.getvalue()

@@ -43,6 +43,7 @@ class Client:
         *images: Image,
         top_k: int = 3,
         formats: Sequence[str] = (),
+        regions: Sequence[str] = (),
         min_confidence: float | None = None,
         variant: str | None = None,
         find: bool | None = None,
@@ -51,7 +52,7 @@ class Client:
 
         An image among several that cannot be read has its `error` in its result; alone, it raises Refused.
         """
-        parameters = _parameters(top_k, formats, min_confidence, variant, find)
+        parameters = _parameters(top_k, formats, regions, min_confidence, variant, find)
         return Recognition.model_validate_json(
             self._send("POST", "recognize", params=parameters, files=[_part(image) for image in images])
         )
@@ -104,12 +105,13 @@ class AsyncClient:
         *images: Image,
         top_k: int = 3,
         formats: Sequence[str] = (),
+        regions: Sequence[str] = (),
         min_confidence: float | None = None,
         variant: str | None = None,
         find: bool | None = None,
     ) -> Recognition:
         """As `Client.read`."""
-        parameters = _parameters(top_k, formats, min_confidence, variant, find)
+        parameters = _parameters(top_k, formats, regions, min_confidence, variant, find)
         parts = await asyncio.to_thread(lambda: [_part(image) for image in images])
         return Recognition.model_validate_json(await self._send("POST", "recognize", params=parameters, files=parts))
 
@@ -158,10 +160,16 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 
 def _parameters(
-    top_k: int, formats: Sequence[str], min_confidence: float | None, variant: str | None, find: bool | None
+    top_k: int,
+    formats: Sequence[str],
+    regions: Sequence[str],
+    min_confidence: float | None,
+    variant: str | None,
+    find: bool | None,
 ) -> dict[str, str | int | float]:
     given = {
         "format": ",".join(formats) or None,
+        "region": ",".join(regions) or None,
         "min_confidence": min_confidence,
         "variant": variant,
         "find": None if find is None else int(find),

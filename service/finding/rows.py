@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.finding.refine import warped
+from service.finding.warp import warped
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

@@ -3,8 +3,8 @@
 A model takes one input of two: `image`, an encoded file per plate (BYTES), or `input`, the crops as its network takes
 them (UINT8). It gives `text` (empty where its confidence is less than `min_confidence`), `confidence`, `format` (the
 names of all formats that the text fits, with commas between) and `logits`. Tensors stand in the JSON, where an encoded
-image is base64, or behind it as bytes: the protocol's extension for binary tensor data. The parameters `format` and
-`min_confidence` of a request are those of POST /recognize.
+image is base64, or behind it as bytes: the protocol's extension for binary tensor data. The parameters `format`,
+`region` and `min_confidence` of a request are those of POST /recognize.
 
 A row of the outputs is an image, read as a crop of one plate. With the parameter `find`, which needs the input `image`,
 a row is a plate that was found in one of the photographs and is not left out as too unsure; there may be none.
@@ -138,7 +138,7 @@ async def infer(request: Request, name: Name, state: Reader) -> Response:
         parse = partial(read_request, header_length=length, manifest=manifest, limits=state.limits)
         asked, images = await parsed(body, parse)
         recognizer = await get()
-        only = restrict(recognizer.manifest.grammar, asked.parameters.format)
+        only = restrict(recognizer.manifest.grammar, asked.parameters.format, asked.parameters.region, state.regions)
         find = asked.parameters.find and recognizer.finding(True)
         outcomes, timing = await recognizer.recognize(images, 1, only, gone=partial(gone, request), find=find)
         rows = _rows(outcomes, asked.parameters)

@@ -27,7 +27,7 @@ async def recognize(request: Request) -> Response:
     with admitted(request, state, chosen) as get:
         uploads = await read_images(request, state.limits)
         recognizer = await get()
-        only = restrict(recognizer.manifest.grammar, options.formats)
+        only = restrict(recognizer.manifest.grammar, options.formats, options.regions, state.regions)
         images = [upload.content for upload in uploads]
         find = recognizer.finding(options.find)
         outcomes, timing = await recognizer.recognize(images, options.top_k, only, partial(gone, request), find)
@@ -38,7 +38,7 @@ async def recognize(request: Request) -> Response:
             for upload, outcome in zip(uploads, outcomes, strict=True)
         ]
         record(state.metrics, chosen, outcomes, timing)
-    if state.shadow and only is None and chosen == state.variants.name:
+    if state.shadow and options.formats is None and options.regions is None and chosen == state.variants.name:
         state.shadow.offer(images, outcomes, find)
     log(request, chosen, results, state.log_plates)
     answer = {

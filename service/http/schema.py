@@ -45,6 +45,14 @@ class Options(BaseModel):
         "nothing else.",
         examples=["cn-standard,cn-new-energy"],
     )
+    regions: str | None = Field(
+        default=None,
+        max_length=200,
+        alias="region",
+        description="Read every plate as one of these countries, by their codes of ISO 3166 with commas between, and "
+        "as nothing else; `any` for all, whatever the server's default is.",
+        examples=["de,gb"],
+    )
     min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,
         description="Leave out plates whose text has less confidence. By default, a plate that was found is left out "

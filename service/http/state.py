@@ -14,7 +14,8 @@ from service.pipeline.shadow import Shadow
 
 @dataclass(frozen=True)
 class State:
-    """What routes and middleware share. `log_plates`: whether the access log may hold texts."""
+    """What routes and middleware share. `log_plates`: whether the access log may hold texts. `regions`:
+    what is read where a request names none."""
 
     variants: Variants
     budget: Budget
@@ -23,6 +24,7 @@ class State:
     limits: Limits
     keys: Keys
     log_plates: bool
+    regions: tuple[str, ...] = ()
 
 
 def state_of(request: Request) -> State:

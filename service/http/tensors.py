@@ -54,6 +54,7 @@ class Parameters(BaseModel):
     """Those of a request that mean something here; clients send others too."""
 
     format: Text | None = None
+    region: Text | None = None
     find: bool = False
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     binary_data_output: bool = False

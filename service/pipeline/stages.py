@@ -25,10 +25,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Artifact, Reads
+from service.artifact import Artifact, Looks, Reads
 from service.backends import Backend
 from service.errors import InputError
-from service.finding.refine import Form, Refined, rectified
+from service.finding.refine import Form, Refined, inside, rectified
 from service.finding.search import Search
 from service.pipeline.budget import Budget
 from service.pipeline.items import Empty, Item, Seen
@@ -67,12 +67,16 @@ class Found(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """What a network takes of a plate (H, W, 3), and of which image it is: width, height, whether it was cut off."""
+    """What a network takes of a plate (H, W, 3), and of which image it is: width, height, whether it was cut off.
+
+    `seen` (W,) are the shares of its columns that lie in the image, of a plate that the edge of the image cuts.
+    """
 
     pixels: Pixels
     size: tuple[int, int]
     truncated: bool = False
     plate: Refined | None = None
+    seen: NDArray[np.float32] | None = None
 
 
 class Computed(NamedTuple):
@@ -297,7 +301,8 @@ class Rectify:
             return (item.value,)
         pixels, reduced, size, truncated, plate = item.value
         there = plate._replace(corners=plate.corners * np.float32(reduced))
-        return (Crop(rectified(pixels, plate, self.size), size, truncated, there),)
+        seen = inside(plate, pixels.shape[:2], self.size[1]) if plate.cut else None
+        return (Crop(rectified(pixels, plate, self.size), size, truncated, there, seen),)
 
 
 @dataclass(frozen=True)
@@ -354,5 +359,6 @@ class Read:
         """What is seen on the image."""
         crop, logits = item.value
         width, height = crop.size
-        reading = self._reader.read(logits, item.request.top_k, item.request.only)
+        looks = Looks(crop.plate.rows, crop.plate.colour) if crop.plate else None
+        reading = self._reader.read(logits, item.request.top_k, item.request.only, looks, crop.seen)
         return (Seen(width, height, logits, reading, crop.truncated, crop.plate),)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -16,9 +17,9 @@ from model_builder.publish import publish
 from model_builder.render.plate import Renderer
 from service import artifact as contract
 from service.artifact import Origin
-from service.reading.text import Reader
-from service.settings import REPOSITORY
+from service.settings import REPOSITORY, Settings
 from tests.support.crops import WIDTHS
+from tests.support.servers import running
 
 
 @pytest.fixture
@@ -53,5 +54,15 @@ def test_a_network_is_trained_on_and_reads(country, tmp_path, capsys):
     words += ["--artifacts", artifacts, "--steps", 2, "--batch-size", 4, "--development", 4, "--workers", 0]
     assert main([str(word) for word in words]) == 0, capsys.readouterr().err
     tuned = contract.find(artifacts, "tuned")
-    assert Reader.of(tuned.reader)
-    assert tuned.manifest.variant == "tuned"
+    assert [kind.rows for kind in tuned.reader.grammar.within(["is"]).formats[0].kinds] == [1, 2]
+    assert main(["publish", str(out), "--variant", "again", "--artifacts", str(artifacts), "--rendered", "4"]) == 0
+    assert contract.find(artifacts, "again").reader.grammar == tuned.reader.grammar
+    image = cv2.imencode(".png", Renderer(fonts=False).sample(1, kinds.load(country)[0]).image)[1].tobytes()
+    asked = {"region": "is", "min_confidence": 0}
+    with (
+        running(Settings(variant="tuned", finder=None, artifacts=artifacts, threads=1)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        (result,) = client.post("/recognize", params=asked, files={"image": image}).json()["results"]
+    (plate,) = result["plates"]
+    assert (plate["formats"][-1], plate["region"]) == ("is", {"code": "is", "probability": 1.0})

@@ -25,6 +25,7 @@ from model_builder.plates.kinds import (
 from model_builder.render.plate import draw_text
 from model_builder.train.data import MAX_CHARACTERS
 from model_builder.train.loop import TrainConfig
+from service.artifact import Looks
 
 PLATE = {plate.name: plate for plate in PLATES}
 kinds = pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
@@ -237,3 +238,27 @@ def test_drawn_texts_use_every_character_that_their_plate_allows():
     rng = random.Random(0)
     texts = [draw_text(rng, PLATE["cn-police"]) for _ in range(3000)]
     assert set("".join(texts)) == set(PROVINCES + LETTERS + DIGITS + "警") - {"I"}
+
+
+def test_the_grammar_tells_of_each_kind_its_country_rows_and_colours():
+    kinds = {kind.name: kind for entry in GRAMMAR.formats for kind in entry.kinds}
+    assert set(kinds) == {plate.name for plate in PLATES}
+    assert (kinds["cn-blue"].region, kinds["cn-blue"].rows, kinds["cn-blue"].colours) == ("cn", 1, ("blue",))
+    assert (kinds["gb-two-rows"].rows, kinds["gb-two-rows"].colours) == (2, ("white", "yellow"))
+    assert kinds["latin"].region == ""
+    assert {"de", "fr", "gb", "it", "es", "nl", "pl", "sk", "ro", "ua", "us", "br", "cn"} <= set(GRAMMAR.regions)
+
+
+@pytest.mark.parametrize(
+    ("text", "looks", "region"),
+    [
+        ("京A12345", Looks(1, "blue"), "cn"),
+        ("AB12CDE", Looks(1, "yellow"), "gb"),
+        ("BRA2E19", Looks(1, "white"), "br"),
+    ],
+)
+def test_a_country_is_told_by_its_texts(text, looks, region):
+    found = GRAMMAR.region(text, looks)
+    assert found is not None
+    assert found.code == region
+    assert found.probability > 0.3

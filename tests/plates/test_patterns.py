@@ -69,3 +69,8 @@ def test_fewest_templates_allow_the_same_texts():
 
     assert texts(fewer) == texts(found)
     assert len(fewer) == 3
+
+
+def test_a_much_narrower_template_stays_beside_one_that_allows_its_texts():
+    wide, narrow, near = ("A" * 60, "B"), ("A", "B"), ("A" * 40, "B")
+    assert patterns.fewest([wide, narrow, near]) == (wide, narrow)
