@@ -106,6 +106,8 @@ def fewest(found: Iterable[Template]) -> tuple[Template, ...]:
             if len(first) == len(second) and len(differs) == 1:
                 (place,) = differs
                 union = "".join(sorted({*first[place], *second[place]}))
+                if len(union) in (len(first[place]), len(second[place])):  # one allows the other, and many more
+                    continue
                 rest = [one for one in rest if one not in (first, second)]
                 rest.append((*first[:place], union, *first[place + 1 :]))
                 merged = True

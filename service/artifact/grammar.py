@@ -63,8 +63,8 @@ class Format(Frozen):
         return any(_fits(text, template) for template in self.templates)
 
     def likelihood(self, text: str) -> float:
-        """The probability of a text among those of this format, if each template, and each text of it, is as frequent as
-        any other."""
+        """The probability of a text among those of this format, if all templates, and all texts of one, are equally
+        frequent."""
         fitting = [1 / math.prod(map(len, template)) for template in self.templates if _fits(text, template)]
         return sum(fitting) / len(self.templates)
 
@@ -109,15 +109,16 @@ class Grammar(Frozen):
         like = {format.name for format in self.formats for kind in format.kinds if kind.is_like(looks)}
         return tuple([name for name in names if name in like]) or tuple(names)
 
-    def region(self, text: str, looks: Looks | None) -> Region | None:
-        """The country that a plate with this text is most probably of, by Bayes' rule.
+    def region(self, text: str, looks: Looks | None, names: Collection[str]) -> Region | None:
+        """The country that a plate is most probably of, by Bayes' rule; its text fits the formats of these names.
 
         Before anything is seen, all countries are equally probable, and so are plates of none of them, where formats
         have such kinds. None where these are the most probable, or no kind has such a text.
         """
         found: dict[str, float] = {}
         for format in self.formats:
-            if format.kinds and (likely := format.likelihood(text)):
+            if format.kinds and format.name in names:
+                likely = format.likelihood(text)
                 for kind in format.kinds:
                     found[kind.region] = found.get(kind.region, 0.0) + kind.share * likely * kind.likelihood(looks)
         code = max(found, key=found.__getitem__, default="")

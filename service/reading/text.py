@@ -113,9 +113,9 @@ class Reader:
             [Character(char, place.sure * share) for char, place, share in zip(text, places, visible, strict=True)]
         )
         formats = self._prior.formats(labels)
+        region = (only or self._grammar).region(text, looks, formats)
         if looks is not None:
             formats = self._grammar.looking(formats, looks)
-        region = (only or self._grammar).region(text, looks)
         return Reading(text, confidence, formats, characters, candidates, region)
 
     def _held(

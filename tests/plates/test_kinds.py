@@ -258,7 +258,7 @@ def test_the_grammar_tells_of_each_kind_its_country_rows_and_colours():
     ],
 )
 def test_a_country_is_told_by_its_texts(text, looks, region):
-    found = GRAMMAR.region(text, looks)
+    found = GRAMMAR.region(text, looks, GRAMMAR.formats_of(text))
     assert found is not None
     assert found.code == region
     assert found.probability > 0.3
