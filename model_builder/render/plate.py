@@ -2,7 +2,7 @@
 
 A sample is drawn in four steps: a text of a kind of plate (`plates.PLATES`); the plate flat (`plate_art`,
 `plate_slots`); the crop that a detector would cut, or that its corners straighten (`plate_view`); paint, light, lens,
-sensor and codec (`plate_photo`). Of a few, something is hidden (`plate_hidden`). Each sample has its own random
+sensor and codec (`plate_photo`). Of some, a part is hidden (`plate_hidden`). Each sample has its own random
 generator, so a seed gives the same plate on every machine with the same libraries and typefaces.
 """
 
@@ -27,9 +27,7 @@ from service.finding import rows
 Image = NDArray[np.uint8]
 Floats = NDArray[Any]  # float32 in memory, which the stubs of OpenCV and NumPy can't follow
 
-# Shares of plates of which something is hidden. Their texts stay: the network learns not to be sure of it.
-_HIDDEN: Final = 0.025
-_CUT: Final = 0.02
+_CUT: Final = 0.45  # how often a plate of which something is hidden is cut by the edge of the image
 
 
 class Sample(NamedTuple):
@@ -49,8 +47,11 @@ class Renderer:
         self.typefaces = Typefaces(folders) if fonts else None
         self._slotted = Slotted(self.typefaces)
 
-    def sample(self, seed: int, kind: Plate | None = None) -> Sample:
-        """The plate of this seed, of a kind drawn by its share or of the one given."""
+    def sample(self, seed: int, kind: Plate | None = None, *, hidden: bool = False) -> Sample:
+        """The plate of this seed, of a kind drawn by its share or of the one given.
+
+        Where it is `hidden`, something lies before a part of it, or the edge of the image cuts it; its text stays.
+        """
         rng = random.Random(seed)
         noise = np.random.Generator(np.random.SFC64(seed))
         plate = kind or rng.choices(self.plates, self._shares)[0]
@@ -62,10 +63,11 @@ class Renderer:
         if rng.random() < 0.3:
             _frame_lettering(rng, art)
         painted = _paint(rng, noise, art, text, *viewed(rng, art))
-        if rng.random() < _HIDDEN:
+        is_cut = hidden and rng.random() < _CUT
+        if hidden and not is_cut:
             hide(rng, painted)
         image = photograph(rng, noise, painted)
-        if rng.random() < _CUT:
+        if is_cut:
             cut(rng, image, (round(rows.UPPER * image.shape[1]),) if art.rows == 2 else ())
         return Sample(image, text, plate.name)
 
@@ -156,15 +158,19 @@ def _surroundings(rng: random.Random, noise: np.random.Generator) -> Floats:
     return np.clip(texture + color([base + rng.gauss(0, 14) for _ in range(3)]), 0, 255)
 
 
-def batch(renderer: Renderer, seed: int, count: int, *, drill: float = 0.0) -> tuple[Image, list[str]]:
+def batch(
+    renderer: Renderer, seed: int, count: int, *, drill: float = 0.0, hidden: float = 0.0
+) -> tuple[Image, list[str]]:
     """`count` plates with seeds seed, seed + 1, ...: images uint8 (count, 24, 94, 3) and their texts.
 
-    `drill` is the share of them that shows Chinese characters only (`plates.DRILL`).
+    `drill` is the share of them that shows Chinese characters only (`plates.DRILL`), `hidden` the share of which a part
+    is not seen.
     """
     images, texts = np.empty((count, 24, 94, 3), np.uint8), []
-    drills = np.random.default_rng(seed).random(count) < drill
+    draw = np.random.default_rng(seed)
+    drills, hides = draw.random(count) < drill, draw.random(count) < hidden
     for index in range(count):
-        sample = renderer.sample(seed + index, DRILL if drills[index] else None)
+        sample = renderer.sample(seed + index, DRILL if drills[index] else None, hidden=bool(hides[index]))
         images[index] = sample.image
         texts.append(sample.text)
     return images, texts

@@ -62,11 +62,12 @@ class RenderedPlates(IterableDataset[Drawn]):
         first_batch: int = 0,
         drill: float = 0.0,
         *,
+        hidden: float = 0.0,
         fonts: Sequence[Path] = (),
         plates: Sequence[Plate] = PLATES,
     ) -> None:
         self.seed, self.batch_size, self.first_batch, self.drill = seed, batch_size, first_batch, drill
-        self.fonts, self.plates = fonts, plates
+        self.hidden, self.fonts, self.plates = hidden, fonts, plates
 
     def __iter__(self) -> Iterator[Drawn]:
         cv2.setNumThreads(1)
@@ -76,7 +77,7 @@ class RenderedPlates(IterableDataset[Drawn]):
         number = self.first_batch + offset
         while True:
             first = (self.seed << 36) + number * self.batch_size
-            yield batch(renderer, first, self.batch_size, drill=self.drill)
+            yield batch(renderer, first, self.batch_size, drill=self.drill, hidden=self.hidden)
             number += stride
 
 
@@ -87,14 +88,16 @@ def rendered_batches(
     workers: int,
     drill: float = 0.0,
     *,
+    hidden: float = 0.0,
     fonts: Sequence[Path] = (),
     plates: Sequence[Plate] = PLATES,
 ) -> Iterator[Batch]:
     """Batches `first_batch`, `first_batch` + 1, ... of the rendered plates of `seed`, drawn by `workers` processes.
 
     `fonts` are folders of typefaces beside those installed; `plates` are the kinds that are drawn, by their shares.
+    `hidden` is the share of plates of which a part is not seen.
     """
-    dataset = RenderedPlates(seed, batch_size, first_batch, drill, fonts=fonts, plates=plates)
+    dataset = RenderedPlates(seed, batch_size, first_batch, drill, hidden=hidden, fonts=fonts, plates=plates)
     return (collate(crops, texts) for crops, texts in drawn(dataset, workers))
 
 

@@ -49,6 +49,7 @@ class TrainConfig:
     drill: float = (
         0.2  # share of plates with Chinese characters only; a real plate has one, and it is the hardest to read
     )
+    hidden: float = 0.05  # share of plates of which a part is not seen: so the network learns not to be sure there
     seed: int = 1
     development: int = 2000  # rendered plates for the logged accuracy; others than those that the publisher measures
     log_every: int = 500  # steps between accuracies and checkpoints
@@ -135,7 +136,7 @@ def train(
     first = state.restore(device)
     log = Log(folder / "log.csv", first)
     development = development_set(config.development)
-    draw = partial(rendered_batches, fonts=fonts, plates=plates)
+    draw = partial(rendered_batches, hidden=config.hidden, fonts=fonts, plates=plates)
     batches = _batches(config, first, own, draw)
     started = time.monotonic()
 

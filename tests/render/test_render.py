@@ -148,9 +148,16 @@ def test_a_seal_in_the_gap_is_drawn_and_not_read():
 def test_some_plates_lie_partly_outside_of_the_image(monkeypatch):
     monkeypatch.setattr(plate, "_CUT", 1.0)
     renderer = Renderer(fonts=False)
-    grey = [(renderer.sample(seed, BLUE).image == 128).all(2).mean() for seed in range(20)]
+    grey = [(renderer.sample(seed, BLUE, hidden=True).image == 128).all(2).mean() for seed in range(20)]
     assert min(grey) > 0.02
-    assert len(renderer.sample(0, BLUE).text) == 7
+    assert len(renderer.sample(0, BLUE, hidden=True).text) == 7
+
+
+def test_a_share_of_a_batch_is_hidden_and_has_its_texts():
+    renderer = Renderer(fonts=False)
+    (plain, texts), (hidden, same) = plate.batch(renderer, 50, 40), plate.batch(renderer, 50, 40, hidden=0.5)
+    assert same == texts
+    assert 5 < (plain != hidden).any((1, 2, 3)).sum() < 35
 
 
 def test_something_hides_about_one_character():
