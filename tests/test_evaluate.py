@@ -120,7 +120,7 @@ def test_reliability_tells_of_each_confidence_how_many_readings_are_exact(tmp_pa
     assert (nine.low, nine.high, nine.count, nine.exact) == (0.9, 0.95, 20, 19)
     assert nine.confidence == pytest.approx((19 * 0.92 + 0.93) / 20)
     assert (sure.count, sure.exact) == (1, 1)
-    assert "| rendered | 0.9 to 0.95 | 20 | 92.0 % | 95.0 % (" in reliability.table({"rendered": judged})
+    assert "| rendered | 0.9 to 0.95 | 20 | 92.1 % | 95.0 % (" in reliability.table({"rendered": judged})
     reliability.diagram(tmp_path / "reliability.svg", {"rendered": judged, "photographs": judged})
     assert "<svg" in (tmp_path / "reliability.svg").read_text(encoding="utf-8")
 

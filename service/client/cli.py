@@ -277,10 +277,10 @@ def _plain(row: Row) -> str:
     if row.plate:
         formats = ", ".join(row.plate.formats) or "no known format"
         told = [row.plate.text or "no text", f"{100 * row.plate.confidence:.1f} %", formats]
-        if row.plate.region:
-            told.append(f"{row.plate.region.code} {100 * row.plate.region.probability:.0f} %")
         if row.plate.found is not None:
             told.append(_seen(row.number, row.plate, row.plate.found))
+        if row.plate.region:
+            told.append(f"{row.plate.region.code} {100 * row.plate.region.probability:.0f} %")
     return "\t".join(map(printable, (str(row.file), *told)))
 
 

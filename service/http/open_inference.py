@@ -2,7 +2,8 @@
 
 A model takes one input of two: `image`, an encoded file per plate (BYTES), or `input`, the crops as its network takes
 them (UINT8). It gives `text` (empty where its confidence is less than `min_confidence`), `confidence`, `format` (the
-names of all formats that the text fits, with commas between) and `logits`. Tensors stand in the JSON, where an encoded
+names of the formats that the text fits, with commas between), `logits`, and `region` (the code of the country, or
+nothing). Tensors stand in the JSON, where an encoded
 image is base64, or behind it as bytes: the protocol's extension for binary tensor data. The parameters `format`,
 `region` and `min_confidence` of a request are those of POST /recognize.
 
@@ -95,6 +96,7 @@ async def model(request: Request, name: Name, state: Anybody) -> dict[str, Any]:
         described("confidence", "FP32", [-1]),
         described("format", "BYTES", [-1]),
         described("logits", "FP32", free_shape(manifest.output.shape)),
+        described("region", "BYTES", [-1]),
         described(IMAGE, "INT32", [-1]),
         described("box", "FP32", [-1, 8]),
     ]

@@ -178,6 +178,7 @@ def test_many_photographs_are_a_table_to_filter_copy_and_save(visit, scene, tmp_
         "corners": "700 500 560 480 580 420 720 440",
         "note": "",
         "error": "",
+        "region": "cn",
     }
     page.get_by_role("button", name="Show 5, 5.png").click()
     expect(page.locator(".card:focus")).to_contain_text("No plate was found.")
