@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from model_builder import calibrate, evaluate
-from model_builder.measure import reliability, thresholds
+from model_builder.measure import by_kind, reliability, thresholds
 from model_builder.plates import CROP
-from model_builder.plates.kinds import GRAMMAR, PLATES
-from model_builder.render.plate import draw_text
+from model_builder.plates.kinds import GRAMMAR, PLATES, Plate
+from model_builder.render.plate import Renderer, draw_text
 from model_builder.train import labels
 from model_builder.train.data import VALIDATION_SEED, Crops, validation_set
 from service.backends import load
@@ -139,3 +139,17 @@ def test_the_temperature_fits_how_often_readings_are_exact(tiny):
     right = calibrate.temperature(tiny, Half(), Crops(images, [TINY_TEXT] * 40))
     wrong = calibrate.temperature(tiny, Half(), Crops(images, [TINY_TEXT, TINY_TEXT[:-1]] * 20))
     assert right < wrong
+
+
+def test_each_kind_of_plate_is_measured_for_itself(tiny):
+    plates = [plate for plate in PLATES if plate.name in ("cn-blue", "de-two-rows")]
+    rows = list(by_kind.measured(tiny, load(tiny), 3, plates))
+    assert [row.name for row in rows] == ["cn-blue", "de-two-rows", "all of two rows", "all"]
+    assert [(row.total, row.exact) for row in rows] == [(3, 0), (3, 0), (3, 0), (6, 0)]  # it reads one text only
+    assert rows[0].other_length == 0
+    assert rows[1].other_length == sum(len(text) != 7 for text in _texts(plates[1]))
+    assert "| all | 6 | 0.0 % (0.0 to " in by_kind.table(rows)
+
+
+def _texts(plate: Plate) -> list[str]:
+    return [Renderer().sample(VALIDATION_SEED + number, plate).text for number in range(3)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
-from model_builder.measure import bench, found, reliability, thresholds
+from model_builder.measure import bench, by_kind, found, reliability, thresholds
 from model_builder.tasks import finding, task_of
 from model_builder.train.data import DEVELOPMENT_SEED
 from model_builder.train.loop import Interrupted
@@ -44,6 +44,12 @@ def _add_evaluate(commands: flags.Commands) -> None:
         "--thresholds",
         action="store_true",
         help="print a table of what a least confidence, or probability, keeps",
+    )
+    parser.add_argument(
+        "--kinds",
+        type=flags.positive,
+        metavar="COUNT",
+        help="of a reader: print how many of so many rendered plates of each kind are exact",
     )
     parser.add_argument(
         "--reliability",
@@ -95,6 +101,8 @@ def _print_readings(
         if options.errors:
             print("\n".join(f"    {text} read as {reading}" for text, reading in wrong))
         judged[name] = thresholds.judge(read, crops.texts)
+    if options.kinds:
+        print(by_kind.table(list(by_kind.measured(artifact, backend, options.kinds))))
     if options.reliability:
         print(reliability.table(judged))
         reliability.diagram(options.reliability, judged)

@@ -375,3 +375,19 @@ def test_a_character_that_lies_outside_of_the_image_is_less_sure():
     assert after[2] < 0.8 * before[2]
     assert cut.confidence / whole.confidence == pytest.approx(after[2] / before[2])
     assert cut.candidates[1].confidence < whole.candidates[1].confidence
+
+
+@pytest.mark.parametrize(("sure", "text"), [(0.7, "A01"), (0.3, "京01")])
+def test_no_country_is_preferred_beforehand(sure, text):
+    """The first character is a letter or a province: what the network sees decides, not how many formats begin so."""
+    grammar = Grammar(
+        formats=(
+            Format(name="cn", templates=(("京", "01", "01"),)),
+            *(Format(name=name, templates=(("AB", "01", "01"),)) for name in ("de", "fr", "it")),
+        )
+    )
+    logits = spell("A01", ALPHABET)
+    logits[1] = np.log([1 - sure, sure, 1e-6, 1e-6, 1e-6, 1e-6])
+    reading = Reader(ALPHABET, 5, grammar).read(logits)
+    assert reading.text == text
+    assert reading.confidence == pytest.approx(max(sure, 1 - sure), abs=0.02)
