@@ -147,6 +147,8 @@ class Reader:
 
 def _visible(places: Sequence[ctc.Place], frames: int, seen: NDArray[np.floating]) -> list[float]:
     """The share of each character's part of the crop that lies in the image. The parts meet between two characters."""
+    if not places:
+        return []
     middles = [(place.begin + place.end) / 2 for place in places]
     between = [(a + b) / 2 for a, b in pairwise(middles)]
     edges = [round(edge * len(seen) / frames) for edge in (0, *between, frames)]

@@ -49,5 +49,5 @@ def test_it_does_what_its_document_says(client: httpx.Client, mode: str) -> None
 def test_the_document_names_the_query_of_recognize(client):
     document = client.get("/openapi.json").json()
     found = {each["name"]: each["schema"] for each in document["paths"]["/recognize"]["post"]["parameters"]}
-    assert set(found) == {"top_k", "format", "min_confidence", "find", "variant"}
+    assert set(found) == {"top_k", "format", "region", "min_confidence", "find", "variant"}
     assert (found["top_k"]["minimum"], found["top_k"]["maximum"], found["top_k"]["default"]) == (1, 10, 3)

@@ -391,3 +391,7 @@ def test_no_country_is_preferred_beforehand(sure, text):
     reading = Reader(ALPHABET, 5, grammar).read(logits)
     assert reading.text == text
     assert reading.confidence == pytest.approx(max(sure, 1 - sure), abs=0.02)
+
+
+def test_a_cut_crop_without_a_text_is_read_too():
+    assert world().read(spell("", ALPHABET), seen=np.zeros(70)).text == ""
