@@ -117,9 +117,9 @@ def test_the_table_of_thresholds_tells_what_is_kept_and_what_of_it_is_exact(tmp_
 def test_reliability_tells_of_each_confidence_how_many_readings_are_exact(tmp_path):
     judged = [thresholds.Judged(0.92, True)] * 19 + [thresholds.Judged(0.93, False), thresholds.Judged(1.0, True)]
     nine, sure = reliability.bins(judged)
-    assert (nine.low, nine.high, nine.count, nine.exact) == (0.9, 0.95, 20, 19)
+    assert (nine.low, nine.high, nine.total, nine.exact) == (0.9, 0.95, 20, 19)
     assert nine.confidence == pytest.approx((19 * 0.92 + 0.93) / 20)
-    assert (sure.count, sure.exact) == (1, 1)
+    assert (sure.total, sure.exact) == (1, 1)
     assert "| rendered | 0.9 to 0.95 | 20 | 92.1 % | 95.0 % (" in reliability.table({"rendered": judged})
     reliability.diagram(tmp_path / "reliability.svg", {"rendered": judged, "photographs": judged})
     assert "<svg" in (tmp_path / "reliability.svg").read_text(encoding="utf-8")

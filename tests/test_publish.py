@@ -18,7 +18,7 @@ from model_builder.train.data import Crops, development_set, validation_set
 from service import artifact as contract
 from service.artifact import Artifact, Network, Origin
 from service.artifact.provenance import Trained
-from service.backends import load
+from service.backends import Backend, load
 from service.errors import ArtifactError
 
 SMALL = Widths(4, (6,), (8, 8), (10,), 10, 8)
@@ -258,9 +258,13 @@ def test_a_variant_that_loses_too_much_is_refused_with_the_figures(root, crops, 
 def test_a_reader_is_calibrated_where_it_is_measured_on_enough_plates(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_ENOUGH", 9)
     fitted = []
-    monkeypatch.setattr(calibrate, "temperature", lambda *arguments: fitted.append(arguments) or 0.7)
+
+    def temperature(artifact: Artifact, backend: Backend, crops: Crops) -> float:
+        fitted.append(crops)
+        return 0.7
+
+    monkeypatch.setattr(calibrate, "temperature", temperature)
     published = publish_small(tmp_path, small(1), rendered=validation_set(9))
     assert published.reader.temperature == 0.7
-    ((_, _, crops),) = fitted
-    assert crops.texts == development_set(9).texts
+    assert fitted[0].texts == development_set(9).texts
     assert publish_small(tmp_path / "few", small(1), rendered=validation_set(8)).reader.temperature == 1.0

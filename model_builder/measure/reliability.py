@@ -17,7 +17,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    total: int
     confidence: float
     exact: int
 
@@ -36,10 +36,10 @@ def table(sets: dict[str, list[Judged]]) -> str:
     rows = []
     for name, judged in sets.items():
         for each in bins(judged):
-            score = evaluate.wilson(each.exact, each.count)
-            right = f"{100 * each.exact / each.count:.1f} % ({100 * score.low:.1f} to {100 * score.high:.1f})"
+            score = evaluate.wilson(each.exact, each.total)
+            right = f"{100 * each.exact / each.total:.1f} % ({100 * score.low:.1f} to {100 * score.high:.1f})"
             rows.append(
-                [name, f"{each.low:g} to {each.high:g}", str(each.count), f"{100 * each.confidence:.1f} %", right]
+                [name, f"{each.low:g} to {each.high:g}", str(each.total), f"{100 * each.confidence:.1f} %", right]
             )
     return blocks.table(["set", "confidence", "readings", "mean confidence", "exact, with 95 % interval"], rows)
 
@@ -50,6 +50,6 @@ def diagram(path: Path, sets: dict[str, list[Judged]]) -> None:
 
     points = {}
     for name, judged in sets.items():
-        scores = [(each.confidence, evaluate.wilson(each.exact, each.count)) for each in bins(judged)]
+        scores = [(each.confidence, evaluate.wilson(each.exact, each.total)) for each in bins(judged)]
         points[name] = [(sure, figures.Interval(s.low, s.exact / s.total, s.high)) for sure, s in scores]
     figures.reliability(path, points)

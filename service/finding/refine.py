@@ -88,7 +88,7 @@ def _inside(corners: Floats, image: tuple[int, int], columns: int) -> Floats:
     points = cv2.perspectiveTransform(np.stack((x, y), 2).astype(np.float32), matrix)
     height, width = image
     within = (points >= 0).all(2) & (points[..., 0] < width) & (points[..., 1] < height)
-    return within.mean(0, dtype=np.float32)
+    return np.asarray(within.mean(0), np.float32)
 
 
 def crop(image: Pixels, corners: Floats, form: Form) -> Pixels:

@@ -128,7 +128,7 @@ def test_an_unknown_part_of_a_form(client, name):
 def test_an_unknown_or_repeated_parameter(client, query):
     response = client.post(f"/recognize?{query}", content=encode(), headers=JPEG)
     sentence = problem(response, 422, errors.BadParameter)
-    assert "more than once" in sentence or "send only top_k, format, min_confidence, find, variant" in sentence
+    assert "more than once" in sentence or "send only top_k, format, region, min_confidence, find, variant" in sentence
     assert len(sentence) < 400
     assert ("The nearest is top_k." in sentence) == (query == "topk=3")
 
