@@ -8,7 +8,7 @@ import pytest
 from model_builder import calibrate, evaluate
 from model_builder.measure import by_kind, reliability, thresholds
 from model_builder.plates import CROP
-from model_builder.plates.kinds import GRAMMAR, PLATES, Plate
+from model_builder.plates.kinds import GRAMMAR, PLATES, Plate, shares
 from model_builder.render.plate import Renderer, draw_text
 from model_builder.train import labels
 from model_builder.train.data import VALIDATION_SEED, Crops, validation_set
@@ -85,7 +85,7 @@ def test_the_shipped_set_is_read_whole_and_is_not_the_validation_set(capsys):
 def text_of(seed: int) -> str:
     """What the renderer writes on the plate of a seed, without drawing it."""
     rng = random.Random(seed)
-    return draw_text(rng, rng.choices(PLATES, [plate.share for plate in PLATES])[0])
+    return draw_text(rng, rng.choices(PLATES, shares(PLATES))[0])
 
 
 def reading(text: str, confidence: float) -> Reading:

@@ -63,7 +63,7 @@ def test_the_answer_has_the_documented_shape(client):
     assert list(result) == ["filename", "plates", "truncated", "note", "error"]
     assert (result["note"], result["error"]) == (None, None)
     (plate,) = result["plates"]
-    keys = ["text", "confidence", "valid_format", "formats", "characters", "candidates", "box"]
+    keys = ["text", "confidence", "valid_format", "formats", "region", "characters", "candidates", "box"]
     keys += ["found", "rows", "colour", "cut"]
     assert (result["filename"], list(plate)) == ("plate.png", keys)
     assert (plate["text"], plate["valid_format"], plate["formats"]) == (TINY_TEXT, True, ["cn-standard"])
