@@ -12,8 +12,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from service import artifact
-from service.artifact import Artifact, Reads
-from service.errors import ArtifactError, BadParameter
+from service.artifact import Artifact
 from service.http import auth, error_responses, open_inference, pages, routes
 from service.http.access_log import Access
 from service.http.admission import Admission
@@ -25,7 +24,6 @@ from service.pipeline.budget import Budget
 from service.pipeline.recognizer import Recognizer
 from service.pipeline.registry import Variants
 from service.pipeline.shadow import Shadow
-from service.reading.plates import restrict
 from service.settings import Settings
 
 DESCRIPTION = (
@@ -62,7 +60,6 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         settings.artifacts, settings.variant, load, settings.choice, settings.shadow, settings.switch_file
     )
     manifest, engine = variants.active.manifest, variants.active.engine
-    _check_regions(settings, manifest)
     app = FastAPI(
         title="Licence-plate reader",
         version=manifest.version,
@@ -94,13 +91,6 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
     error_responses.install(app)
     app.add_middleware(Access, variants=variants)  # the outermost, so that what is refused is logged too
     return app
-
-
-def _check_regions(settings: Settings, manifest: Reads) -> None:
-    try:
-        restrict(manifest.grammar, None, None, settings.regions)
-    except BadParameter as error:
-        raise ArtifactError(f"LPR_REGIONS: {manifest.variant} does not read them all. {error}") from error
 
 
 def _texts(keys: Iterable[SecretStr]) -> list[str]:

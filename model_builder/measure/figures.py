@@ -75,7 +75,7 @@ def reliability(path: Path, sets: Mapping[str, Sequence[tuple[float, Interval]]]
         axes.grid(axis="y", linewidth=0.3)
         for (name, points), colour in zip(sets.items(), cycle(_COLOURS)):
             x, shares = [sure for sure, _ in points], [share for _, share in points]
-            errors = [[s.value - s.low for s in shares], [s.high - s.value for s in shares]]
+            errors = [[max(0, s.value - s.low) for s in shares], [max(0, s.high - s.value) for s in shares]]
             values = [s.value for s in shares]
             axes.errorbar(x, values, yerr=errors, fmt="o-", markersize=4, linewidth=1, color=colour, label=name)
         axes.legend(loc="upper left", frameon=False)

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from service.errors import ArtifactError, BadParameter
 from service.http.auth import Keys
 from service.http.uploads import Limits
 from service.metrics import Metrics
 from service.pipeline.budget import Budget
 from service.pipeline.registry import Variants
 from service.pipeline.shadow import Shadow
+from service.reading.plates import restrict
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class State:
     keys: Keys
     log_plates: bool
     regions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ArtifactError where the active variant does not read the regions."""
+        manifest = self.variants.active.manifest
+        try:
+            restrict(manifest.grammar, None, None, self.regions)
+        except BadParameter as error:
+            raise ArtifactError(f"LPR_REGIONS: {manifest.variant} does not read them all. {error}") from error
 
 
 def state_of(request: Request) -> State:
