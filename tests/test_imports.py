@@ -45,7 +45,7 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "evaluate": {"train"},
         "calibrate": {"train"},
         "tasks": {"evaluate", "calibrate", "train", "render", "networks", "plates"},
-        "candidates": {"tasks", "graph", "networks"},
+        "candidates": {"tasks", "graph", "networks", "plates"},
         "compress": {"train", "candidates", "graph", "networks", "plates"},
         "compile": {"compress", "candidates", "tasks", "evaluate", "graph", "kernels", "networks"},
         "publish": {"candidates", "tasks", "evaluate"},
