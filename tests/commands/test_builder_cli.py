@@ -231,10 +231,10 @@ def test_ctrl_c_tells_how_to_go_on(artifacts, folder, monkeypatch, capsys):
 
 def test_a_mistake_in_the_data_is_told_before_anything_is_done(artifacts, folder, capsys):
     with (folder / "labels.csv").open("a", encoding="utf-8") as file:
-        file.write("5.png,京I12345\n")
+        file.write("5.png,京Ä12345\n")
     assert fine_tune(artifacts.parent, folder) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: 5.png: its text '京I12345' has 'I'")
+    assert captured.err.startswith("error: 5.png: its text '京Ä12345' has 'Ä'")
     assert captured.out == ""
     assert not (artifacts.parent / "run").exists()
     assert contract.variants(artifacts) == ["baseline"]
