@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from service.http.auth import Keys
+from service.http.fetch import Fetcher
 from service.http.uploads import Limits
 from service.metrics import Metrics
 from service.pipeline.budget import Budget
@@ -23,6 +24,7 @@ class State:
     limits: Limits
     keys: Keys
     log_plates: bool
+    fetcher: Fetcher | None = None
 
 
 def state_of(request: Request) -> State:
