@@ -23,6 +23,7 @@ def folder(tmp_path: Path) -> Path:
     return top
 
 
+@pytest.mark.slow
 def test_a_folder_is_written_again_and_errors_are_listed(folder, capsys):
     out = folder.parent / "out"
     assert cli.main(["redact", str(folder), str(out)]) == 1
@@ -39,6 +40,7 @@ def test_a_folder_is_written_again_and_errors_are_listed(folder, capsys):
     assert "files that are no images (.txt): 1" in told
 
 
+@pytest.mark.slow
 def test_it_goes_on_and_overwrites_nothing(folder, capsys):
     out = folder.parent / "out"
     out.mkdir()
@@ -74,6 +76,7 @@ def test_a_photo_that_nothing_here_can_write_becomes_a_jpeg():
     assert redacting.target_of(top / "a.png", top, out) == out / "a.png"
 
 
+@pytest.mark.slow
 def test_a_server_covers_them_too(folder, capsys):
     (folder / "broken.jpg").unlink()
     with running(Settings(threads=1)) as url:
