@@ -25,9 +25,10 @@ import numpy as np
 from service import artifact, settings
 from service.artifact import Grammar
 from service.backends import Backend
-from service.errors import BodyTooLarge, InputError, UndecodableImage
+from service.errors import BadParameter, BodyTooLarge, InputError, UndecodableImage
+from service.finding.cover import How
 from service.pipeline.inference_threads import Crew
-from service.pipeline.items import Item, Request, Seen, fail
+from service.pipeline.items import Item, Redacted, Request, Seen, fail
 from service.pipeline.stages import Check, Each, Infer, Stage, decoding, line, reading, search_with
 from service.reading.geometry import Pixels
 from service.reading.plates import plates_of, restrict
@@ -140,6 +141,20 @@ class Reader:
         find = find and self._finder is not None
         return self._in_order((_Asked(image, top_k, only, find) for image in images), min_confidence)
 
+    def redact(self, image: Image, how: How = "blur") -> Redacted:
+        """The image, encoded again with its plates covered, in its format (HEIC and pixels as JPEG), without metadata.
+
+        Raises InputError for an image that cannot be read, OSError for a file that cannot be opened, and BadParameter
+        where this reader has no finder.
+        """
+        if self._finder is None:
+            raise BadParameter("This reader has no finder, so it cannot cover plates: LPR_FINDER names one.")
+        if self._closed:
+            raise ValueError("This reader is closed: make another one.")
+        asked = _Asked(image, 1, None, True, how)
+        self._crew.put(asked.request.items)
+        return asked.redacted()
+
     def close(self) -> None:
         """Free the engines; nothing can be read afterwards."""
         if not self._closed:
@@ -181,9 +196,9 @@ class Reader:
 class _Asked:
     """One image, as a request of its own."""
 
-    def __init__(self, image: Image, top_k: int, only: Grammar | None, find: bool) -> None:
+    def __init__(self, image: Image, top_k: int, only: Grammar | None, find: bool, cover: How | None = None) -> None:
         self._complete: Future[None] = Future()
-        self.request = Request([image], self._done, top_k, only, find=find)
+        self.request = Request([image], self._done, top_k, only, find=find, cover=cover)
 
     def _done(self, error: Exception | None) -> None:
         if not self._complete.done():
@@ -206,6 +221,15 @@ class _Asked:
         plates, note = plates_of([(one.reading, one.width, one.height, one.plate) for one in seen], min_confidence)
         truncated = any(not isinstance(one, InputError) and one.truncated for one in outcomes)
         return ImageResult([Plate.model_validate(plate) for plate in plates], note, truncated)
+
+    def redacted(self) -> Redacted:
+        """The covered image, as soon as it is there; raises what kept it from being covered."""
+        self._complete.result()
+        ((outcome,),) = self.request.outcomes()
+        if isinstance(outcome, InputError):
+            raise outcome
+        assert isinstance(outcome, Redacted)
+        return outcome
 
 
 def _pixels(image: Pixels) -> Pixels:

@@ -13,9 +13,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service import bundled, host
 from service.validators import (
     MOST_THREADS,
+    Compatible,
+    FetchedHosts,
     Host,
     Key,
     Keys,
+    Origins,
     Proxies,
     Regions,
     SwitchFile,
@@ -131,6 +134,22 @@ class Settings(BaseSettings):
     )
     shadow_share: Annotated[float, AfterValidator(Within(0, 1, "1 is all requests"))] = Field(
         default=0.1, description="The share of requests that it reads."
+    )
+    compatible: Compatible = Field(
+        default=(),
+        description="Interfaces of other products that are served too, with commas between: plate-recognizer (POST "
+        "/v1/plate-reader/) and codeproject (POST /v1/vision/alpr). None by default.",
+    )
+    origins: Origins = Field(
+        default=(),
+        description="Origins of web pages, with commas between, whose scripts may ask this server (CORS), such as "
+        "https://app.example; * for all. None: only its own page.",
+    )
+    fetch: FetchedHosts = Field(
+        default=(),
+        description="Hosts, with commas between, from which the server fetches images that a request names by their "
+        "address, such as images.example or images.example:8443. Addresses of private networks are refused whatever "
+        "the name. None: it fetches nothing.",
     )
     proxies: Proxies = Field(
         default=(),

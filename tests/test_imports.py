@@ -27,11 +27,11 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "reading": {"artifact", "errors", "finding"},
         "finding": set(),
         "pipeline": {"backends", "reading", "finding", "artifact", "errors", "allocator", "wire"},
-        "http": {"pipeline", "reading", "artifact", "errors", "metrics", "logs", "wire"},
+        "http": {"pipeline", "reading", "finding", "artifact", "errors", "metrics", "logs", "wire"},
         "app": {"http", "pipeline", "artifact", "metrics", "settings"},
         "process": {"app", "http", "pipeline", "artifact", "errors", "metrics", "settings", "logs", "allocator"},
         "__main__": {"process", "settings", "errors", "logs"},
-        "reader": {"pipeline", "backends", "reading", "artifact", "errors", "settings", "wire"},
+        "reader": {"pipeline", "backends", "reading", "finding", "artifact", "errors", "settings", "wire"},
         "client": {"wire", "reader", "settings", "errors", "__main__"},
     },
     "model_builder": {

@@ -12,7 +12,7 @@ from typing import Any
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
-from model_builder.measure import bench, by_kind, found, reliability, thresholds
+from model_builder.measure import bench, by_kind, covered, found, reliability, thresholds
 from model_builder.tasks import finding, task_of
 from model_builder.train.data import DEVELOPMENT_SEED
 from model_builder.train.loop import Interrupted
@@ -65,6 +65,9 @@ def _add_evaluate(commands: flags.Commands) -> None:
         metavar="PATH",
         help="images, or folders of them, without a plate, for the table of --thresholds",
     )
+    parser.add_argument(
+        "--redact", action="store_true", help="of a finder: print a table of the plates that redaction leaves readable"
+    )
     flags.add_publishing(parser)
 
 
@@ -78,11 +81,15 @@ def _evaluate(options: argparse.Namespace) -> None:
         _print_readings(options, artifact, backend, sets)
     else:
         task = task_of(artifact.manifest)
-        for name, examples in sets.items():
+        for name, examples in () if options.redact else sets.items():
             figures = task.measure(artifact, backend, examples)
             build.print_score(name, figures.score, figures.corner_error, figures.false_alarms, right=task.right)
         if options.thresholds and artifact.manifest.task == "find":
             _print_found(options.no_plate, artifact, backend)
+        if options.redact and artifact.manifest.task == "find":
+            with finding.searching(artifact, backend) as search:
+                for name, examples in sets.items():
+                    print(covered.table(search, name, examples), flush=True)
     height, width, _ = map(int, artifact.manifest.images[0])
     times = evaluate.latency(backend, threads=options.threads, size=(height, width))
     print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")

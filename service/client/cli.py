@@ -1,5 +1,7 @@
 """Command line: `lpr read` reads plates, on a server or in the process itself; `lpr serve` is the server.
 
+`lpr redact` and `lpr mcp` have files of their own.
+
 What stands in a file's name, or comes from a server, is printed with control characters escaped.
 """
 
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from service.client import files
+from service.client import assistant, files, redacting
 from service.errors import BadParameter, LprError, Refused, printable
 from service.settings import ClientSettings, Settings, faults, listing, warnings
 from service.wire import Plate, Result
@@ -125,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
     output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
     read.set_defaults(run=_read, show=_plain)
+    redacting.add_command(commands)
+    assistant.add_command(commands)
     return parser
 
 

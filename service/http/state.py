@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from service.errors import ArtifactError, BadParameter
 from service.http.auth import Keys
+from service.http.fetch import Fetcher
 from service.http.uploads import Limits
 from service.metrics import Metrics
 from service.pipeline.budget import Budget
@@ -27,6 +28,7 @@ class State:
     keys: Keys
     log_plates: bool
     regions: tuple[str, ...] = ()
+    fetcher: Fetcher | None = None
 
     def __post_init__(self) -> None:
         """Raise ArtifactError where the active variant does not read the regions."""

@@ -6,6 +6,7 @@ stage       value of an item before                        after
 `refused`   `Source`                                       a file or pixels
 `Check`     a file, or pixels                              `Contained` of a small file
 `Decode`    a file, `Contained`, pixels                    `Photograph` to search, else `Decoded`
+`Redact`    `Photograph`, if its plates are to be covered  `Redacted`
 `Find`      `Photograph`                                   `Found`, one for each plate
 `Rectify`   `Found`                                        `Crop`
 `Prepare`   `Decoded`                                      `Crop`
@@ -28,11 +29,12 @@ from numpy.typing import NDArray
 from service.artifact import Artifact, Looks, Reads
 from service.backends import Backend
 from service.errors import InputError
+from service.finding.cover import cover
 from service.finding.refine import Form, Refined, inside, rectified
-from service.finding.search import Search
+from service.finding.search import Search, distinct
 from service.pipeline.budget import Budget
-from service.pipeline.items import Empty, Item, Seen
-from service.reading import decode, geometry
+from service.pipeline.items import Empty, Item, Redacted, Seen
+from service.reading import decode, encode, geometry
 from service.reading.containers import WALKED, Contained, announced, sniff
 from service.reading.decode import Decoded
 from service.reading.geometry import Pixels
@@ -108,7 +110,11 @@ def decoding(max_pixels: int, size: tuple[int, int], search: Search | None = Non
 
     Without a search, photographs stay photographs.
     """
-    find = [Each("find", Find(search, size, max_pixels)), Each("rectify", Rectify(size))] if search else []
+    find = (
+        [Each("find", Redact(search)), Each("find", Find(search, size, max_pixels)), Each("rectify", Rectify(size))]
+        if search
+        else []
+    )
     return [Each("decode", Decode(max_pixels, size)), *find, Each("preprocess", Prepare(size))]
 
 
@@ -193,7 +199,7 @@ class Each:
                 _end(item, error)
                 continue
             item.spend(name, time.perf_counter() - start)
-            if len(values) == 1 and isinstance(values[0], Empty):
+            if len(values) == 1 and isinstance(values[0], Empty | Redacted):
                 item.finish(values[0])
             else:
                 yield from item.become(values)
@@ -254,6 +260,8 @@ class Decode:
         """The image, perhaps reduced; what is decoded already as it is."""
         search = item.request.find
         match item.value:
+            case Contained() as file if item.request.cover:
+                return (Photograph(decode.decode(file, self.max_pixels), file),)
             case Contained() as file if search:
                 return (Photograph(decode.decode_photograph(file, self.max_pixels), file),)
             case Contained() as file:
@@ -262,6 +270,26 @@ class Decode:
                 image = Decoded(pixels, (pixels.shape[1], pixels.shape[0]))
                 return (Photograph(image, None) if search else image,)
         return (item.value,)
+
+
+@dataclass(frozen=True)
+class Redact:
+    """Covers the plates of photographs of requests that ask for it; lets everything else pass."""
+
+    search: Search
+
+    def __call__(self, item: Item) -> Sequence[Any]:
+        """The image encoded again, in its format; raises UndecodableImage where that cannot hold it."""
+        how = item.request.cover
+        if how is None or not isinstance(item.value, Photograph) or not item.request.begin(item):
+            return (item.value,)
+        image, file = item.value
+        suspects = self.search.suspects(image.pixels)
+        covered = image.pixels.copy()
+        cover(covered, [one.corners for one in suspects], how)
+        kind = encode.kind_of(file.format if file else None)
+        data = encode.encode(covered, kind)
+        return (Redacted(data, kind, len(distinct(suspects)), image.truncated),)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def checked(words: list[str], help_of: Help) -> bool:
             for word in rest:
                 if name := word.partition("@")[2]:
                     assert (REPOSITORY / name).is_file(), name
-            assert "/recognize" in rest[-1]
+            assert any(route in rest[-1] for route in ("/recognize", "/redact", "/v1/"))
         case ["docker", *rest]:
             (file,) = (REPOSITORY / rest[at + 1] for at, word in enumerate(rest) if word == "-f")
             assert file.is_file()
