@@ -1,4 +1,5 @@
-"""Command line: `lpr read` reads plates, on a server or in the process itself; `lpr serve` is the server.
+"""Command line: `lpr read` reads plates, on a server or in the process itself; `lpr serve` is the server; `lpr watch`
+reads those that pass in videos.
 
 What stands in a file's name, or comes from a server, is printed with control characters escaped.
 """
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from service.client import files
+from service.client import files, watching
 from service.errors import BadParameter, LprError, Refused, printable
 from service.settings import ClientSettings, Settings, faults, listing, warnings
 from service.wire import Plate, Result
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
     output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
     read.set_defaults(run=_read, show=_plain)
+    watching.add(commands)
     return parser
 
 

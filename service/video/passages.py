@@ -1,0 +1,120 @@
+"""Passages: of one camera's frames, the plates that are to be told, each once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.finding.refine import Refined
+from service.reading.text import Reading
+from service.video.engines import Box, Engines
+from service.video.fusion import Fused
+from service.video.motion import Motion, joined, touches
+from service.video.sources import Frame
+from service.video.tracks import ALIKE, Track, Tracks, overlap
+
+SAME_PLACE: Final = 0.3  # overlap from which a plate is where it was
+SAME_PLACE_S: Final = 600.0  # seconds for which a plate that stands may be hidden
+ALONE: Final = 0.8  # confidence from which a single sighting is an event
+
+
+class Rules(NamedTuple):
+    """When a passage is told: from which confidence; after how many seconds at the latest, of a plate that stays; for
+    how many seconds the same plate is not told again."""
+
+    least: float = 0.3
+    after_s: float = 10.0
+    again_s: float = 30.0
+
+
+@dataclass(eq=False)
+class _Told:
+    """A passage that was told."""
+
+    fused: Fused
+    corners: NDArray[np.float32]
+    last: float
+
+
+RULES: Final = Rules()
+
+
+class Follower:
+    """Follows the plates of one camera. `looks` counts the frames that were searched, `frames` all."""
+
+    def __init__(self, engines: Engines, rules: Rules = RULES) -> None:
+        self.frames = self.looks = 0
+        self._engines, self._rules = engines, rules
+        self._motion, self._tracks = Motion(), Tracks(engines.manifest.grammar)
+        self._told: list[_Told] = []
+        self._time = 0.0
+
+    def see(self, frame: Frame) -> list[Track]:
+        """Take the next frame; the passages that are to be told now."""
+        box, before = self._motion.moved(frame.luma), self._time
+        self.frames, self._time = self.frames + 1, frame.time
+        standing = [track for track in self._tracks.alive if track.last == before]
+        if box is not None:
+            height, width = frame.luma.shape
+            for track in self._tracks.alive:
+                box = joined(box, track.plate.corners, (height, width))
+            standing = [track for track in standing if not touches(box, track.plate.corners)]
+            self._look(frame, box)
+        for track in standing:
+            track.stand(frame.time)
+        late = [one for one in self._tracks.alive if not one.given and frame.time - one.first >= self._rules.after_s]
+        return self._new([*self._tracks.ended(frame.time), *late])
+
+    def end(self) -> list[Track]:
+        """The passages that are left when no frame follows."""
+        alive, self._tracks.alive = self._tracks.alive, []
+        return self._new(alive)
+
+    def _look(self, frame: Frame, box: Box) -> None:
+        """Search a part of a frame."""
+        self.looks += 1
+        image = frame.bgr()
+
+        def read(plates: Sequence[Refined]) -> list[Reading]:
+            return self._engines.read(image, plates)
+
+        self._tracks.update(self._engines.find(image, box), frame.time, image, read)
+
+    def _new(self, tracks: Sequence[Track]) -> list[Track]:
+        """Those that are sure enough, and were not told already."""
+        new = []
+        for track in tracks:
+            fused = track.fused
+            again = self._again(track)
+            if again:
+                again.last = max(again.last, track.last)
+            elif fused and not track.given and self._sure(track, fused.confidence):
+                new.append(track)
+                self._told.append(_Told(fused, track.plate.corners, track.last))
+            else:
+                continue
+            track.given = True
+        self._told = [one for one in self._told if self._time - one.last <= SAME_PLACE_S]
+        return new
+
+    def _sure(self, track: Track, confidence: float) -> bool:
+        return track.surely and confidence >= (self._rules.least if track.seen > 1 else ALONE)
+
+    def _again(self, track: Track) -> _Told | None:
+        """What was told of the same plate before."""
+        for one in self._told:
+            since = track.first - one.last
+            place = overlap(one.corners, track.begin) >= SAME_PLACE
+            if (
+                track.fused
+                and since <= (SAME_PLACE_S if place else self._rules.again_s)
+                and _same(track.fused, one.fused)
+            ):
+                return one
+        return None
+
+
+def _same(one: Fused, other: Fused) -> bool:
+    return max(one.probability(other.text), other.probability(one.text)) >= ALIKE
