@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report report-finders photographs loadtest fuzz soak clean
+.PHONY: help serve watch test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report report-finders photographs loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -20,6 +20,9 @@ ENGINES := $(sort $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' $(MANIFESTS)
 
 serve: $(or $(ENGINES:%=$(VENV)/.serve-%),$(VENV)/.serve) ## serve on 127.0.0.1:8000; LPR_VARIANT, LPR_PORT, ... choose otherwise
 	exec $(BIN)/python -m service
+
+watch: $(ENGINES:%=$(VENV)/.serve-%) $(VENV)/.serve-video ## read the plates that pass in videos and before cameras; ARGS="film.mp4"
+	$(BIN)/lpr watch $(ARGS)
 
 TWO := -n 2 --dist worksteal
 

@@ -18,9 +18,9 @@ from service.reading.prior import OTHER
 from service.reading.text import Candidate, Character, Reading
 
 INDEPENDENT: Final = 3.0  # readings that all frames together count for, at most
-OPEN: Final = 0.02  # probability, at least, that a character is none of those of the reading's texts
+OPEN: Final = 0.01  # probability, at least, that the text is none of a reading's
 CHARACTERS: Final = 40  # among which that is spread
-BEAM: Final = 60  # texts that the search keeps
+BEAM, TEXTS = 40, 12  # texts that the search keeps from position to position, and at the end
 GIVEN: Final = 5  # candidates of a fused reading
 TWINS: Final = ("0O", "1I")  # that many plates draw alike: whoever writes a list may have meant the other
 ALIKE: Final = ("0OQD", "1ILT", "8B", "2Z", "5S", "6G", "UV", "4A", "7T", "MN")  # that are confused
@@ -70,8 +70,7 @@ def fuse(readings: Sequence[Weighed], grammar: Grammar) -> Fused | None:
     shares = [one.weight / total * min(len(given), INDEPENDENT) for one in given]
     length, share = _length(given)
     positions = _positions(given, shares, length)
-    scores = _texts(positions, grammar)
-    evidence = sum(scores.values()) or 1.0
+    scores, evidence = _texts(positions, grammar)
     ranked = sorted(scores, key=scores.__getitem__, reverse=True)[:GIVEN]
     candidates = tuple(Candidate(text, share * scores[text] / evidence) for text in ranked)
     text, confidence = candidates[0]
@@ -94,42 +93,52 @@ def _length(given: Iterable[Weighed]) -> tuple[int, float]:
 
 
 def _positions(given: Sequence[Weighed], shares: Sequence[float], length: int) -> tuple[Position, ...]:
-    """The probabilities of the characters at each position of texts of this length."""
-    logs: list[dict[str, float]] = [defaultdict(float) for _ in range(length)]
-    told = [(share, _marginals(one.reading, length)) for one, share in zip(given, shares, strict=True)]
-    for place, sums in enumerate(logs):
-        seen = {char for _, marginals in told for char in marginals[place]}
-        for share, marginals in told:
-            left = max(OPEN, 1 - sum(marginals[place].values()))
-            for char in seen:
-                sums[char] += share * math.log((1 - OPEN) * marginals[place].get(char, 0.0) + left / CHARACTERS)
-    return tuple(_normal(sums) for sums in logs)
+    """The probabilities of the characters at each position of texts of this length; what is left is all others'."""
+    told = [(share, *_marginals(one.reading, length)) for one, share in zip(given, shares, strict=True)]
+    return tuple(
+        _position([(share, left, marginals[place]) for share, left, marginals in told]) for place in range(length)
+    )
 
 
-def _marginals(reading: Reading, length: int) -> list[Position]:
-    """The probability of each character at each position, by a reading's texts of this length."""
+def _position(told: Sequence[tuple[float, float, Position]]) -> Position:
+    """One position of all readings: of each its weight, what it leaves open, and its probabilities."""
+    seen = sorted({char for _, _, marginals in told for char in marginals})
+    logs = [
+        sum(share * math.log(marginals.get(char, 0.0) + left / CHARACTERS) for share, left, marginals in told)
+        for char in seen
+    ]
+    other = sum(share * math.log(left / CHARACTERS) for share, left, _ in told) + math.log(CHARACTERS - len(seen))
+    top = max(*logs, other)
+    scores = [math.exp(value - top) for value in logs]
+    total = sum(scores) + math.exp(other - top)
+    return {char: score / total for char, score in zip(seen, scores, strict=True)}
+
+
+def _marginals(reading: Reading, length: int) -> tuple[float, list[Position]]:
+    """What a reading leaves open at each position, and the probabilities of the characters there.
+
+    By its texts of this length. All positions together are as certain as these texts are.
+    """
+    texts = [(text, share) for text, share in reading.candidates if len(text) == length]
+    total = sum(share for _, share in texts)
+    certain = min(total, 1 - OPEN) ** (1 / length)
     found: list[Position] = [defaultdict(float) for _ in range(length)]
-    for text, confidence in reading.candidates:
-        if len(text) == length:
-            for position, char in zip(found, text, strict=True):
-                position[char] += confidence
-    return found
+    for text, share in texts:
+        for position, char in zip(found, text, strict=True):
+            position[char] += share * certain / total
+    return 1 - certain, found
 
 
-def _normal(logs: dict[str, float]) -> Position:
-    top = max(logs.values())
-    scores = {char: math.exp(value - top) for char, value in logs.items()}
-    total = sum(scores.values())
-    return {char: score / total for char, score in scores.items()}
-
-
-def _texts(positions: Sequence[Position], grammar: Grammar) -> dict[str, float]:
-    """The most probable texts and their scores: the product of their characters' probabilities, times the prior."""
+def _texts(positions: Sequence[Position], grammar: Grammar) -> tuple[dict[str, float], float]:
+    """The most probable texts and their scores, the product of their characters' probabilities, times the prior; and
+    the sum of all texts' scores, in which those that are not among them count as if they fitted."""
     beam = {"": 1.0}
     for position in positions:
         longer = {text + char: score * share for text, score in beam.items() for char, share in position.items()}
         beam = dict(sorted(longer.items(), key=lambda item: -item[1])[:BEAM])
-    return {text: score * (1.0 if grammar.formats_of(text) else OTHER) for text, score in beam.items()}
+    likely = dict(list(beam.items())[:TEXTS])
+    scores = {text: score * (1.0 if grammar.formats_of(text) else OTHER) for text, score in likely.items()}
+    return scores, sum(scores.values()) + max(0.0, 1 - sum(likely.values()))
 
 
 def _confused(position: Position, char: str) -> float:

@@ -1,11 +1,7 @@
 """Passages: of one camera's frames, the plates that are to be told, each once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from service.finding.refine import Refined
 from service.reading.text import Reading
@@ -13,7 +9,7 @@ from service.video.engines import Box, Engines
 from service.video.fusion import Fused
 from service.video.motion import Motion, joined, touches
 from service.video.sources import Frame
-from service.video.tracks import ALIKE, Track, Tracks, overlap
+from service.video.tracks import ALIKE, Told, Track, Tracks, overlap
 
 SAME_PLACE: Final = 0.3  # overlap from which a plate is where it was
 SAME_PLACE_S: Final = 600.0  # seconds for which a plate that stands may be hidden
@@ -29,15 +25,6 @@ class Rules(NamedTuple):
     again_s: float = 30.0
 
 
-@dataclass(eq=False)
-class _Told:
-    """A passage that was told."""
-
-    fused: Fused
-    corners: NDArray[np.float32]
-    last: float
-
-
 RULES: Final = Rules()
 
 
@@ -48,7 +35,7 @@ class Follower:
         self.frames = self.looks = 0
         self._engines, self._rules = engines, rules
         self._motion, self._tracks = Motion(), Tracks(engines.manifest.grammar)
-        self._told: list[_Told] = []
+        self._told: list[Told] = []
         self._time = 0.0
 
     def see(self, frame: Frame) -> list[Track]:
@@ -64,7 +51,8 @@ class Follower:
             self._look(frame, box)
         for track in standing:
             track.stand(frame.time)
-        late = [one for one in self._tracks.alive if not one.given and frame.time - one.first >= self._rules.after_s]
+        self._remember()
+        late = [one for one in self._tracks.alive if frame.time - one.first >= self._rules.after_s]
         return self._new([*self._tracks.ended(frame.time), *late])
 
     def end(self) -> list[Track]:
@@ -86,34 +74,32 @@ class Follower:
         """Those that are sure enough, and were not told already."""
         new = []
         for track in tracks:
-            fused = track.fused
-            again = self._again(track)
-            if again:
-                again.last = max(again.last, track.last)
-            elif fused and not track.given and self._sure(track, fused.confidence):
-                new.append(track)
-                self._told.append(_Told(fused, track.plate.corners, track.last))
-            else:
-                continue
-            track.given = True
-        self._told = [one for one in self._told if self._time - one.last <= SAME_PLACE_S]
+            if track.fused and track.told is None and self._sure(track, track.fused.confidence):
+                track.told = self._again(track, track.fused)
+                if track.told is None:
+                    track.told = Told(track.fused, track.plate.corners, track.last)
+                    self._told.append(track.told)
+                    new.append(track)
         return new
 
     def _sure(self, track: Track, confidence: float) -> bool:
         return track.surely and confidence >= (self._rules.least if track.seen > 1 else ALONE)
 
-    def _again(self, track: Track) -> _Told | None:
+    def _again(self, track: Track, fused: Fused) -> Told | None:
         """What was told of the same plate before."""
         for one in self._told:
-            since = track.first - one.last
             place = overlap(one.corners, track.begin) >= SAME_PLACE
-            if (
-                track.fused
-                and since <= (SAME_PLACE_S if place else self._rules.again_s)
-                and _same(track.fused, one.fused)
-            ):
+            most = SAME_PLACE_S if place else self._rules.again_s
+            if track.first - one.last <= most and _same(fused, one.fused):
                 return one
         return None
+
+    def _remember(self) -> None:
+        """Follow what was told while it is seen; forget it a while later."""
+        for track in self._tracks.alive:
+            if track.told:
+                track.told.last, track.told.corners = track.last, track.plate.corners
+        self._told = [one for one in self._told if self._time - one.last <= SAME_PLACE_S]
 
 
 def _same(one: Fused, other: Fused) -> bool:

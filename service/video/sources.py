@@ -293,11 +293,14 @@ def _without_password(text: str, address: str) -> str:
 
 def _start(source: Source) -> float:
     """The Unix time of the first frame: now, or, of a file, when it was last written less its length."""
+    if source.device is not None:
+        return time.time()
+    av = _av()  # or the error, before any thread starts
     if source.live:
         return time.time()
     written = Path(source.address).stat().st_mtime
     try:
-        with _av().open(source.address) as container:
+        with av.open(source.address) as container:
             return written - float(container.duration or 0) / 1e6
-    except OSError:  # which reading it will tell
+    except (av.FFmpegError, OSError, ValueError):  # which reading it will tell
         return written

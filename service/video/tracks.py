@@ -41,6 +41,15 @@ class Best:
 
 
 @dataclass(eq=False)
+class Told:
+    """A passage that was told: what it said, where it was last, and when."""
+
+    fused: Fused
+    corners: Floats
+    last: float
+
+
+@dataclass(eq=False)
 class Track:
     """A plate that passes. Times are seconds of the frames, places are pixels."""
 
@@ -57,7 +66,7 @@ class Track:
     best: Best | None = None
     colours: Counter[str] = field(default_factory=Counter)
     rows: Counter[int] = field(default_factory=Counter)
-    given: bool = False  # whether its event was given
+    told: Told | None = None  # once its event was told, or that of the same passage before
 
     def expected(self, time: float) -> Floats:
         """Where its corners (4, 2) are now, at constant speed."""
