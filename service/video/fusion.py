@@ -3,7 +3,7 @@
 A reading gives its most probable texts with their probabilities. So it gives, for each length and position, the
 probability of each character; what its texts leave open is spread over all characters. The logarithms of several
 readings are added, weighted by the readings' confidence. Frames that follow each other show the same dirt and the same
-light, so all of them together count as at most INDEPENDENT readings. The most probable texts are found by a search over
+light. So all of them together count as many readings as the sum of their confidences, from 1 to INDEPENDENT. The most probable texts are found by a search over
 all positions together, with the prior of the grammar, as for a single reading (`reading.text`).
 """
 
@@ -67,7 +67,8 @@ def fuse(readings: Sequence[Weighed], grammar: Grammar) -> Fused | None:
     if not given:
         return None
     total = sum(one.weight for one in given) or 1.0
-    shares = [one.weight / total * min(len(given), INDEPENDENT) for one in given]
+    looks = min(max(1.0, sum(one.reading.confidence for one in given)), INDEPENDENT)
+    shares = [one.weight / total * looks for one in given]
     length, share = _length(given)
     positions = _positions(given, shares, length)
     scores, evidence = _texts(positions, grammar)

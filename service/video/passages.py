@@ -11,6 +11,7 @@ from service.video.motion import Motion, joined, touches
 from service.video.sources import Frame
 from service.video.tracks import ALIKE, Told, Track, Tracks, overlap
 
+AGAIN_S: Final = 10.0  # seconds after which the whole frame is searched, though nothing moves
 SAME_PLACE: Final = 0.3  # overlap from which a plate is where it was
 SAME_PLACE_S: Final = 600.0  # seconds for which a plate that stands may be hidden
 ALONE: Final = 0.8  # confidence from which a single sighting is an event
@@ -36,21 +37,24 @@ class Follower:
         self._engines, self._rules = engines, rules
         self._motion, self._tracks = Motion(), Tracks(engines.manifest.grammar)
         self._told: list[Told] = []
-        self._time = 0.0
+        self._time, self._searched = 0.0, -AGAIN_S
 
     def see(self, frame: Frame) -> list[Track]:
         """Take the next frame; the passages that are to be told now."""
-        box, before = self._motion.moved(frame.luma), self._time
-        self.frames, self._time = self.frames + 1, frame.time
-        standing = [track for track in self._tracks.alive if track.last == before]
-        if box is not None:
+        before, self._time, self.frames = self._time, frame.time, self.frames + 1
+        moved = self._moved(frame)
+        standing = [one for one in self._tracks.alive if one.last == before]
+        if moved is not None:
+            standing = [one for one in standing if not touches(moved, one.plate.corners)]
+        if frame.time - self._searched >= AGAIN_S:
+            self._searched = frame.time
             height, width = frame.luma.shape
-            for track in self._tracks.alive:
-                box = joined(box, track.plate.corners, (height, width))
-            standing = [track for track in standing if not touches(box, track.plate.corners)]
-            self._look(frame, box)
+            self._look(frame, Box(0, 0, width, height))
+        elif moved is not None:
+            self._look(frame, moved)
         for track in standing:
-            track.stand(frame.time)
+            if track.last < frame.time:
+                track.stand(frame.time)
         self._remember()
         late = [one for one in self._tracks.alive if frame.time - one.first >= self._rules.after_s]
         return self._new([*self._tracks.ended(frame.time), *late])
@@ -59,6 +63,14 @@ class Follower:
         """The passages that are left when no frame follows."""
         alive, self._tracks.alive = self._tracks.alive, []
         return self._new(alive)
+
+    def _moved(self, frame: Frame) -> Box | None:
+        """The part of a frame that moved, with the plates that it touches."""
+        box, (height, width) = self._motion.moved(frame.luma), frame.luma.shape
+        for track in self._tracks.alive if box else ():
+            assert box is not None
+            box = joined(box, track.plate.corners, (height, width))
+        return box
 
     def _look(self, frame: Frame, box: Box) -> None:
         """Search a part of a frame."""

@@ -27,7 +27,11 @@ def test_many_unsure_readings_of_the_same_text_are_surer_than_one():
 
 def test_frames_that_follow_each_other_count_as_a_few_at_most():
     one = reading(("京A12345", 0.6), ("京A12846", 0.3))
-    assert fused(*[one] * 50).confidence == pytest.approx(fused(*[one] * 3).confidence)
+    assert fused(*[one] * 50).confidence == pytest.approx(fused(*[one] * 5).confidence)
+
+
+def test_doubtful_readings_stay_doubtful_however_many_agree():
+    assert fused(*[reading(("京A12345", 0.01))] * 10).confidence < 0.05
 
 
 def test_a_surer_reading_weighs_more():

@@ -48,12 +48,22 @@ def test_two_that_pass_at_once_are_two(seeing):
     assert sorted(passed(Follower(seeing), seeing, *both)) == ["京A12345", "沪B99999"]
 
 
-def test_a_plate_that_stands_is_told_once_and_searched_no_more(seeing):
+def test_a_plate_that_stands_is_told_once_and_searched_seldom(seeing):
     follower = Follower(seeing)
     still = plate(300, 300)
     frames = [(number / 5, [(still, TEXT)]) for number in range(1000)]
     assert passed(follower, seeing, *frames) == ["京A12345"]
-    assert (follower.looks, follower.frames) == (1, 1000)
+    assert (follower.looks, follower.frames) == (20, 1000)
+
+
+def test_a_plate_that_stands_and_is_not_found_again_is_still_there(seeing):
+    still, follower = plate(300, 300), Follower(seeing)
+    for number in range(100):
+        follower.see(seeing.frame(number / 5, (still, TEXT)))
+    frame = seeing.frame(20.0, (still, TEXT))
+    seeing.shown = []  # the finder misses it
+    follower.see(frame)
+    assert [track.last for track in follower._tracks.alive] == [20.0]
 
 
 def test_a_plate_that_stands_is_told_in_time(seeing):
