@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -125,11 +125,11 @@ class _Camera:
 
     def photograph(self, image: Pixels, heights: Sequence[float]) -> Pixels:
         """A frame as the camera sees it; the blur follows the plates' heights in pixels, and changes by frame."""
-        seen = image.astype(np.float32) * np.float32(self._gain)
+        seen: Any = image.astype(np.float32) * np.float32(self._gain)  # float32, which OpenCV's stubs can't follow
         if sigma := self._blur * self._rng.uniform(0.5, 1.5) * max(heights, default=0.0):
             seen = cv2.GaussianBlur(seen, (0, 0), max(sigma, 0.1))
         seen += self._noise.standard_normal(seen.shape, np.float32) * np.float32(self._grain)
-        return np.clip(seen, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(seen, 0, 255), np.uint8)
 
 
 def _rides(rng: random.Random, kind: str) -> list[_Ride]:

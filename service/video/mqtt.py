@@ -129,8 +129,9 @@ def _word(text: str) -> str:
 def _client() -> Any:
     try:
         from paho.mqtt import client
+        from paho.mqtt.enums import CallbackAPIVersion
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"MQTT needs paho-mqtt, which the extra `video` installs: pip install 'lpr[video]' ({error})."
         ) from error
-    return client.Client(client.CallbackAPIVersion.VERSION2)
+    return client.Client(CallbackAPIVersion.VERSION2)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
 from service.errors import BadParameter
 from service.video.mqtt import Mqtt, broker, discovery, topic
@@ -60,7 +61,7 @@ class Listening:
     def __init__(self, mosquitto: Mosquitto) -> None:
         self.messages: list[tuple[str, str]] = []
         self.ready = threading.Event()
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, "listening", clean_session=False)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, "listening", clean_session=False)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
         self._client.on_subscribe = lambda *_: self.ready.set()
@@ -137,10 +138,10 @@ def test_nothing_is_lost_where_the_broker_is_killed(mosquitto, listening, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_next_process_publishes_what_the_last_one_could_not(mosquitto, listening, tmp_path):
+def test_the_next_process_publishes_what_the_last_one_could_not(mosquitto, listening, tmp_path, monkeypatch):
     mosquitto.stop()
     receiver = Mqtt(broker(mosquitto.address, None), ["front door"])
-    receiver._connected.wait = lambda timeout: False  # without its ten seconds
+    monkeypatch.setattr(receiver._connected, "wait", lambda timeout: False)  # without its ten seconds
     with pytest.raises(NotTaken, match="does not answer"):
         receiver.send(event(1))
     outbox = Outbox(tmp_path / "queue", {"mqtt": receiver}, first_s=60)

@@ -83,7 +83,7 @@ def test_a_plate_that_was_hidden_while_it_stands_is_the_same(seeing):
 
 
 def test_the_same_plate_is_told_again_after_a_while(seeing):
-    away = [(n / 5, []) for n in range(15, 300)]
+    away: list = [(n / 5, []) for n in range(15, 300)]
     assert passed(Follower(seeing), seeing, *way(TEXT), *away, *way(TEXT, 60.0)) == ["京A12345"] * 2
     assert passed(Follower(seeing), seeing, *way(TEXT), *away[:20], *way(TEXT, 7.0)) == ["京A12345"]
 
