@@ -3,8 +3,8 @@
 A reading gives its most probable texts with their probabilities. So it gives, for each length and position, the
 probability of each character; what its texts leave open is spread over all characters. The logarithms of several
 readings are added, weighted by the readings' confidence. Frames that follow each other show the same dirt and the same
-light. So all of them together count as many readings as the sum of their confidences, from 1 to INDEPENDENT. The most probable texts are found by a search over
-all positions together, with the prior of the grammar, as for a single reading (`reading.text`).
+light. So all of them together count as many readings as the sum of their confidences, from 1 to INDEPENDENT. The most
+probable texts are found by a search over all positions together, with the prior of the grammar (`reading.text`).
 """
 
 import math

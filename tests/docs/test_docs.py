@@ -141,7 +141,7 @@ def checked(words: list[str], help_of: Help) -> bool:
             for given in rest:
                 name, _, value = given.partition("=")
                 assert name == "ARGS"
-                if "model_builder" not in "".join(recipes) and "bin/lpr" not in "".join(recipes):
+                if "model_builder" not in "".join(recipes) and "$(BIN)/lpr" not in "".join(recipes):
                     return False
                 known = help_of(builder if "model_builder" in "".join(recipes) else cli.main, target)
                 assert [flag for flag in flags(shlex.split(value)) if f"{flag} " not in known] == []
