@@ -98,7 +98,7 @@ class VideoRenderer:
             seen = [(ride, view) for ride in rides if (view := ride.view(number / fps)) is not None]
             for ride, view in sorted(seen, key=lambda one: float(np.linalg.det(one[1][:2, :2]))):
                 self._draw(image, ride, view, camera.night)
-            yield camera.photograph(image, [ride.art.size[1] * _scale(view) for ride, view in seen])
+            yield camera.photograph(image)
 
     def _draw(self, image: Pixels, ride: _Ride, view: Floats, night: bool) -> None:
         Vehicle(random.Random(ride.seed), Pen(image, view), self.lines, ride.art.size).draw()
@@ -121,13 +121,13 @@ class _Camera:
         self._rng, self._noise = rng, noise
         self._gain = rng.uniform(0.22, 0.4) if self.night else rng.uniform(0.75, 1.1)
         self._grain = rng.uniform(5, 9) if self.night else rng.uniform(1, 4)
-        self._blur = rng.uniform(0.07, 0.12) if kind == "blurred" else rng.uniform(0.0, 0.04)
+        self._blur = rng.uniform(1.0, 2.5) if kind == "blurred" else rng.uniform(0.0, 0.8)  # pixels
 
-    def photograph(self, image: Pixels, heights: Sequence[float]) -> Pixels:
-        """A frame as the camera sees it; the blur follows the plates' heights in pixels, and changes by frame."""
+    def photograph(self, image: Pixels) -> Pixels:
+        """A frame as the camera sees it; how far out of focus it is changes by frame."""
         seen: Any = image.astype(np.float32) * np.float32(self._gain)  # float32, which OpenCV's stubs can't follow
-        if sigma := self._blur * self._rng.uniform(0.5, 1.5) * max(heights, default=0.0):
-            seen = cv2.GaussianBlur(seen, (0, 0), max(sigma, 0.1))
+        sigma = self._blur * self._rng.uniform(0.5, 1.5)
+        seen = cv2.GaussianBlur(seen, (0, 0), max(sigma, 0.1))
         seen += self._noise.standard_normal(seen.shape, np.float32) * np.float32(self._grain)
         return np.asarray(np.clip(seen, 0, 255), np.uint8)
 
@@ -190,8 +190,3 @@ def _passage(ride: _Ride, fps: float) -> Passage:
             times.append(number / fps)
             widths.append(float(np.hypot(*(corners[1] - corners[0]))))
     return Passage(ride.text, min(times), max(times), round(max(widths), 1))
-
-
-def _scale(view: Floats) -> float:
-    """About how many pixels a mm has."""
-    return float(abs(np.linalg.det(view[:2, :2])) ** 0.5)
