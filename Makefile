@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report report-finders photographs loadtest fuzz soak clean
+.PHONY: help serve watch test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report report-finders photographs loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -21,6 +21,9 @@ ENGINES := $(sort $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' $(MANIFESTS)
 serve: $(or $(ENGINES:%=$(VENV)/.serve-%),$(VENV)/.serve) ## serve on 127.0.0.1:8000; LPR_VARIANT, LPR_PORT, ... choose otherwise
 	exec $(BIN)/python -m service
 
+watch: $(ENGINES:%=$(VENV)/.serve-%) $(VENV)/.serve-video ## read the plates that pass in videos and before cameras; ARGS="film.mp4"
+	$(BIN)/lpr watch $(ARGS)
+
 TWO := -n 2 --dist worksteal
 
 test: $(VENV)/.dev ## run all tests, on two processes; ARGS="tests/http" chooses some
@@ -29,14 +32,19 @@ test: $(VENV)/.dev ## run all tests, on two processes; ARGS="tests/http" chooses
 fast: $(VENV)/.dev ## run the tests that take no seconds
 	$(BIN)/python -m pytest $(TWO) -m 'not slow' $(ARGS)
 
-# Prometheus is only unpacked: installed, Debian's would start a daemon.
+# Prometheus and Mosquitto are only unpacked: installed, Debian's would start daemons. Mosquitto takes libraries along.
+MOSQUITTO = mosquitto $$(apt-cache depends mosquitto | awk '/ Depends: lib/ && !/libc6$$/ {print $$2}')
 HERE = PATH="$(CURDIR)/$(BIN):$$PATH" command -v
-tools: | $(BIN)/python ## install from Debian what some tests drive: Chromium, and Prometheus into .venv
-	@{ $(HERE) chromium && $(HERE) prometheus && $(HERE) promtool; } >/dev/null || apt-get update -q
+tools: | $(BIN)/python ## install from Debian what some tests drive: Chromium, and Prometheus and Mosquitto into .venv
+	@{ $(HERE) chromium && $(HERE) prometheus && $(HERE) promtool && $(HERE) mosquitto; } >/dev/null || apt-get update -q
 	@$(HERE) chromium >/dev/null || apt-get install --yes -q --no-install-recommends chromium
 	@{ $(HERE) prometheus && $(HERE) promtool; } >/dev/null || { cd $(VENV) && apt-get download -q prometheus \
 		&& dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
 		&& ln -sf ../prometheus/usr/bin/prometheus ../prometheus/usr/bin/promtool bin; }
+	@$(HERE) mosquitto >/dev/null || { mkdir -p $(VENV)/mosquitto && cd $(VENV)/mosquitto && apt-get download -q $(MOSQUITTO) \
+		&& for package in *.deb; do dpkg-deb -x $$package .; done && rm *.deb && printf '%s\n' '#!/bin/sh' \
+		'here=$$(dirname "$$0")/../mosquitto' 'export LD_LIBRARY_PATH=$$(echo "$$here"/usr/lib/*-linux-gnu*):$$(echo "$$here"/lib/*-linux-gnu*)' \
+		'exec "$$here/usr/sbin/mosquitto" "$$@"' > ../bin/mosquitto && chmod +x ../bin/mosquitto; }
 
 check: $(VENV)/.dev ## ruff format and lint, mypy strict
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import bundled, host
@@ -251,7 +251,10 @@ def _set(variable: str) -> str | None:
 
 def _unknown(names: Iterable[str]) -> Iterator[str]:
     """A sentence for each variable with the prefix that is no setting, with the setting of the nearest name."""
-    known = [f"{PREFIX}{field.upper()}" for field in (*Settings.model_fields, *ClientSettings.model_fields)]
+    known = [
+        f"{PREFIX}{field.upper()}"
+        for field in (*Settings.model_fields, *ClientSettings.model_fields, *WatchSettings.model_fields)
+    ]
     for name in sorted(name for name in names if name.upper().startswith(PREFIX)):
         if name.upper() not in (*known, *RENAMED):
             (nearest,) = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)
@@ -279,3 +282,14 @@ class ClientSettings(BaseSettings):
 
     url: str | None = Field(default=None, description="Server to read on, such as http://127.0.0.1:8000.")
     api_key: Key | None = Field(default=None, description="Its API key, if it wants one.")
+
+
+class WatchSettings(BaseSettings):
+    """The secrets of `lpr watch`: what is on the command line, others on the machine can see."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Key that events to the webhook are signed with."
+    )
+    mqtt_password: SecretStr | None = Field(default=None, description="Password of the user at the MQTT broker.")

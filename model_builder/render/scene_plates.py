@@ -249,6 +249,11 @@ def _chinese(rng: random.Random, plate: Plate) -> Art:
     return _finished(rng, sheet, rows, _name(colours.top), plate.name)
 
 
+def with_text(rng: random.Random, plate: Plate, text: str) -> Art:
+    """A Chinese plate of this kind and text."""
+    return _chinese(rng, plate._replace(templates=(tuple(text),)))
+
+
 def _name(paper: tuple[int, int, int]) -> str:
     """The colour's name, of China's papers."""
     blue, green, red = paper

@@ -1,4 +1,5 @@
-"""Command line: `lpr read` reads plates, on a server or in the process itself; `lpr serve` is the server.
+"""Command line: `lpr read` reads plates, on a server or in the process itself; `lpr serve` is the server; `lpr watch`
+reads those that pass in videos.
 
 `lpr redact` and `lpr mcp` have files of their own.
 
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from service.client import assistant, files, redacting
+from service.client import assistant, files, redacting, watching
 from service.errors import BadParameter, LprError, Refused, printable
 from service.settings import ClientSettings, Settings, faults, listing, warnings
 from service.wire import Plate, Result
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     read.set_defaults(run=_read, show=_plain)
     redacting.add_command(commands)
     assistant.add_command(commands)
+    watching.add(commands)
     return parser
 
 

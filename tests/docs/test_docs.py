@@ -14,7 +14,7 @@ import pytest
 from model_builder.__main__ import main as builder
 from service.artifact import variants
 from service.client import cli
-from service.settings import RENAMED, REPOSITORY, ClientSettings, Settings
+from service.settings import RENAMED, REPOSITORY, ClientSettings, Settings, WatchSettings
 from service.wire import Recognition
 from tests.deployment.test_docker import arguments
 from tests.support.artifacts import PUBLISHED
@@ -23,7 +23,7 @@ from tests.support.processes import program
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "report").glob("*.md")])
 README = REPOSITORY / "README.md"
 IMAGES = REPOSITORY / "docs" / "images"
-FIELDS = (*Settings.model_fields, *ClientSettings.model_fields)
+FIELDS = (*Settings.model_fields, *ClientSettings.model_fields, *WatchSettings.model_fields)
 SETTINGS = {*RENAMED, *(f"LPR_{name.upper()}" for name in FIELDS)}
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORDS, PICTURES, PICTURE_BYTES = 900, 3, 200_000
@@ -141,9 +141,9 @@ def checked(words: list[str], help_of: Help) -> bool:
             for given in rest:
                 name, _, value = given.partition("=")
                 assert name == "ARGS"
-                if "model_builder" not in "".join(recipes):
+                if "model_builder" not in "".join(recipes) and "$(BIN)/lpr" not in "".join(recipes):
                     return False
-                known = help_of(builder, target)
+                known = help_of(builder if "model_builder" in "".join(recipes) else cli.main, target)
                 assert [flag for flag in flags(shlex.split(value)) if f"{flag} " not in known] == []
         case [".venv/bin/lpr" | "lpr", command, *rest]:
             known = help_of(cli.main, command)
