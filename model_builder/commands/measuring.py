@@ -3,21 +3,23 @@
 import argparse
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
 from model_builder.measure import bench, by_kind, covered, found, reliability, thresholds
+from model_builder.render.scene import Scene
 from model_builder.tasks import finding, task_of
 from model_builder.train.data import DEVELOPMENT_SEED
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.backends import Backend
+from service.finding.search import Search
 
 _PHOTOGRAPHS = ("ccpd-crops", "ccpd-scenes", "easypr-scenes")  # what README's table is measured on
 
@@ -88,8 +90,10 @@ def _evaluate(options: argparse.Namespace) -> None:
             _print_found(options.no_plate, artifact, backend)
         if options.redact and artifact.manifest.task == "find":
             with finding.searching(artifact, backend) as search:
+                if not isinstance(search, Search):
+                    raise ValueError(f"--redact needs the refiner of {options.variant}: publish it first")
                 for name, examples in sets.items():
-                    print(covered.table(search, name, examples), flush=True)
+                    print(covered.table(search, name, cast(Iterable[Scene], examples)), flush=True)
     height, width, _ = map(int, artifact.manifest.images[0])
     times = evaluate.latency(backend, threads=options.threads, size=(height, width))
     print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")

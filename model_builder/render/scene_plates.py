@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from model_builder.plates import glyphs
 from model_builder.plates.kinds import CHINA, DIGITS, PROVINCES, SPECIAL, Plate
+from model_builder.plates.patterns import parse
 from model_builder.render.plate import draw_text
 from model_builder.render.scene_text import Lines
 
@@ -251,7 +252,7 @@ def _chinese(rng: random.Random, plate: Plate) -> Art:
 
 def with_text(rng: random.Random, plate: Plate, text: str) -> Art:
     """A Chinese plate of this kind and text."""
-    return _chinese(rng, plate._replace(templates=(tuple(text),)))
+    return _chinese(rng, plate._replace(texts=(parse(text, {}),)))
 
 
 def _name(paper: tuple[int, int, int]) -> str:
