@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: help serve watch test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report report-finders photographs loadtest fuzz soak clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 # The engines are those that the manifests of the variant and of the finder name, and no other is installed; `client` is
 # what `lpr read --url` needs. LPR_BACKEND is the old name of LPR_VARIANT. An empty LPR_FINDER is none.

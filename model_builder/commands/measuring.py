@@ -230,9 +230,10 @@ def _add_report(commands: flags.Commands) -> None:
         default=Path("runs") / "report",
         help="folder of finished parts and raw data, which are not committed (default: %(default)s)",
     )
-    parser.add_argument("--finders", action="store_true", help="measure the finder and the refiner alone")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--finders", action="store_true", help="measure the finder and the refiner alone")
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
-    parser.add_argument("--redraw", action="store_true", help="measure nothing: write again what --work holds")
+    part.add_argument("--redraw", action="store_true", help="measure nothing: write again what --work holds")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -1,19 +1,17 @@
 """What only the TVM backend promises."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
 from service import artifact as contract
 from service import backends
 from service.backends.tvm import TvmBackend
-
-ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+from tests.support.artifacts import PUBLISHED
 
 
 def test_threads_share_the_prepared_weights():
-    finder = contract.find(ARTIFACTS, "finder-fast")
+    finder = contract.find(PUBLISHED, "finder-fast")
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
         first, second = (pool.submit(backends.load, finder).result() for pool in (one, other))
         assert isinstance(first, TvmBackend)
