@@ -4,7 +4,8 @@ A reading gives its most probable texts with their probabilities. So it gives, f
 probability of each character; what its texts leave open is spread over all characters. The logarithms of several
 readings are added, weighted by the readings' confidence. Frames that follow each other show the same dirt and the same
 light. So all of them together count as many readings as the sum of their confidences, from 1 to INDEPENDENT. The most
-probable texts are found by a search over all positions together, with the prior of the grammar (`reading.text`).
+probable texts of each length are found by a search over all positions together. Lengths and texts are weighed
+together, with the prior of the grammar (`reading.text`).
 """
 
 import math
@@ -58,7 +59,8 @@ class Fused:
         if len(text) != len(self.positions) or not text:
             return 0.0
         score = math.prod(_confused(position, char) for position, char in zip(self.positions, text, strict=True))
-        return min(1.0, self.length_share * score / max(self.evidence, score))
+        score *= self.length_share
+        return score / max(self.evidence, score) if score else 0.0
 
 
 def fuse(readings: Sequence[Weighed], grammar: Grammar) -> Fused | None:
@@ -69,28 +71,42 @@ def fuse(readings: Sequence[Weighed], grammar: Grammar) -> Fused | None:
     total = sum(one.weight for one in given) or 1.0
     looks = min(max(1.0, sum(one.reading.confidence for one in given)), INDEPENDENT)
     shares = [one.weight / total * looks for one in given]
-    length, share = _length(given)
-    positions = _positions(given, shares, length)
-    scores, evidence = _texts(positions, grammar)
+    lengths = _lengths(given)
+    positions = {length: _positions(given, shares, length) for length in lengths}
+    scores, evidence = _all_texts(lengths, positions, grammar)
     ranked = sorted(scores, key=scores.__getitem__, reverse=True)[:GIVEN]
-    candidates = tuple(Candidate(text, share * scores[text] / evidence) for text in ranked)
+    candidates = tuple(Candidate(text, scores[text] / evidence) for text in ranked)
     text, confidence = candidates[0]
+    told = positions[len(text)]
     characters = tuple(
-        Character(char, min(1.0, position.get(char, 0.0))) for char, position in zip(text, positions, strict=True)
+        Character(char, min(1.0, position.get(char, 0.0))) for char, position in zip(text, told, strict=True)
     )
     formats = grammar.formats_of(text)
-    return Fused(text, confidence, formats, characters, candidates, positions, grammar, share, evidence)
+    return Fused(text, confidence, formats, characters, candidates, told, grammar, lengths[len(text)], evidence)
 
 
-def _length(given: Iterable[Weighed]) -> tuple[int, float]:
-    """The length that most evidence is for, and its share: squared, because readings of different frames agree."""
+def _lengths(given: Iterable[Weighed]) -> dict[int, float]:
+    """The lengths of the readings' texts and their shares: squared, because readings of different frames agree."""
     sums: dict[int, float] = defaultdict(float)
     for reading, weight in given:
         for text, confidence in reading.candidates:
             if text:
                 sums[len(text)] += weight * confidence
-    best = max(sums, key=sums.__getitem__)
-    return best, sums[best] ** 2 / (sum(value**2 for value in sums.values()) or 1.0)
+    total = sum(value**2 for value in sums.values()) or 1.0
+    return {length: value**2 / total for length, value in sums.items()}
+
+
+def _all_texts(
+    lengths: dict[int, float], positions: dict[int, tuple[Position, ...]], grammar: Grammar
+) -> tuple[dict[str, float], float]:
+    """The scores of the most probable texts of all lengths, and the sum of all texts' scores."""
+    scores: dict[str, float] = {}
+    evidence = 0.0
+    for length, share in lengths.items():
+        found, total = _texts(positions[length], grammar)
+        scores.update((text, share * score) for text, score in found.items())
+        evidence += share * total
+    return scores, evidence or 1.0
 
 
 def _positions(given: Sequence[Weighed], shares: Sequence[float], length: int) -> tuple[Position, ...]:

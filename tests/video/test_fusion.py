@@ -51,6 +51,11 @@ def test_a_reading_that_lacks_a_character_is_outvoted():
     assert both.confidence > 0.8
 
 
+def test_the_grammar_decides_between_lengths():
+    doubled, right = reading(("京京A12345", 0.5), ("京A12345", 0.3)), reading(("京A12345", 0.3), ("京京A12345", 0.4))
+    assert fused(doubled, right).text == "京A12345"
+
+
 def test_candidates_are_sorted_and_add_up_to_at_most_one():
     found = fused(reading(("京A12345", 0.5), ("京A12346", 0.3), ("沪A12345", 0.1)))
     shares = [share for _, share in found.candidates]
