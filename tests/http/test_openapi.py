@@ -37,7 +37,7 @@ def test_it_does_what_its_document_says(client: httpx.Client, mode: str) -> None
             continue  # there is nothing that could be wrong about it: what stands in a path is a text, whatever it is
         asked.append(operation.label)
 
-        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=generation))
         def ask(case: schemathesis.Case) -> None:
             case.call_and_validate(checks=checked, timeout=30)
