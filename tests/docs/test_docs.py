@@ -7,6 +7,7 @@ import runpy
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support.processes import program
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "report").glob("*.md")])
 README = REPOSITORY / "README.md"
+DEPLOYMENT = REPOSITORY / "docs" / "deployment.md"  # its values are compared with the chart's in a test of the chart
 IMAGES = REPOSITORY / "docs" / "images"
 FIELDS = (*Settings.model_fields, *ClientSettings.model_fields, *WatchSettings.model_fields)
 SETTINGS = {*RENAMED, *(f"LPR_{name.upper()}" for name in FIELDS)}
@@ -153,7 +155,7 @@ def checked(words: list[str], help_of: Help) -> bool:
             assert [flag for flag in flags(rest) if flag not in known] == []
         case [".venv/bin/python", "-m", "service"]:
             pass
-        case ["pip", "install", package]:
+        case ["pip" | "/opt/lpr/bin/pip", "install", package]:
             extras = re.findall(r"\[(.*)\]", package)[0].split(",")
             assert {*extras} <= {*PROJECT["optional-dependencies"]}
         case ["curl", *rest]:
@@ -167,6 +169,10 @@ def checked(words: list[str], help_of: Help) -> bool:
             arguments_given = dict(rest[at + 1].split("=") for at, word in enumerate(rest) if word == "--build-arg")
             assert arguments_given.keys() <= (arguments(file).keys() if arguments_given else set())
             assert arguments_given.get("VARIANT", "baseline") in variants(PUBLISHED)
+        case ["helm" | "kubectl" | "install" | "systemctl" | "python3", *rest]:
+            assert [word for word in rest if word.startswith("docker/") and not (REPOSITORY / word).exists()] == []
+            chosen = {value.partition("=")[0] for option, value in pairwise(rest) if option == "--set"}
+            assert chosen <= {*re.findall(r"^\| `([\w.]+)` \|", text(DEPLOYMENT), re.MULTILINE)}
         case [path] if (REPOSITORY / path).is_file():
             pass
         case _:
