@@ -33,7 +33,6 @@ from tests.support.artifacts import (
 )
 from tests.support.servers import Gate, Serving, running
 
-
 hypothesis.settings.register_profile("untimed", deadline=None)  # speed is measured by `make bench`
 hypothesis.settings.load_profile("untimed")
 
