@@ -35,7 +35,7 @@ from service.reading.plates import plates_of, restrict
 from service.settings import Settings
 from service.wire import Plate
 
-Image = bytes | bytearray | str | os.PathLike[str] | Pixels
+Image = bytes | bytearray | str | os.PathLike[str] | Pixels | Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class ImageResult:
 class Reader:
     """A loaded, proven model that reads plates. Threads may share it.
 
-    An image is a path, the bytes of an image file, or BGR pixels as OpenCV has them, uint8 (height, width, 3). As in
-    the server, it is a photograph, or a crop of one plate.
+    An image is a path, the bytes of an image file, BGR pixels as OpenCV has them, uint8 (height, width, 3), or a
+    function that returns the bytes when it is the image's turn. As in the server, it is a photograph, or a crop of one
+    plate.
     """
 
     def __init__(
@@ -190,6 +191,8 @@ class Reader:
                 return (_pixels(pixels),)
             case bytes() | bytearray() as data:
                 return (data,)
+            case function if callable(function):
+                return (function(),)
         return (_content(Path(item.value), self._settings.max_bytes),)
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from service.client import assistant, files, redacting, watching
+from service.client import assistant, bulk, files, redacting, watching
 from service.errors import BadParameter, LprError, Refused, printable
 from service.settings import ClientSettings, Settings, faults, listing, warnings
 from service.wire import Plate, Result
@@ -113,25 +113,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders that hold images")
     read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
-    read.add_argument("--variant", help="read with this variant instead of the server's or LPR_VARIANT")
-    read.add_argument("--format", default="", metavar="NAME,...", help="read every plate as a text of these formats")
-    read.add_argument("--region", default="", metavar="CODE,...", help="read plates of these countries alone: de,gb")
-    read.add_argument(
+    _add_reading(read)
+    output = read.add_mutually_exclusive_group()
+    output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
+    output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
+    read.set_defaults(run=_read, show=_plain)
+    _add_reading(bulk.add_command(commands))
+    redacting.add_command(commands)
+    assistant.add_command(commands)
+    watching.add(commands)
+    return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Options of how to read, the same for all commands."""
+    parser.add_argument("--variant", help="read with this variant instead of the server's or LPR_VARIANT")
+    parser.add_argument("--format", default="", metavar="NAME,...", help="read every plate as a text of these formats")
+    parser.add_argument("--region", default="", metavar="CODE,...", help="read plates of these countries alone: de,gb")
+    parser.add_argument(
         "--min-confidence",
         type=_share,
         metavar="SHARE",
         help="leave out texts that are less sure; 0 leaves out nothing (default: leave out what is too unsure)",
     )
-    read.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
-    read.add_argument("--no-find", dest="find", action="store_false", help="read each image as a crop of one plate")
-    output = read.add_mutually_exclusive_group()
-    output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
-    output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
-    read.set_defaults(run=_read, show=_plain)
-    redacting.add_command(commands)
-    assistant.add_command(commands)
-    watching.add(commands)
-    return parser
+    parser.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
+    parser.add_argument("--no-find", dest="find", action="store_false", help="read each image as a crop of one plate")
 
 
 def _serve(_: argparse.Namespace) -> int:

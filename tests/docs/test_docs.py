@@ -155,7 +155,9 @@ def checked(words: list[str], help_of: Help) -> bool:
             assert [flag for flag in flags(rest) if flag not in known] == []
         case [".venv/bin/python", "-m", "service"]:
             pass
-        case ["pip" | "/opt/lpr/bin/pip", "install", package]:
+        case [".venv/bin/serve", "run", application]:
+            assert (REPOSITORY / f"{application.partition(':')[0].replace('.', '/')}.py").is_file()
+        case ["pip" | ".venv/bin/pip" | "/opt/lpr/bin/pip", "install", package]:
             extras = re.findall(r"\[(.*)\]", package)[0].split(",")
             assert {*extras} <= {*PROJECT["optional-dependencies"]}
         case ["curl", *rest]:
