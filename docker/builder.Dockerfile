@@ -13,7 +13,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 # g++: TVM links with it. The rest is what `make extras` installs: typefaces for variety, tcmalloc for speed.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
-        fonts-noto-cjk fonts-wqy-zenhei fonts-wqy-microhei fonts-dejavu-core fonts-liberation libtcmalloc-minimal4 \
+        fonts-noto-cjk fonts-wqy-zenhei fonts-wqy-microhei fonts-dejavu-core fonts-liberation \
+        fonts-roadgeek fonts-opendin fonts-routed-gothic fonts-national-park fonts-bebas-neue libtcmalloc-minimal4 \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 RUN python -m venv /opt/lpr

@@ -22,7 +22,7 @@ from model_builder.measure.load.servers import ours, running
 from model_builder.plates import webfont
 from model_builder.render.scene import SceneRenderer
 from service import bundled
-from service.settings import PREFIX, REPOSITORY, ClientSettings, Settings
+from service.settings import PREFIX, REPOSITORY, ClientSettings, Settings, WatchSettings
 from service.validators import Within
 
 DOCS = REPOSITORY / "docs"
@@ -66,10 +66,14 @@ def scene() -> bytes:
 
 def tables() -> str:
     """The settings of the server, and those of the command line."""
-    return f"{table(Settings)}\n\n`lpr read` takes these from the environment:\n\n{table(ClientSettings)}"
+    read, watch = table(ClientSettings), table(WatchSettings)
+    return (
+        f"{table(Settings)}\n\n`lpr read` takes these from the environment:\n\n{read}\n\n"
+        f"`lpr watch` takes these, and those of the server that name variants:\n\n{watch}"
+    )
 
 
-def table(settings: type[Settings] | type[ClientSettings]) -> str:
+def table(settings: type[Settings] | type[ClientSettings] | type[WatchSettings]) -> str:
     """A row for each setting, in Markdown."""
     rows = [_row(name, field) for name, field in settings.model_fields.items()]
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])

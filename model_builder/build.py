@@ -70,7 +70,7 @@ def pruned(
         network, cuts = prune.prune_network(folder, candidates.load_network(source), config, crops, **training)
         made = provenance.Pruned(settings=settings, cuts=tuple(cuts))
     origin = Origin(seed=10, source=Source.of(source.manifest), made=made, note=note)
-    return candidates.torch_candidate(variant, network, origin)
+    return candidates.torch_candidate(variant, network, origin, task_of(source.manifest))
 
 
 def quantized(
@@ -83,7 +83,7 @@ def quantized(
         done = quantize.quantize(folder, candidates.load_network(source), config)
         network, made = done.network, done.record()
     origin = Origin(seed=config.seed, source=Source.of(source.manifest), made=made)
-    return candidates.onnx_candidate(variant, network, origin)
+    return candidates.onnx_candidate(variant, network, origin, task_of(source.manifest))
 
 
 def calibrated(

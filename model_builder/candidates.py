@@ -20,6 +20,7 @@ from model_builder.graph.trace import trace
 from model_builder.networks.finder import Finder
 from model_builder.networks.reader import HEIGHT, SIZE, WIDTH, LPRNet
 from model_builder.networks.refiner import Refiner
+from model_builder.plates.kinds import ALPHABET
 from model_builder.tasks import READING, Task
 from service.artifact import Artifact, BackendName, Library, Network, Origin
 from service.backends import onnxruntime
@@ -30,6 +31,9 @@ MAX_BATCH = READING.max_batch
 TOLERANCE = 1e-3  # of a logit: engines add in other orders, and the probe's lie between -33 and 46
 # With some layers in float, whose sums have another order, a tie may be rounded to the neighbouring integer.
 MIXED_TOLERANCE = 0.5
+
+_LIKE = {"I": "1"}  # what a character looks like that older networks don't know
+_LESS = 2.0  # of a logit
 
 Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -58,7 +62,7 @@ class Candidate:
     others: Mapping[str, Logits] = field(default_factory=dict)
 
 
-def torch_candidate(variant: str, network: LPRNet, origin: Origin) -> Candidate:
+def torch_candidate(variant: str, network: LPRNet, origin: Origin, task: Task = READING) -> Candidate:
     """`network` as a `torch.export` program; its configuration joins `origin`."""
     # Built anew, for the file is to depend on the weights alone, not on what training left: strides, dropout, a device.
     trained, network = network, LPRNet.configured(network.classify.out_channels, network.configuration())
@@ -67,7 +71,7 @@ def torch_candidate(variant: str, network: LPRNet, origin: Origin) -> Candidate:
 
     return Candidate(
         variant=variant,
-        task=READING,
+        task=task,
         backend="torch",
         write=lambda folder: torch.export.save(exported(network), folder / MODEL),
         logits=partial(torch_logits, network),
@@ -119,7 +123,7 @@ def torch_logits(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.flo
 
 
 def load_network(artifact: Artifact) -> LPRNet:
-    """The network of a published torch artifact as a module that can be trained again."""
+    """The network of a published torch artifact as a module that can be trained again, with all of today's alphabet."""
     configuration = artifact.manifest.provenance.network
     if artifact.manifest.backend != "torch" or configuration is None:
         raise ArtifactError(
@@ -128,7 +132,31 @@ def load_network(artifact: Artifact) -> LPRNet:
         )
     network = LPRNet.configured(len(artifact.reader.alphabet) + 1, configuration.model_dump())
     network.load_state_dict(torch.export.load(artifact.file(MODEL)).state_dict)
-    return network
+    return widened(network, artifact.reader.alphabet)
+
+
+def widened(network: LPRNet, known: str) -> LPRNet:
+    """The network with a class for each character of today's alphabet; `known` are those that it has.
+
+    A new one begins as the character that it looks like, less probable.
+    """
+    if known == ALPHABET:
+        return network
+    wide = LPRNet.configured(len(ALPHABET) + 1, network.configuration())
+    before, weights = network.state_dict(), wide.state_dict()
+    places = [
+        known.find(_LIKE.get(character, character) if character not in known else character) for character in ALPHABET
+    ]
+    rows = [place if place >= 0 else len(known) for place in places] + [len(known)]  # the blank is the last class
+    weights |= {name: value for name, value in before.items() if not name.startswith("classify.")}
+    weights["classify.weight"], weights["classify.bias"] = (
+        before["classify.weight"][rows],
+        before["classify.bias"][rows],
+    )
+    new = [index for index, character in enumerate(ALPHABET) if character not in known]
+    weights["classify.bias"][new] -= _LESS
+    wide.load_state_dict(weights)
+    return wide
 
 
 def exported(network: nn.Module) -> ExportedProgram:

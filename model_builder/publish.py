@@ -98,6 +98,8 @@ def publish(
         written = contract.write(aside, _write_files(aside, candidate))
         with closing(load(written)) as backend:
             contract.check_probe(backend, written)
+            fitted = candidate.task.calibrate(written, backend, sets.get(RENDERED))
+            written = contract.write(aside, written.manifest.model_copy(update=fitted))
             measured = _measured(written, backend, candidate, sets, gate)
             written = contract.write(aside, written.manifest.model_copy(update={"measured": measured}))
             kept = older if older is not None and _unchanged(older, written) else None

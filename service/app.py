@@ -10,13 +10,15 @@ from functools import partial
 import cv2
 from fastapi import FastAPI
 from pydantic import SecretStr
+from starlette.middleware.cors import CORSMiddleware
 
 from service import artifact
 from service.artifact import Artifact
-from service.http import auth, error_responses, open_inference, pages, routes
+from service.http import auth, compatible, error_responses, open_inference, pages, redact, routes
 from service.http.access_log import Access
 from service.http.admission import Admission
 from service.http.auth import Keys
+from service.http.fetch import Fetcher
 from service.http.state import State
 from service.http.uploads import Limits
 from service.metrics import Metrics, Shared
@@ -79,15 +81,27 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         limits=Limits(settings.max_bytes, settings.max_images),
         keys=Keys(_texts(settings.api_keys), _texts(settings.admin_keys), local=settings.local),
         log_plates=settings.log_plates,
+        regions=settings.regions,
+        fetcher=Fetcher(settings.fetch, settings.max_bytes) if settings.fetch else None,
     )
-    app.router.routes.extend([*routes.PLAIN, *open_inference.PLAIN])
+    app.router.routes.extend([*routes.PLAIN, *open_inference.PLAIN, *compatible.routes(settings.compatible)])
     app.include_router(routes.router)
     app.include_router(open_inference.router)
+    app.include_router(redact.router)
     pages.install(app)
     if settings.api_keys or settings.admin_keys:
         auth.document(app.openapi(), reading=bool(settings.api_keys))
     app.add_middleware(Admission, most_bytes=settings.queue_bytes, upload_s=settings.upload_s)
     error_responses.install(app)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Plates", "X-Request-Id"],
+            max_age=3600,
+        )
     app.add_middleware(Access, variants=variants)  # the outermost, so that what is refused is logged too
     return app
 
@@ -99,7 +113,9 @@ def _texts(keys: Iterable[SecretStr]) -> list[str]:
 def _shadow(settings: Settings, variants: Variants, metrics: Metrics) -> Shadow | None:
     if settings.shadow is None:
         return None
-    return Shadow(variants, settings.shadow, settings.shadow_share, partial(metrics.shadowed, settings.shadow))
+    return Shadow(
+        variants, settings.shadow, settings.shadow_share, partial(metrics.shadowed, settings.shadow), settings.regions
+    )
 
 
 def _switched(metrics: Metrics, recognizer: Recognizer) -> None:

@@ -22,6 +22,7 @@
     │   ├── TooManyImages         more `image` parts than LPR_MAX_IMAGES
     │   ├── TooManyPixels         more pixels than LPR_MAX_PIXELS, or than a request may hold
     │   ├── UndecodableImage      not an image, or too little of one arrived
+    │   ├── Unfetchable           no image came from the address that a request names
     │   └── UnsupportedMediaType  a content type other than the accepted ones
     └── Unavailable               the fault is not the client's; the same request may succeed later
         ├── Busy                  the queue is full, or the memory for what arrives is
@@ -164,6 +165,10 @@ class TooManyPixels(InputError):
 
 class UndecodableImage(InputError):
     """The bytes are not an image of an accepted type, or are cut off so early that nothing can be read."""
+
+
+class Unfetchable(InputError):
+    """The image at an address cannot be fetched, or must not be."""
 
 
 class UnsupportedMediaType(InputError):

@@ -25,16 +25,17 @@ import numpy as np
 from service import artifact, settings
 from service.artifact import Grammar
 from service.backends import Backend
-from service.errors import BodyTooLarge, InputError, UndecodableImage
+from service.errors import BadParameter, BodyTooLarge, InputError, UndecodableImage
+from service.finding.cover import How
 from service.pipeline.inference_threads import Crew
-from service.pipeline.items import Item, Request, Seen, fail
+from service.pipeline.items import Item, Redacted, Request, Seen, fail
 from service.pipeline.stages import Check, Each, Infer, Stage, decoding, line, reading, search_with
 from service.reading.geometry import Pixels
 from service.reading.plates import plates_of, restrict
 from service.settings import Settings
 from service.wire import Plate
 
-Image = bytes | bytearray | str | os.PathLike[str] | Pixels
+Image = bytes | bytearray | str | os.PathLike[str] | Pixels | Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class ImageResult:
 class Reader:
     """A loaded, proven model that reads plates. Threads may share it.
 
-    An image is a path, the bytes of an image file, or BGR pixels as OpenCV has them, uint8 (height, width, 3). As in
-    the server, it is a photograph, or a crop of one plate.
+    An image is a path, the bytes of an image file, BGR pixels as OpenCV has them, uint8 (height, width, 3), or a
+    function that returns the bytes when it is the image's turn. As in the server, it is a photograph, or a crop of one
+    plate.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Reader:
         *,
         top_k: int = 3,
         formats: Sequence[str] = (),
+        regions: Sequence[str] = (),
         min_confidence: float | None = None,
         find: bool = True,
     ) -> list[Plate]:
@@ -108,10 +111,13 @@ class Reader:
         The image is a photograph, or a crop of one plate if not `find`.
 
         A plate has its `top_k` most probable texts as candidates. With `formats`, names of formats of the manifest,
-        every plate is read as a text of one of them. Raises InputError for an image that cannot be read and for
-        a format that is not known, OSError for a file that cannot be opened.
+        every plate is read as a text of one of them; with `regions`, codes of countries (by default, those of
+        LPR_REGIONS), as one of these. Raises InputError for an image that cannot be read and for a format or a region
+        that is not known, OSError for a file that cannot be opened.
         """
-        (result,) = self.read_all([image], top_k=top_k, formats=formats, min_confidence=min_confidence, find=find)
+        (result,) = self.read_all(
+            [image], top_k=top_k, formats=formats, regions=regions, min_confidence=min_confidence, find=find
+        )
         if result.error:
             raise result.error
         return result.plates
@@ -122,6 +128,7 @@ class Reader:
         *,
         top_k: int = 3,
         formats: Sequence[str] = (),
+        regions: Sequence[str] = (),
         min_confidence: float | None = None,
         find: bool = True,
     ) -> Iterator[ImageResult]:
@@ -129,9 +136,25 @@ class Reader:
 
         The parameters are those of `read`. Only a few images are held in memory at a time.
         """
-        only = restrict(self.manifest.grammar, ",".join(formats) or None)
+        only = restrict(
+            self.manifest.grammar, ",".join(formats) or None, ",".join(regions) or None, self._settings.regions
+        )
         find = find and self._finder is not None
         return self._in_order((_Asked(image, top_k, only, find) for image in images), min_confidence)
+
+    def redact(self, image: Image, how: How = "blur") -> Redacted:
+        """The image, encoded again with its plates covered, in its format (HEIC and pixels as JPEG), without metadata.
+
+        Raises InputError for an image that cannot be read, OSError for a file that cannot be opened, and BadParameter
+        where this reader has no finder.
+        """
+        if self._finder is None:
+            raise BadParameter("This reader has no finder, so it cannot cover plates: LPR_FINDER names one.")
+        if self._closed:
+            raise ValueError("This reader is closed: make another one.")
+        asked = _Asked(image, 1, None, True, how)
+        self._crew.put(asked.request.items)
+        return asked.redacted()
 
     def close(self) -> None:
         """Free the engines; nothing can be read afterwards."""
@@ -168,15 +191,17 @@ class Reader:
                 return (_pixels(pixels),)
             case bytes() | bytearray() as data:
                 return (data,)
+            case function if callable(function):
+                return (function(),)
         return (_content(Path(item.value), self._settings.max_bytes),)
 
 
 class _Asked:
     """One image, as a request of its own."""
 
-    def __init__(self, image: Image, top_k: int, only: Grammar | None, find: bool) -> None:
+    def __init__(self, image: Image, top_k: int, only: Grammar | None, find: bool, cover: How | None = None) -> None:
         self._complete: Future[None] = Future()
-        self.request = Request([image], self._done, top_k, only, find=find)
+        self.request = Request([image], self._done, top_k, only, find=find, cover=cover)
 
     def _done(self, error: Exception | None) -> None:
         if not self._complete.done():
@@ -199,6 +224,15 @@ class _Asked:
         plates, note = plates_of([(one.reading, one.width, one.height, one.plate) for one in seen], min_confidence)
         truncated = any(not isinstance(one, InputError) and one.truncated for one in outcomes)
         return ImageResult([Plate.model_validate(plate) for plate in plates], note, truncated)
+
+    def redacted(self) -> Redacted:
+        """The covered image, as soon as it is there; raises what kept it from being covered."""
+        self._complete.result()
+        ((outcome,),) = self.request.outcomes()
+        if isinstance(outcome, InputError):
+            raise outcome
+        assert isinstance(outcome, Redacted)
+        return outcome
 
 
 def _pixels(image: Pixels) -> Pixels:

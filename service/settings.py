@@ -7,16 +7,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import bundled, host
 from service.validators import (
     MOST_THREADS,
+    Compatible,
+    FetchedHosts,
     Host,
     Key,
     Keys,
+    Origins,
     Proxies,
+    Regions,
     SwitchFile,
     Threads,
     VariantName,
@@ -60,6 +64,11 @@ class Settings(BaseSettings):
         default_factory=lambda others: max(1, host.available() // others.get("workers", 1)),
         description="Inference threads of a process. Each owns one engine, so this many plates are computed at a time. "
         "Default: what the affinity mask and the cgroup limit allow, shared among the processes.",
+    )
+    regions: Regions = Field(
+        default=(),
+        description="Countries whose plates are read, by their codes of ISO 3166 with commas between, where a request "
+        "names no region and no format: a text of any other country is never given. None: all that the model knows.",
     )
     max_bytes: Annotated[int, AfterValidator(Within(1, 1 << 30, "a body is held in memory"))] = Field(
         default=16 * 1024**2, description="Largest request body in bytes; beyond it: 413."
@@ -125,6 +134,22 @@ class Settings(BaseSettings):
     )
     shadow_share: Annotated[float, AfterValidator(Within(0, 1, "1 is all requests"))] = Field(
         default=0.1, description="The share of requests that it reads."
+    )
+    compatible: Compatible = Field(
+        default=(),
+        description="Interfaces of other products that are served too, with commas between: plate-recognizer (POST "
+        "/v1/plate-reader/) and codeproject (POST /v1/vision/alpr). None by default.",
+    )
+    origins: Origins = Field(
+        default=(),
+        description="Origins of web pages, with commas between, whose scripts may ask this server (CORS), such as "
+        "https://app.example; * for all. None: only its own page.",
+    )
+    fetch: FetchedHosts = Field(
+        default=(),
+        description="Hosts, with commas between, from which the server fetches images that a request names by their "
+        "address, such as images.example or images.example:8443. Addresses of private networks are refused whatever "
+        "the name. None: it fetches nothing.",
     )
     proxies: Proxies = Field(
         default=(),
@@ -226,7 +251,10 @@ def _set(variable: str) -> str | None:
 
 def _unknown(names: Iterable[str]) -> Iterator[str]:
     """A sentence for each variable with the prefix that is no setting, with the setting of the nearest name."""
-    known = [f"{PREFIX}{field.upper()}" for field in (*Settings.model_fields, *ClientSettings.model_fields)]
+    known = [
+        f"{PREFIX}{field.upper()}"
+        for field in (*Settings.model_fields, *ClientSettings.model_fields, *WatchSettings.model_fields)
+    ]
     for name in sorted(name for name in names if name.upper().startswith(PREFIX)):
         if name.upper() not in (*known, *RENAMED):
             (nearest,) = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)
@@ -254,3 +282,14 @@ class ClientSettings(BaseSettings):
 
     url: str | None = Field(default=None, description="Server to read on, such as http://127.0.0.1:8000.")
     api_key: Key | None = Field(default=None, description="Its API key, if it wants one.")
+
+
+class WatchSettings(BaseSettings):
+    """The secrets of `lpr watch`: what is on the command line, others on the machine can see."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Key that events to the webhook are signed with."
+    )
+    mqtt_password: SecretStr | None = Field(default=None, description="Password of the user at the MQTT broker.")

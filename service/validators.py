@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, IPvAnyNetwork, SecretStr
 from pydantic_settings import NoDecode
@@ -18,6 +18,9 @@ MOST_THREADS = max(64, 4 * host.available())  # of all workers together
 SWITCH_BYTES: Final = 1024  # the longest content of LPR_SWITCH_FILE: a name and a word
 
 _VARIANT = re.compile(r"[^./\\\x00-\x20\x7f][^/\\\x00-\x1f\x7f]{0,254}")  # a folder that `artifact.variants` finds
+_REGION = re.compile(r"[A-Za-z]{2}")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
+_FETCHED = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?")
 _KEY = re.compile(r"[\x20-\x7e]{1,1024}")
 
 
@@ -61,6 +64,12 @@ def _check_length(key: SecretStr) -> SecretStr:
     if len(key.get_secret_value()) < 16:
         raise ValueError("a key needs at least 16 characters: `openssl rand -hex 16` makes one")
     return key
+
+
+def _check_region(code: str) -> str:
+    if not _REGION.fullmatch(code):
+        raise ValueError("a country has a code of two letters after ISO 3166, such as de or cn: put commas between")
+    return code.lower()
 
 
 def _check_variant(name: str) -> str:
@@ -127,12 +136,36 @@ def _check_switch(path: Path) -> None:
         raise ValueError(f"{path} does not hold the name of a variant, as the server writes it: remove it")
 
 
+def _check_origin(origin: str) -> str:
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise ValueError("an origin is what stands before the path of a page, such as https://app.example, or *")
+    return origin
+
+
+def _check_fetched(host: str) -> str:
+    if not _FETCHED.fullmatch(host):
+        raise ValueError("name hosts such as images.example or images.example:8443, without https:// and path")
+    return host.lower()
+
+
 VariantName = Annotated[str, AfterValidator(_check_variant)]
+Regions = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_region)], ...], NoDecode, BeforeValidator(_split_at_commas)
+]
 Host = Annotated[str, AfterValidator(_check_host)]
 SwitchFile = Annotated[Path, AfterValidator(_check_switch_file)]
 Proxies = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_split_at_commas)]
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
 Keys = Annotated[tuple[Annotated[Key, AfterValidator(_check_length)], ...], NoDecode, BeforeValidator(_split_at_commas)]
+Compatible = Annotated[
+    tuple[Literal["plate-recognizer", "codeproject"], ...], NoDecode, BeforeValidator(_split_at_commas)
+]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split_at_commas)
+]
+FetchedHosts = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_fetched)], ...], NoDecode, BeforeValidator(_split_at_commas)
+]
 Threads = Annotated[
     int, AfterValidator(Within(1, MOST_THREADS, "more than four for each CPU only take memory from each other"))
 ]

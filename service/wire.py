@@ -33,6 +33,15 @@ class Candidate(FromAttributes):
     )
 
 
+class Region(FromAttributes):
+    """The country that a plate is most probably of."""
+
+    code: str = Field(description="ISO 3166, in small letters.", examples=["de"])
+    probability: Confidence = Field(
+        description="By text, colour and rows, if the text is right. Beforehand, all countries are equally probable."
+    )
+
+
 class Plate(FromAttributes):
     """One plate and what it says."""
 
@@ -40,8 +49,12 @@ class Plate(FromAttributes):
     confidence: Confidence = Field(description="That of the first candidate.")
     valid_format: bool = Field(description="Whether the text fits a known format.")
     formats: list[str] = Field(
-        description="Names of all formats that the text fits: families of texts, which tell nothing of colours.",
+        description="Names of the formats that the text fits: families of texts. Of a plate that was found, those that "
+        "have a kind of plate of its colour and rows, if any has.",
         examples=[["cn-standard"]],
+    )
+    region: Region | None = Field(
+        default=None, description="Null where no kind of a country has such a text, or where the model names none."
     )
     characters: list[Character]
     candidates: list[Candidate] = Field(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import httpx
+import hypothesis
 import pytest
 
 from service import backends
@@ -31,6 +32,9 @@ from tests.support.artifacts import (
     save_torch_model,
 )
 from tests.support.servers import Gate, Serving, running
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # speed is measured by `make bench`
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

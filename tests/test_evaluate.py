@@ -5,17 +5,17 @@ import random
 import numpy as np
 import pytest
 
-from model_builder import evaluate
-from model_builder.measure import thresholds
+from model_builder import calibrate, evaluate
+from model_builder.measure import by_kind, reliability, thresholds
 from model_builder.plates import CROP
-from model_builder.plates.kinds import GRAMMAR, PLATES
-from model_builder.render.plate import draw_text
+from model_builder.plates.kinds import GRAMMAR, PLATES, Plate, shares
+from model_builder.render.plate import Renderer, draw_text
 from model_builder.train import labels
 from model_builder.train.data import VALIDATION_SEED, Crops, validation_set
 from service.backends import load
 from service.reading.geometry import prepare
 from service.reading.text import Reading
-from tests.support.artifacts import TINY_TEXT
+from tests.support.artifacts import TINY_TEXT, path_of
 from tests.support.images import encode, picture
 
 
@@ -85,7 +85,7 @@ def test_the_shipped_set_is_read_whole_and_is_not_the_validation_set(capsys):
 def text_of(seed: int) -> str:
     """What the renderer writes on the plate of a seed, without drawing it."""
     rng = random.Random(seed)
-    return draw_text(rng, rng.choices(PLATES, [plate.share for plate in PLATES])[0])
+    return draw_text(rng, rng.choices(PLATES, shares(PLATES))[0])
 
 
 def reading(text: str, confidence: float) -> Reading:
@@ -112,3 +112,44 @@ def test_the_table_of_thresholds_tells_what_is_kept_and_what_of_it_is_exact(tmp_
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="there is no image in"):
         thresholds.whole([tmp_path / "empty"])
+
+
+def test_reliability_tells_of_each_confidence_how_many_readings_are_exact(tmp_path):
+    judged = [thresholds.Judged(0.92, True)] * 19 + [thresholds.Judged(0.93, False), thresholds.Judged(1.0, True)]
+    nine, sure = reliability.bins(judged)
+    assert (nine.low, nine.high, nine.total, nine.exact) == (0.9, 0.95, 20, 19)
+    assert nine.confidence == pytest.approx((19 * 0.92 + 0.93) / 20)
+    assert (sure.total, sure.exact) == (1, 1)
+    assert "| rendered | 0.9 to 0.95 | 20 | 92.1 % | 95.0 % (" in reliability.table({"rendered": judged})
+    reliability.diagram(tmp_path / "reliability.svg", {"rendered": judged, "photographs": judged})
+    assert "<svg" in (tmp_path / "reliability.svg").read_text(encoding="utf-8")
+
+
+def test_the_temperature_fits_how_often_readings_are_exact(tiny):
+    """Readings that are half sure and always right are too unsure; those that are often wrong are too sure."""
+
+    class Half:
+        """A backend that hesitates at the first character."""
+
+        def infer(self, images: np.ndarray) -> np.ndarray:
+            logits = path_of(TINY_TEXT)[None].astype(np.float32) * 0.5
+            return np.repeat(logits, len(images), 0)
+
+    images = np.zeros((40, *CROP, 3), np.uint8)
+    right = calibrate.temperature(tiny, Half(), Crops(images, [TINY_TEXT] * 40))
+    wrong = calibrate.temperature(tiny, Half(), Crops(images, [TINY_TEXT, TINY_TEXT[:-1]] * 20))
+    assert right < wrong
+
+
+def test_each_kind_of_plate_is_measured_for_itself(tiny):
+    plates = [plate for plate in PLATES if plate.name in ("cn-blue", "de-two-rows")]
+    rows = list(by_kind.measured(tiny, load(tiny), 3, plates))
+    assert [row.name for row in rows] == ["cn-blue", "de-two-rows", "all of two rows", "all"]
+    assert [(row.total, row.exact) for row in rows] == [(3, 0), (3, 0), (3, 0), (6, 0)]  # it reads one text only
+    assert rows[0].other_length == 0
+    assert rows[1].other_length == sum(len(text) != 7 for text in _texts(plates[1]))
+    assert "| all | 6 | 0.0 % (0.0 to " in by_kind.table(rows)
+
+
+def _texts(plate: Plate) -> list[str]:
+    return [Renderer().sample(VALIDATION_SEED + number, plate).text for number in range(3)]

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from model_builder import candidates, evaluate, publish
+from model_builder import calibrate, candidates, evaluate, publish
 from model_builder.networks.reader import LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET, GRAMMAR
-from model_builder.train.data import Crops, validation_set
+from model_builder.tasks import reading
+from model_builder.train.data import Crops, development_set, validation_set
 from service import artifact as contract
 from service.artifact import Artifact, Network, Origin
 from service.artifact.provenance import Trained
-from service.backends import load
+from service.backends import Backend, load
 from service.errors import ArtifactError
 
 SMALL = Widths(4, (6,), (8, 8), (10,), 10, 8)
@@ -82,7 +83,7 @@ def test_the_manifest_describes_the_network(published):
     assert (manifest.variant, manifest.backend) == ("small", "torch")
     assert (manifest.alphabet, manifest.blank, manifest.grammar) == (ALPHABET, len(ALPHABET), GRAMMAR)
     assert (manifest.input.dtype, manifest.input.shape) == ("uint8", ("N", 24, 94, 3))
-    assert (manifest.output.dtype, manifest.output.shape) == ("float32", ("N", 23, 74))
+    assert (manifest.output.dtype, manifest.output.shape) == ("float32", ("N", 23, len(ALPHABET) + 1))
     assert manifest.max_batch >= 32
     assert 0 < manifest.probe.tolerance <= 1e-3
 
@@ -252,3 +253,18 @@ def test_a_variant_that_loses_too_much_is_refused_with_the_figures(root, crops, 
     assert [path.name for path in root.iterdir()] == ["small"]
     published = publish.publish(root, candidate, {"rendered": crops}, replace(gate, max_loss=12))
     assert published.manifest.measured.accuracy["rendered"].exact == 8
+
+
+def test_a_reader_is_calibrated_where_it_is_measured_on_enough_plates(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_ENOUGH", 9)
+    fitted = []
+
+    def temperature(artifact: Artifact, backend: Backend, crops: Crops) -> float:
+        fitted.append(crops)
+        return 0.7
+
+    monkeypatch.setattr(calibrate, "temperature", temperature)
+    published = publish_small(tmp_path, small(1), rendered=validation_set(9))
+    assert published.reader.temperature == 0.7
+    assert fitted[0].texts == development_set(9).texts
+    assert publish_small(tmp_path / "few", small(1), rendered=validation_set(8)).reader.temperature == 1.0

@@ -57,3 +57,16 @@ def test_a_large_jpeg_which_is_decoded_reduced_is_read_as_if_decoded_whole(clien
         assert (reduced["text"], reduced["box"]) == (expected["text"], expected["box"])
         assert (reduced["text"], reduced["box"][2]) == (text, [1880, 480])
         assert reduced["confidence"] == pytest.approx(expected["confidence"], abs=0.02)
+
+
+def test_a_plate_of_which_a_character_is_hidden_is_less_sure(client):
+    image = cv2.imread(str(FOLDER / "blue.png"))
+    sure = []
+    for column in range(32, 86, 10):
+        hidden = image.copy()
+        hidden[:, column : column + 10] = 90
+        answer = client.post("/recognize", params={"min_confidence": 0}, files={"image": encode(".png", hidden)})
+        sure.append(answer.json()["results"][0]["plates"][0]["confidence"])
+    whole = client.post("/recognize", files={"image": encode(".png", image)}).json()["results"][0]["plates"][0]
+    assert whole["confidence"] > 0.95
+    assert np.mean(sure) < 0.8

@@ -327,3 +327,13 @@ def test_the_default_finder_is_one_that_runs_here(held, installed, expected, tmp
     for name in held.split():
         (tmp_path / f"finder-{name}").mkdir()
     assert bundled.finder(tmp_path) == expected
+
+
+def test_regions_are_codes_of_two_letters(monkeypatch):
+    assert Settings().regions == ()
+    monkeypatch.setenv("LPR_REGIONS", "DE, gb")
+    assert Settings().regions == ("de", "gb")
+    monkeypatch.setenv("LPR_REGIONS", "germany")
+    with pytest.raises(ValidationError) as error:
+        Settings()
+    assert "ISO 3166" in faults(error.value)[0]

@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         **folders,
         help="finder, refiner: photographs without plates to draw scenes on; may be repeated (default: drawn ones)",
     )
-    parser.add_argument("--fonts", **folders, help="finder, refiner: typefaces beside those installed; may be repeated")
+    parser.add_argument("--fonts", **folders, help="typefaces beside those installed; may be repeated")
     parser.add_argument(
         "--refiner", type=flags.name, help="finder: variant that refines what it finds (default: refiner)"
     )

@@ -17,7 +17,7 @@ ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
 
 _FROM_0 = ("steps", "warmup", "workers", "seed", "last_steps")  # whole numbers that may be 0; the others are at least 1
 _POINTS = ("layer_loss", "calibrated_loss")
-_SHARES = ("decay", "average", "dropout", "drill")
+_SHARES = ("decay", "average", "dropout", "drill", "hidden")
 
 
 def add_command(

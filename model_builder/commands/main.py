@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from model_builder.commands import measuring, rendering, training, variants
+from model_builder.commands import bulk, measuring, rendering, training, variants, video
 from model_builder.train.labels import DataError
 from model_builder.train.loop import Interrupted
 from service.errors import LprError
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m model_builder", description="Make and measure models; each command has its own --help."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (training, variants, rendering, measuring):
+    for group in (training, variants, rendering, measuring, video, bulk):
         group.add(commands)
     options = parser.parse_args(arguments)
     with _interruptible() as stopped:

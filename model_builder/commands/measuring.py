@@ -3,21 +3,23 @@
 import argparse
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
-from model_builder.measure import bench, found, thresholds
+from model_builder.measure import bench, by_kind, covered, found, reliability, thresholds
+from model_builder.render.scene import Scene
 from model_builder.tasks import finding, task_of
 from model_builder.train.data import DEVELOPMENT_SEED
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.backends import Backend
+from service.finding.search import Search
 
 _PHOTOGRAPHS = ("ccpd-crops", "ccpd-scenes", "easypr-scenes")  # what README's table is measured on
 
@@ -46,12 +48,27 @@ def _add_evaluate(commands: flags.Commands) -> None:
         help="print a table of what a least confidence, or probability, keeps",
     )
     parser.add_argument(
+        "--kinds",
+        type=flags.positive,
+        metavar="COUNT",
+        help="of a reader: print how many of so many rendered plates of each kind are exact",
+    )
+    parser.add_argument(
+        "--reliability",
+        type=Path,
+        metavar="SVG",
+        help="of a reader: print how many readings of each confidence are exact, and write the same as a diagram",
+    )
+    parser.add_argument(
         "--no-plate",
         type=Path,
         nargs="+",
         default=[],
         metavar="PATH",
         help="images, or folders of them, without a plate, for the table of --thresholds",
+    )
+    parser.add_argument(
+        "--redact", action="store_true", help="of a finder: print a table of the plates that redaction leaves readable"
     )
     flags.add_publishing(parser)
 
@@ -66,11 +83,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         _print_readings(options, artifact, backend, sets)
     else:
         task = task_of(artifact.manifest)
-        for name, examples in sets.items():
+        for name, examples in () if options.redact else sets.items():
             figures = task.measure(artifact, backend, examples)
             build.print_score(name, figures.score, figures.corner_error, figures.false_alarms, right=task.right)
         if options.thresholds and artifact.manifest.task == "find":
             _print_found(options.no_plate, artifact, backend)
+        if options.redact and artifact.manifest.task == "find":
+            with finding.searching(artifact, backend) as search:
+                if not isinstance(search, Search):
+                    raise ValueError(f"--redact needs the refiner of {options.variant}: publish it first")
+                for name, examples in sets.items():
+                    print(covered.table(search, name, cast(Iterable[Scene], examples)), flush=True)
     height, width, _ = map(int, artifact.manifest.images[0])
     times = evaluate.latency(backend, threads=options.threads, size=(height, width))
     print(f"latency: median {times.median:.2f} ms, p95 {times.p95:.2f} ms, batch 1, {options.threads} thread(s)")
@@ -89,6 +112,12 @@ def _print_readings(
         if options.errors:
             print("\n".join(f"    {text} read as {reading}" for text, reading in wrong))
         judged[name] = thresholds.judge(read, crops.texts)
+    if options.kinds:
+        print(by_kind.table(list(by_kind.measured(artifact, backend, options.kinds))))
+    if options.reliability:
+        print(reliability.table(judged))
+        reliability.diagram(options.reliability, judged)
+        print(f"wrote {options.reliability}")
     if options.thresholds:
         _print_thresholds(judged, options.no_plate, artifact, backend)
 

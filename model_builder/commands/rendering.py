@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +11,13 @@ from model_builder import evaluate
 from model_builder.commands import flags
 from model_builder.commands.finding import photographs_in
 from model_builder.measure import preview, scene_preview
-from model_builder.plates import webfont
+from model_builder.plates import kinds, webfont
 from model_builder.render.plate import Renderer, batch
 from model_builder.render.scene import SceneRenderer
 from model_builder.train import labels
 from model_builder.train.data import SHIPPED_SEED, Crops
+
+_SHOWN: Final = 96
 
 
 def add(commands: flags.Commands) -> None:
@@ -28,7 +31,13 @@ def _add_preview(commands: flags.Commands) -> None:
     parser = flags.add_command(commands, "preview", _preview, help="write a contact sheet of rendered plates or scenes")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="image to write (default: %(default)s)")
     parser.add_argument("--seed", type=flags.natural, default=0, help="seed of the first one (default: %(default)s)")
-    parser.add_argument("--count", type=flags.positive, help="plates or scenes (default: 96, or 24 with --scenes)")
+    parser.add_argument(
+        "--kind",
+        action="append",
+        metavar="NAME",
+        help="a kind, a region or a country's file to show; may be repeated (default: a row of every kind)",
+    )
+    parser.add_argument("--count", type=flags.positive, help="plates by their shares, or of each kind given, or scenes")
     parser.add_argument("--columns", type=flags.positive, help="a row (default: 8, or 4 with --scenes)")
     parser.add_argument("--scenes", action="store_true", help="draw scenes, with the outlines of their plates")
     parser.add_argument("--backgrounds", type=Path, action="append", metavar="FOLDER", help="of --scenes")
@@ -44,7 +53,12 @@ def _preview(options: argparse.Namespace) -> None:
 
 def _plates(options: argparse.Namespace) -> NDArray[np.uint8]:
     real = labels.read_set(options.real) if options.real else None
-    return preview.sheet(options.seed, options.count or 96, options.columns or 8, real)
+    columns = options.columns or 8
+    plates = [plate for name in options.kind or () for plate in kinds.named(name)]
+    count = options.count or (_SHOWN if plates or real else None)
+    if count is None:
+        plates, count = list(kinds.PLATES), columns
+    return preview.sheet(options.seed, count, columns, real, plates)
 
 
 def _scenes(options: argparse.Namespace) -> NDArray[np.uint8]:

@@ -12,12 +12,13 @@ from model_builder.networks.finder import Finder
 from model_builder.networks.reader import LPRNet
 from model_builder.networks.refiner import FORM, Refiner
 from model_builder.plates.kinds import ALPHABET
-from model_builder.tasks import READING, REFINING, Finding, Task
+from model_builder.tasks import READING, REFINING, Finding, Reading, Task
 from model_builder.tasks.finding import SIZES
 from model_builder.train.labels import DataError
-from service.artifact import Artifact, Origin
+from service.artifact import Artifact, Grammar, Origin
 
 NETWORK: Final = "network.pt"
+GRAMMAR: Final = "grammar.json"  # of a reader that was trained with further countries
 
 Network = LPRNet | Finder | Refiner
 
@@ -38,6 +39,12 @@ def save(folder: Path, origin: Origin, network: Network) -> None:
         "weights": network.state_dict(),
     }
     torch.save(saved, folder / NETWORK)
+
+
+def task_in(folder: Path) -> Task:
+    """The task of a reader that was trained in a folder, with the grammar of the plates that it was trained on."""
+    path = folder / GRAMMAR
+    return Reading(Grammar.model_validate_json(path.read_bytes())) if path.is_file() else READING
 
 
 def load(folder: Path) -> tuple[Origin, Network]:
@@ -66,10 +73,12 @@ def task(network: Network, refiner: str | None = None) -> Task:
             return READING
 
 
-def candidate(variant: str, network: Network, origin: Origin, refiner: str | None = None) -> candidates.Candidate:
+def candidate(
+    variant: str, network: Network, origin: Origin, refiner: str | None = None, reading: Task = READING
+) -> candidates.Candidate:
     """What publishes a network: LPRNet as a torch program, from which others are made, the others as ONNX."""
     if isinstance(network, LPRNet):
-        return candidates.torch_candidate(variant, network, origin)
+        return candidates.torch_candidate(variant, network, origin, reading)
     size = SIZES[0] if isinstance(network, Finder) else FORM.size
     return candidates.traced_candidate(variant, network, size, origin, task(network, refiner))
 
@@ -77,7 +86,7 @@ def candidate(variant: str, network: Network, origin: Origin, refiner: str | Non
 def publish_run(root: Path, folder: Path, variant: str, sets: dict[str, Any], refiner: str | None = None) -> Artifact:
     """Publish what a training left below `root`, and print what was measured."""
     origin, network = load(folder)
-    published = publish.publish(root, candidate(variant, network, origin, refiner), sets)
+    published = publish.publish(root, candidate(variant, network, origin, refiner, task_in(folder)), sets)
     print(f"published {published.folder} {published.manifest.version}")
     build.print_figures(published)
     return published

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from model_builder import build, candidates
 from model_builder.commands import finding, flags, own_crops, run_folder
+from model_builder.plates import kinds
+from model_builder.plates.kinds import PLATES
 from model_builder.tasks import READING
 from model_builder.train import labels
 from model_builder.train.finder import FinderConfig
@@ -22,8 +24,9 @@ _CONFIGS: Final[dict[str, type[Any]]] = {"reader": TrainConfig, "finder": Finder
 _OF: Final = {
     "data": ("reader",),
     "source": ("reader",),
+    "country": ("reader",),
     "backgrounds": ("finder", "refiner"),
-    "fonts": ("finder", "refiner"),
+    "fonts": ("reader", "finder", "refiner"),
     "refiner": ("finder",),
     "finder": ("refiner",),
 }
@@ -62,6 +65,13 @@ def _add_train(commands: flags.Commands) -> None:
         "--variant", type=flags.name, help="name (default: baseline, finder or refiner; fine-tuned with --data)"
     )
     flags.add_note(parser)
+    parser.add_argument(
+        "--country",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="reader: a country's kinds of plate besides; may be repeated",
+    )
     parser.add_argument("--source", help="reader: artifact to start from (default: none; baseline with --data)")
     finding.add_options(parser)
     flags.add_publishing(parser)
@@ -114,7 +124,8 @@ def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
         before = own_crops.read_by(start, held)
         build.print_score(f"{own_crops.HELD_OUT} before, read by {source}", before)
     build.use_all_cores()
-    network = train(folder, config, own=own, initial=initial)
+    plates = (*PLATES, *(plate for path in options.country or () for plate in kinds.load(path)))
+    network = train(folder, config, own=own, initial=initial, fonts=options.fonts or (), plates=plates)
     crops = OwnCrops(trained=len(own.texts), held_out=len(held.texts)) if own and held else None
     origin = Origin(
         seed=config.seed,
@@ -123,6 +134,7 @@ def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
         note=options.note,
     )
     run_folder.save(folder, origin, network)
+    (folder / run_folder.GRAMMAR).write_text(kinds.grammar(plates).model_dump_json(), encoding="utf-8")
     published = run_folder.publish_run(options.artifacts, folder, variant, sets)
     if before and published.manifest.measured:
         after = published.manifest.measured.accuracy[own_crops.HELD_OUT]

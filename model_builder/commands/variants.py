@@ -13,7 +13,7 @@ from model_builder.commands import flags
 from model_builder.compress import prune
 from model_builder.compress.prune import PruneConfig
 from model_builder.compress.quantize import QuantizeConfig
-from model_builder.tasks import READING, Examples, task_of
+from model_builder.tasks import Examples, Reading, task_of
 from model_builder.train.data import validation_set
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
@@ -205,4 +205,4 @@ def _build(options: argparse.Namespace) -> None:
 def _sets(options: argparse.Namespace, name: str) -> Mapping[str, Examples]:
     """What variants of an artifact are measured on; `--real` holds crops, so that readers alone are."""
     task = task_of(contract.find(options.artifacts, name).manifest)
-    return task.sets(options.real if task is READING else (), options.rendered)
+    return task.sets(options.real if isinstance(task, Reading) else (), options.rendered)

@@ -372,7 +372,7 @@ def candidate(
         made = candidates.onnx_candidate(variant, network, origin, task or task_of(source.manifest))
     else:
         assert isinstance(network, LPRNet)
-        made = candidates.torch_candidate(variant, network, origin)
+        made = candidates.torch_candidate(variant, network, origin, task or task_of(source.manifest))
 
     def write(folder: Path) -> None:
         for level in levels:

@@ -5,6 +5,7 @@ Names stand on the axis and values on scales, so no label can lie on another one
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,20 @@ def sustained(path: Path, variants: Mapping[str, Mapping[str, Interval]], machin
             axes.plot([], [], "o", color=colour, label=server)
         axes.legend(ncols=len(servers), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
         axes.set(xlabel=f"requests a second, one plate each, {machine}")
+
+
+def reliability(path: Path, sets: Mapping[str, Sequence[tuple[float, Interval]]]) -> None:
+    """Of each set, the mean confidence of readings across, and the share of them that is exact upwards."""
+    with _drawn(path, (5, 5)) as (axes,):
+        axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
+        axes.grid(axis="y", linewidth=0.3)
+        for (name, points), colour in zip(sets.items(), cycle(_COLOURS)):
+            x, shares = [sure for sure, _ in points], [share for _, share in points]
+            errors = [[max(0, s.value - s.low) for s in shares], [max(0, s.high - s.value) for s in shares]]
+            values = [s.value for s in shares]
+            axes.errorbar(x, values, yerr=errors, fmt="o-", markersize=4, linewidth=1, color=colour, label=name)
+        axes.legend(loc="upper left", frameon=False)
+        axes.set(xlabel="confidence", ylabel="share of the readings that is exact")
 
 
 def _dot(axes: Axes, interval: Interval, y: float, colour: str) -> None:

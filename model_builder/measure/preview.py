@@ -1,5 +1,6 @@
 """Contact sheets: rendered plates, alone or beside real crops, with their texts below."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -7,18 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_builder.plates import glyphs
+from model_builder.plates.kinds import Plate
 from model_builder.render.plate import Renderer, batch
 from model_builder.train.data import Crops
 
 _SCALE, _LABEL, _GAP = 2, 20, 6  # crops are shown twice their size, with a line of text below
 
 
-def sheet(seed: int, count: int, columns: int, real: Crops | None) -> NDArray[np.uint8]:
-    """BGR image of `count` rendered plates; where `real` is given, every other row shows its crops instead."""
-    images, texts = batch(Renderer(), seed, count)
-    rows = [list(zip(images[i : i + columns], texts[i : i + columns], strict=True)) for i in range(0, count, columns)]
+def sheet(seed: int, count: int, columns: int, real: Crops | None, plates: Sequence[Plate] = ()) -> NDArray[np.uint8]:
+    """BGR image of `count` rendered plates, or of as many of each of the kinds `plates`; where `real` is given, every
+    other row shows its crops instead."""
+    renderer = Renderer()
+    rows: list[list[tuple[NDArray[np.uint8], str]]] = []
+    for plate in plates:
+        samples = [renderer.sample(seed + number, plate) for number in range(count)]
+        rows += [[(s.image, s.text) for s in samples[i : i + columns]] for i in range(0, count, columns)]
+    images, texts = batch(renderer, seed, 0 if plates else count)
+    rows += [
+        list(zip(images[i : i + columns], texts[i : i + columns], strict=True)) for i in range(0, len(texts), columns)
+    ]
     if real is not None:
-        chosen = np.random.default_rng(seed).permutation(len(real.texts))[:count]
+        chosen = np.random.default_rng(seed).permutation(len(real.texts))[: columns * len(rows)]
         for place, start in enumerate(range(0, len(chosen), columns)):
             picked = chosen[start : start + columns]
             rows.insert(2 * place + 1, [(real.images[i], real.texts[i]) for i in picked])

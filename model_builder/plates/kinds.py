@@ -1,24 +1,77 @@
-"""Kinds of plates as data: alphabets, texts, layouts and colours. A new country is a new entry in `PLATES`.
-
-Sizes and positions in mm after GA 36-2018 (motor vehicle number plates of the People's Republic of China): 440 x 140
-for ordinary plates, 480 x 140 for new-energy ones, 440 x 220 for two-row rear plates; characters 45 x 90.
-The renderer draws these entries. `GRAMMAR` is derived from them; every manifest has it, for decoding.
+"""Kinds of plates as data: each file in `countries/` holds those of a country, and docs/countries.md tells how to write
+one. The renderer draws these kinds. `GRAMMAR` is derived from them; every manifest has it, for decoding.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import random
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from service.artifact import Format, Grammar
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-PROVINCES = "京津冀晋蒙辽吉黑沪苏浙皖闽赣鲁豫鄂湘粤桂琼渝川贵云藏陕甘青宁新"
-SPECIAL = "港澳学警使领挂"
-DIGITS = "0123456789"
-LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # serials and city codes have no I and no O
-POLICE_CITY = "O"  # the one place where the letter O occurs
-SERIAL = DIGITS + LETTERS
-ENERGY = "DABCEFGHJK"  # new-energy marks: D, A, B, C, E pure electric, F, G, H, J, K others
+from model_builder.plates import glyphs, patterns
+from model_builder.plates.patterns import Item, Piece, Template
+from service.artifact import Format, Grammar, Kind
 
-ALPHABET = PROVINCES + SPECIAL + DIGITS + "ABCDEFGHJKLMNOPQRSTUVWXYZ"
+COUNTRIES: Final = Path(__file__).parent / "countries"
+
+PROVINCES: Final = "京津冀晋蒙辽吉黑沪苏浙皖闽赣鲁豫鄂湘粤桂琼渝川贵云藏陕甘青宁新"
+SPECIAL: Final = "港澳学警使领挂"
+DIGITS: Final = "0123456789"
+LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ALPHABET: Final = PROVINCES + SPECIAL + DIGITS + LETTERS
+
+Colour = tuple[int, int, int]
+# BGR 0..255. The Chinese ones are those of GA 36-2018 as photographs show them.
+PALETTE: Final[dict[str, Colour]] = {
+    "white": (245, 245, 245),
+    "black": (25, 25, 25),
+    "red": (35, 30, 200),
+    "blue": (175, 70, 15),
+    "light-blue": (215, 120, 20),
+    "yellow": (20, 175, 240),
+    "pale-green": (215, 230, 215),
+    "energy-green": (125, 190, 60),
+    "dull-green": (110, 185, 70),
+    "euro-blue": (150, 55, 10),
+    "gold": (60, 205, 250),
+    "green": (60, 110, 20),
+    "grey": (185, 185, 185),
+    "silver": (205, 205, 200),
+    "cream": (205, 235, 245),
+    "sky": (240, 215, 175),
+    "orange": (25, 120, 235),
+    "peach": (190, 215, 250),
+    "navy": (95, 35, 20),
+    "maroon": (40, 20, 110),
+    "brown": (35, 55, 90),
+    "violet": (120, 45, 90),
+    "pink": (200, 190, 245),
+}
+
+
+# What a refiner calls papers of these colours; any other paper is "other".
+_LOOKS: Final[dict[str, tuple[str, ...]]] = {
+    "white": ("white",),
+    "silver": ("white", "other"),
+    "grey": ("other", "white"),
+    "cream": ("white", "other"),
+    "black": ("black",),
+    "red": ("red",),
+    "maroon": ("red", "other"),
+    "blue": ("blue",),
+    "light-blue": ("blue",),
+    "navy": ("blue", "black"),
+    "sky": ("other", "blue", "white"),
+    "yellow": ("yellow",),
+    "gold": ("yellow",),
+    "pale-green": ("green",),
+    "energy-green": ("green",),
+    "dull-green": ("green",),
+    "green": ("green",),
+    "peach": ("other", "white"),
+}
 
 
 class Slot(NamedTuple):
@@ -37,113 +90,263 @@ class Colours(NamedTuple):
     is that of a last character in another colour, such as the red one of police plates.
     """
 
-    top: tuple[int, int, int]
-    bottom: tuple[int, int, int]
-    ink: tuple[int, int, int]
-    last: tuple[int, int, int] | None = None
+    top: Colour
+    bottom: Colour
+    ink: Colour
+    last: Colour | None = None
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Named = Annotated[str, Field(pattern="^(" + "|".join((*PALETTE, "ink", "any")) + ")$")]
+Share = Annotated[float, Field(ge=0)]
+
+
+class Band(_Data):
+    """A band along a side, `size` mm wide, with an emblem above and letters below, which are not read.
+
+    `letters` are patterns.
+    """
+
+    side: Literal["left", "right", "top", "bottom"] = "left"
+    size: float = 42
+    colour: Named = "euro-blue"
+    ink: Named = "white"
+    letters: tuple[str, ...] = ()
+    emblem: tuple[Literal["stars", "flag", "coat", "none"], ...] = ("none",)
+    chance: Share = 1
+
+
+class Words(_Data):
+    """A line of lettering that is not read, `height` mm high, above or below the number; one of `texts`."""
+
+    texts: tuple[str, ...]
+    place: Literal["top", "bottom", "side"] = "top"
+    height: float = 16
+    colour: Named = "any"
+    chance: Share = 1
+
+
+class _Kind(_Data):
+    name: Annotated[str, Field(pattern="^[a-z0-9-]+$")]
+    size: tuple[float, float]
+    tolerance: float = 0.02
+    texts: Annotated[tuple[str, ...], Field(min_length=1)]
+    colours: Annotated[tuple[str, ...], Field(min_length=1)]
+    share: Share = 1
+    family: str = ""
+    slots: str = ""
+    dot: tuple[float, float] | None = None
+    characters: tuple[tuple[float, float], ...] = ()
+    space: float = 0.2
+    gap: float = 0.55
+    faces: tuple[str, ...] = ("plain",)
+    bands: tuple[Band, ...] = ()
+    words: tuple[Words, ...] = ()
+    seals: tuple[Literal["discs", "shield", "outline", "picture", "sticker", "none"], ...] = ("discs",)
+    pictures: Share = 0
+    stickers: int = 0
+    frame: Share = 0.85
+
+
+class _Country(_Data):
+    region: Annotated[str, Field(pattern="^[a-z]{2}$|^$")] = ""
+    share: Share
+    sets: dict[str, str] = {}
+    reads: dict[str, str] = {}
+    slots: dict[str, tuple[tuple[float, ...], ...]] = {}
+    kind: Annotated[tuple[_Kind, ...], Field(min_length=1)]
 
 
 class Plate(NamedTuple):
     """A kind of plate to draw.
 
-    A template is one string of allowed characters for each position of the text. `slots` are the places of the
-    positions, in reading order. `dot` is the centre of the separating dot. `share` is how often training draws this
-    kind. `family` is the name of its texts in the grammar, where several kinds have the same texts: a text has no
-    colour.
+    Sizes are in mm. `texts` are the patterns of its texts, and `reads` tells what some characters are read as. A kind
+    has `slots`, the places of the characters in reading order, with `dot` as the centre of the separating dot; or
+    `characters`, the width and height of a character in each row, which the renderer sets side by side with a `space`
+    between and a `gap` where the pattern has one, both in widths of a character. `share` is how often training draws
+    this kind among those of its country, and `country_share` how often it draws one of these. `family` is the name of
+    its texts in the grammar, where several kinds have the same texts: a text has no colour.
     """
 
     name: str
+    region: str
     width: float
     height: float
-    slots: tuple[Slot, ...]
-    templates: tuple[tuple[str, ...], ...]
+    texts: tuple[tuple[Piece, ...], ...]
     colours: tuple[Colours, ...]
-    dot: tuple[float, float] | None
     share: float
+    country_share: float = 1.0
     family: str = ""
+    tolerance: float = 0.0
+    reads: tuple[tuple[str, str], ...] = ()
+    slots: tuple[Slot, ...] = ()
+    dot: tuple[float, float] | None = None
+    characters: tuple[tuple[float, float], ...] = ()
+    space: float = 0.2
+    gap: float = 0.55
+    faces: tuple[str, ...] = ("plain",)
+    bands: tuple[Band, ...] = ()
+    words: tuple[Words, ...] = ()
+    seals: tuple[str, ...] = ("discs",)
+    pictures: float = 0.0
+    stickers: int = 0
+    frame: float = 0.85
+
+    @property
+    def rows(self) -> int:
+        """1 or 2."""
+        return 2 if len(self.characters) == 2 or len({slot.y for slot in self.slots}) == 2 else 1
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """For each form of a text, the allowed characters of each position."""
+        reads = dict(self.reads)
+        return tuple(dict.fromkeys(found for text in self.texts for found in patterns.templates(text, reads)))
+
+    def draw(self, rng: random.Random) -> tuple[Item, ...]:
+        """A text with its gaps, marks and seals."""
+        return patterns.draw(rng, rng.choice(self.texts))
+
+    def read(self, items: Iterable[Item]) -> str:
+        """What a drawn text is read as."""
+        reads = dict(self.reads)
+        return "".join([reads.get(item.symbol, item.symbol) for item in items if item.what == "character"])
 
 
-_ROW = tuple(Slot(x, 25.0) for x in (15.5, 72.5, 151.5, 208.5, 265.5, 322.5, 379.5))
-_GREEN_ROW = (
-    Slot(15.5, 25.0),
-    Slot(69.5, 25.0, 43.0),
-    *(Slot(161.5 + 52.0 * i, 25.0, 43.0) for i in range(6)),
-)
-_TWO_ROWS = (
-    Slot(110.0, 15.0, 80.0, 60.0),
-    Slot(250.0, 15.0, 80.0, 60.0),
-    *(Slot(27.5 + 80.0 * i, 90.0, 65.0, 110.0) for i in range(5)),
-)
-_DOT = (134.5, 70.0)
-
-_WHITE, _BLACK, _RED = (245, 245, 245), (25, 25, 25), (35, 30, 200)
-_BLUE = Colours((175, 70, 15), (175, 70, 15), _WHITE)
-_BLUE_LIGHT = Colours((215, 120, 20), (215, 120, 20), _WHITE)
-_YELLOW = Colours((20, 175, 240), (20, 175, 240), _BLACK)
-_POLICE = Colours(_WHITE, _WHITE, _BLACK, _RED)
-_BLACK_PLATE = Colours(_BLACK, _BLACK, _WHITE)
-_GREEN = Colours((215, 230, 215), (125, 190, 60), _BLACK)  # small vehicles: white to green
-_YELLOW_GREEN = Colours((110, 185, 70), (110, 185, 70), _BLACK)  # large vehicles: green, its first two on yellow
-
-_STANDARD = "cn-standard"  # of seven characters: blue and yellow plates of one row and of two
-_CIVIL = (PROVINCES, LETTERS, *(SERIAL,) * 5)
+def load(path: Path) -> tuple[Plate, ...]:
+    """The kinds of a country's file. Raises ValueError that names the file and what is wrong in it."""
+    try:
+        country = _Country.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return tuple(_plate(country, kind) for kind in country.kind)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"{path}: {where}: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _ending(last: str) -> tuple[str, ...]:
-    return (PROVINCES, LETTERS, *(SERIAL,) * 4, last)
+def _plate(country: _Country, kind: _Kind) -> Plate:
+    if bool(kind.slots) == bool(kind.characters):
+        raise ValueError(f"{kind.name} needs either slots or characters")
+    if kind.slots and kind.slots not in country.slots:
+        raise ValueError(f"{kind.name}: there are no [slots] called {kind.slots!r}")
+    texts = tuple(patterns.parse(text, country.sets) for text in kind.texts)
+    fields: dict[str, Any] = {name: getattr(kind, name) for name in _Kind.model_fields if name in Plate._fields}
+    fields |= {
+        "region": country.region,
+        "width": kind.size[0],
+        "height": kind.size[1],
+        "texts": texts,
+        "colours": tuple(_colours(kind.name, colours) for colours in kind.colours),
+        "share": kind.share / sum(each.share for each in country.kind),
+        "country_share": country.share,
+        "reads": tuple(country.reads.items()),
+        "slots": tuple(Slot(*slot) for slot in country.slots.get(kind.slots, ())),
+    }
+    plate = Plate(**fields)
+    _check(plate)
+    return plate
 
 
-PLATES = (
-    Plate("cn-blue", 440, 140, _ROW, (_CIVIL,), (_BLUE, _BLUE, _BLUE_LIGHT), _DOT, 0.58, _STANDARD),
-    Plate("cn-yellow", 440, 140, _ROW, (_CIVIL,), (_YELLOW,), _DOT, 0.10, _STANDARD),
-    Plate("cn-yellow-two-row", 440, 220, _TWO_ROWS, (_CIVIL,), (_YELLOW,), None, 0.02, _STANDARD),
-    Plate(
-        "cn-green",
-        480,
-        140,
-        _GREEN_ROW,
-        ((PROVINCES, LETTERS, ENERGY, SERIAL, *(DIGITS,) * 4), (PROVINCES, LETTERS, *(DIGITS,) * 5, ENERGY)),
-        (_GREEN, _GREEN, _YELLOW_GREEN),
-        None,
-        0.13,
-        "cn-new-energy",
-    ),
-    Plate(
-        "cn-police",
-        440,
-        140,
-        _ROW,
-        (_ending("警"), (PROVINCES, POLICE_CITY, *(SERIAL,) * 5)),
-        (_POLICE, _POLICE, _BLUE),
-        _DOT,
-        0.04,
-    ),
-    Plate("cn-learner", 440, 140, _ROW, (_ending("学"),), (_YELLOW,), _DOT, 0.03),
-    Plate("cn-trailer", 440, 140, _ROW, (_ending("挂"),), (_YELLOW,), _DOT, 0.03),
-    Plate("cn-hongkong-macau", 440, 140, _ROW, (("粤", "Z", *(SERIAL,) * 4, "港澳"),), (_BLACK_PLATE,), _DOT, 0.02),
-    Plate("cn-consulate", 440, 140, _ROW, ((PROVINCES, LETTERS, *(DIGITS,) * 4, "领"),), (_BLACK_PLATE,), _DOT, 0.02),
-    Plate(
-        "cn-embassy",
-        440,
-        140,
-        tuple(Slot(15.5 + 60.67 * i, 25.0) for i in range(7)),
-        (("使", *(DIGITS,) * 6), (*(DIGITS,) * 6, "使")),
-        (_BLACK_PLATE,),
-        None,
-        0.02,
-    ),
-)
+def _check(plate: Plate) -> None:
+    """Raises ValueError where the plate can't be drawn or read."""
+    for face in plate.faces:
+        glyphs.face(face)
+    for letter in sorted({letter for text in plate.texts for piece in text for letter in _letters(piece)}):
+        if letter not in glyphs.load():
+            raise ValueError(
+                f"{plate.name}: no glyph draws {letter!r}: add its strokes to a file of model_builder/plates/glyphs"
+            )
+    for letter in sorted({letter for template in plate.templates for allowed in template for letter in allowed}):
+        if letter not in ALPHABET:
+            raise ValueError(
+                f"{plate.name}: {letter!r} is not in the alphabet: name the character that it is read as in [reads]"
+            )
+    for text in plate.texts:
+        rows = 1 + sum(piece.what == "row" for piece in text)
+        if plate.characters and rows != len(plate.characters):
+            raise ValueError(f"{plate.name} has {len(plate.characters)} rows of characters and a text of {rows}")
+        count = sum(piece.least for piece in text if piece.what == "character")
+        if plate.slots and count != len(plate.slots):
+            raise ValueError(f"{plate.name} has {len(plate.slots)} slots and a text of {count} characters")
 
+
+def _letters(piece: Piece) -> str:
+    return piece.allowed if piece.what == "character" else ""
+
+
+def _colours(kind: str, text: str) -> Colours:
+    """Colours such as "black on white", "black on white to green", "black on white, last red"."""
+    ink, _, rest = text.partition(" on ")
+    papers, _, last = rest.partition(", last ")
+    top, _, bottom = papers.partition(" to ")
+    names = [ink, top, bottom or top, *([last] if last else [])]
+    if unknown := [name for name in names if name not in PALETTE]:
+        raise ValueError(f"{kind}: no colour is called {unknown[0]!r} in {text!r}; there are {', '.join(PALETTE)}")
+    return Colours(PALETTE[names[1]], PALETTE[names[2]], PALETTE[ink], PALETTE[last] if last else None)
+
+
+def load_all(folder: Path = COUNTRIES) -> tuple[Plate, ...]:
+    """The kinds of all files of a folder. Raises ValueError."""
+    plates = tuple(plate for path in sorted(folder.glob("*.toml")) for plate in load(path))
+    names = [plate.name for plate in plates]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{folder}: two kinds are called {twice[0]}")
+    return plates
+
+
+PLATES: Final = load_all()
+CHINA: Final = tuple(plate for plate in PLATES if plate.region == "cn")
 # No real plate. A real one has one Chinese character, the hardest to read; this one trains seven at a time.
-DRILL = Plate("drill", 440, 140, _ROW, ((PROVINCES + SPECIAL,) * 7,), (_BLUE, _YELLOW, _POLICE, _GREEN), None, 0.0)
+DRILL: Final = next(plate for plate in CHINA if plate.name == "cn-blue")._replace(
+    name="drill",
+    texts=((Piece("character", PROVINCES + SPECIAL, 7, 7),),),
+    colours=tuple(dict.fromkeys(colours for plate in CHINA for colours in plate.colours)),
+    dot=None,
+    share=0.0,
+)
 
 
-def _families(plates: Sequence[Plate]) -> Grammar:
-    """The families of texts, each once, with all templates of its kinds of plate."""
-    templates: dict[str, dict[tuple[str, ...], None]] = {}
+def shares(plates: Sequence[Plate]) -> list[float]:
+    """How often training draws each of the kinds."""
+    return [plate.share * plate.country_share for plate in plates]
+
+
+def grammar(plates: Sequence[Plate]) -> Grammar:
+    """The families of texts, each once, with as few templates as allow the texts of its kinds of plate."""
+    found: dict[str, list[Plate]] = {}
     for plate in plates:
-        templates.setdefault(plate.family or plate.name, {}).update(dict.fromkeys(plate.templates))
-    return Grammar(formats=tuple(Format(name=name, templates=tuple(found)) for name, found in templates.items()))
+        found.setdefault(plate.family or plate.name, []).append(plate)
+    return Grammar(formats=tuple(_format(name, kinds) for name, kinds in found.items()))
 
 
-GRAMMAR = _families(PLATES)
+def _format(name: str, plates: Sequence[Plate]) -> Format:
+    templates = patterns.fewest(template for plate in plates for template in plate.templates)
+    kinds = tuple(
+        Kind(name=plate.name, region=plate.region, rows=plate.rows, colours=_seen(plate), share=plate.share)
+        for plate in plates
+        if plate.share
+    )
+    return Format(name=name, templates=templates, kinds=kinds)
+
+
+def _seen(plate: Plate) -> tuple[str, ...]:
+    """The names by which a refiner may call the colours of a kind."""
+    papers = [name for colours in plate.colours for name, colour in PALETTE.items() if colour in colours[:2]]
+    return tuple(dict.fromkeys(seen for paper in papers for seen in _LOOKS.get(paper, ("other",))))
+
+
+GRAMMAR: Final = grammar(PLATES)
+
+
+def named(name: str) -> tuple[Plate, ...]:
+    """The kind called so, the kinds of a region, or those of a country's file at this path. Raises ValueError."""
+    if name.endswith(".toml"):
+        return load(Path(name))
+    found = tuple(plate for plate in PLATES if name in (plate.name, plate.region))
+    if not found:
+        raise ValueError(f"no kind is called {name!r}; there are {', '.join(plate.name for plate in PLATES)}")
+    return found

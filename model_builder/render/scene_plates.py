@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_builder.plates import glyphs
-from model_builder.plates.kinds import DIGITS, PLATES, PROVINCES, SPECIAL, Plate
+from model_builder.plates.kinds import CHINA, DIGITS, PROVINCES, SPECIAL, Plate
+from model_builder.plates.patterns import parse
 from model_builder.render.plate import draw_text
 from model_builder.render.scene_text import Lines
 
@@ -126,7 +127,7 @@ class PlateArtist:
     def draw(self, rng: random.Random) -> Art:
         """A plate: of China with the share `china`, else one of the world."""
         if rng.random() < self.china:
-            return _chinese(rng, rng.choices(PLATES, [_share(plate) for plate in PLATES])[0])
+            return _chinese(rng, rng.choices(CHINA, [_share(plate) for plate in CHINA])[0])
         return self._latin(rng)
 
     def _latin(self, rng: random.Random) -> Art:
@@ -247,6 +248,11 @@ def _chinese(rng: random.Random, plate: Plate) -> Art:
         sheet.box((inset, inset, plate.width - 2 * inset, plate.height - 2 * inset), ink, rng.uniform(1.5, 4))
     rows = 2 if plate.height > 200 else 1
     return _finished(rng, sheet, rows, _name(colours.top), plate.name)
+
+
+def with_text(rng: random.Random, plate: Plate, text: str) -> Art:
+    """A Chinese plate of this kind and text."""
+    return _chinese(rng, plate._replace(texts=(parse(text, {}),)))
 
 
 def _name(paper: tuple[int, int, int]) -> str:

@@ -2,11 +2,11 @@
 
 from model_builder.tasks.base import Examples, Figures, Task
 from model_builder.tasks.finding import Finding
-from model_builder.tasks.reading import READING
+from model_builder.tasks.reading import READING, Reading
 from model_builder.tasks.refining import REFINING
 from service.artifact import FindManifest, Manifest, RefineManifest
 
-__all__ = ["READING", "REFINING", "Examples", "Figures", "Finding", "Task", "task_of"]
+__all__ = ["READING", "REFINING", "Examples", "Figures", "Finding", "Reading", "Task", "task_of"]
 
 
 def task_of(manifest: Manifest) -> Task:
@@ -17,4 +17,4 @@ def task_of(manifest: Manifest) -> Task:
         case RefineManifest():
             return REFINING
         case _:
-            return READING
+            return Reading(manifest.grammar, manifest.alphabet)

@@ -57,5 +57,9 @@ class Task(Protocol):
     def development(self, count: int) -> NDArray[np.uint8]:
         """Images uint8 (count, H, W, 3) of the development seeds, for calibration."""
 
+    def calibrate(self, artifact: Artifact, backend: Backend, examples: Any) -> dict[str, Any]:
+        """Fields of the manifest that make the answers of a model, loaded as `backend`, as probable as they say. They
+        are fitted on rendered plates of the development seeds, as many as there are `examples`; none on too few."""
+
     def measure(self, artifact: Artifact, backend: Backend, examples: Any) -> Figures:
         """Figures of a model, loaded as `backend`, through the serving code."""

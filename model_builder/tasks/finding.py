@@ -102,6 +102,9 @@ class Finding:
         renderer = SceneRenderer()
         return np.stack([renderer.scene(DEVELOPMENT_SEED + number, _SQUARE).image for number in range(count)])
 
+    def calibrate(self, artifact: Artifact, backend: Backend, examples: Any) -> dict[str, Any]:
+        return {}
+
     def measure(self, artifact: Artifact, backend: Backend, examples: Iterable[Scene]) -> Figures:
         """Figures of the finder with its refiner; of the finder alone where its refiner is not published yet."""
         tally = Tally()

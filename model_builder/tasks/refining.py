@@ -56,6 +56,9 @@ class Refining:
     def development(self, count: int) -> NDArray[np.uint8]:
         return collate(crops(SceneRenderer(), DEVELOPMENT_SEED, count, None)).crops
 
+    def calibrate(self, artifact: Artifact, backend: Backend, examples: Any) -> dict[str, Any]:
+        return {}
+
     def measure(self, artifact: Artifact, backend: Backend, examples: Batch) -> Figures:
         """The share of crops that are rightly told to show a plate or none, and the error of plates' corners."""
         found = answers(backend.infer(examples.crops), FORM)

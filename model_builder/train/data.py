@@ -3,8 +3,9 @@
 import hashlib
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from model_builder.plates.kinds import ALPHABET
+from model_builder.plates.kinds import ALPHABET, PLATES, Plate
 from model_builder.render.plate import Renderer, batch
 
 _INDEX = {character: index for index, character in enumerate(ALPHABET)}
@@ -54,24 +55,49 @@ class RenderedPlates(IterableDataset[Drawn]):
     Batch number i does not depend on the worker that draws it, so that a resumed training sees the same batches.
     """
 
-    def __init__(self, seed: int, batch_size: int, first_batch: int = 0, drill: float = 0.0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        batch_size: int,
+        first_batch: int = 0,
+        drill: float = 0.0,
+        *,
+        hidden: float = 0.0,
+        fonts: Sequence[Path] = (),
+        plates: Sequence[Plate] = PLATES,
+    ) -> None:
         self.seed, self.batch_size, self.first_batch, self.drill = seed, batch_size, first_batch, drill
+        self.hidden, self.fonts, self.plates = hidden, fonts, plates
 
     def __iter__(self) -> Iterator[Drawn]:
         cv2.setNumThreads(1)
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        renderer = Renderer()
+        renderer = Renderer(folders=self.fonts, plates=self.plates)
         number = self.first_batch + offset
         while True:
             first = (self.seed << 36) + number * self.batch_size
-            yield batch(renderer, first, self.batch_size, drill=self.drill)
+            yield batch(renderer, first, self.batch_size, drill=self.drill, hidden=self.hidden)
             number += stride
 
 
-def rendered_batches(seed: int, batch_size: int, first_batch: int, workers: int, drill: float = 0.0) -> Iterator[Batch]:
-    """Batches `first_batch`, `first_batch` + 1, ... of the rendered plates of `seed`, drawn by `workers` processes."""
-    dataset = RenderedPlates(seed, batch_size, first_batch, drill)
+def rendered_batches(
+    seed: int,
+    batch_size: int,
+    first_batch: int,
+    workers: int,
+    drill: float = 0.0,
+    *,
+    hidden: float = 0.0,
+    fonts: Sequence[Path] = (),
+    plates: Sequence[Plate] = PLATES,
+) -> Iterator[Batch]:
+    """Batches `first_batch`, `first_batch` + 1, ... of the rendered plates of `seed`, drawn by `workers` processes.
+
+    `fonts` are folders of typefaces beside those installed; `plates` are the kinds that are drawn, by their shares.
+    `hidden` is the share of plates of which a part is not seen.
+    """
+    dataset = RenderedPlates(seed, batch_size, first_batch, drill, hidden=hidden, fonts=fonts, plates=plates)
     return (collate(crops, texts) for crops, texts in drawn(dataset, workers))
 
 

@@ -7,7 +7,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from model_builder.networks.reader import LPRNet
-from model_builder.plates.kinds import ALPHABET
+from model_builder.plates.kinds import ALPHABET, PLATES, Plate
 from model_builder.train.data import Batch, Crops, development_set, encode, rendered_batches
 from model_builder.train.muon import Muon
 
@@ -47,8 +47,9 @@ class TrainConfig:
     average: float = 0.999  # exponential moving average of the weights, worth up to 25 points in mid-training
     dropout: float = 0.1  # little: the degradations of the renderer regularize already
     drill: float = (
-        0.3  # share of plates with Chinese characters only; a real plate has one, and it is the hardest to read
+        0.2  # share of plates with Chinese characters only; a real plate has one, and it is the hardest to read
     )
+    hidden: float = 0.05  # share of plates of which a part is not seen: so the network learns not to be sure there
     seed: int = 1
     development: int = 2000  # rendered plates for the logged accuracy; others than those that the publisher measures
     log_every: int = 500  # steps between accuracies and checkpoints
@@ -109,13 +110,16 @@ def train(
     initial: LPRNet | None = None,
     teacher: LPRNet | None = None,
     hold: Callable[[LPRNet], None] | None = None,
+    fonts: Sequence[Path] = (),
+    plates: Sequence[Plate] = PLATES,
 ) -> LPRNet:
     """Train, or resume from the checkpoint in `folder`, and return the averaged network.
 
     `own` crops make half of every batch; the other half is rendered, so that the network still reads plates that `own`
     lacks. `initial` gives the weights and widths to start from. `teacher` is distilled from, frame by frame. `hold` is
-    called after each update, to keep pruned weights at 0. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError
-    when the checkpoint in `folder` was made with another configuration or other crops.
+    called after each update, to keep pruned weights at 0. `fonts` are folders of typefaces beside those installed;
+    `plates` are the kinds that are drawn. Writes `folder`/checkpoint.pt and log.csv. Raises ValueError when the
+    checkpoint in `folder` was made with another configuration or other crops.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -132,7 +136,8 @@ def train(
     first = state.restore(device)
     log = Log(folder / "log.csv", first)
     development = development_set(config.development)
-    batches = _batches(config, first, own)
+    draw = partial(rendered_batches, hidden=config.hidden, fonts=fonts, plates=plates)
+    batches = _batches(config, first, own, draw)
     started = time.monotonic()
 
     def update(batch: Batch) -> Tensor:
@@ -241,7 +246,7 @@ def _step(
     device: torch.device,
     teacher: LPRNet | None,
 ) -> Tensor:
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=_quick_in_bfloat16(device)):
         logits = model.train()(batch.crops.to(device))
         with torch.no_grad():
             taught = teacher(batch.crops.to(device)) if teacher else None
@@ -254,6 +259,11 @@ def _step(
     for optimizer in optimizers:
         optimizer.step()
     return loss.detach()
+
+
+def _quick_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32: on a CPU without instructions for it, it takes ten times as long."""
+    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def ctc_loss(logits: Tensor, batch: Batch) -> Tensor:
@@ -275,12 +285,14 @@ def distillation_loss(logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
     return functional.kl_div(student, teacher, reduction="sum", log_target=True) / batch.lengths.sum()
 
 
-def _batches(config: TrainConfig, first: int, own: Crops | None) -> Iterator[Batch]:
+def _batches(
+    config: TrainConfig, first: int, own: Crops | None, draw: Callable[..., Iterator[Batch]]
+) -> Iterator[Batch]:
     if own is None:
-        return rendered_batches(config.seed, config.batch_size, first, config.workers, config.drill)
+        return draw(config.seed, config.batch_size, first, config.workers, config.drill)
     half = config.batch_size // 2
     pairs = zip(
-        rendered_batches(config.seed, config.batch_size - half, first, config.workers, config.drill),
+        draw(config.seed, config.batch_size - half, first, config.workers, config.drill),
         own.batches(config.seed, half, first),
         strict=True,
     )

@@ -1,6 +1,6 @@
 """The contract between builder and server: a folder with a model, a probe and a manifest that describes both."""
 
-from service.artifact.grammar import Format, Grammar
+from service.artifact.grammar import Format, Grammar, Kind, Looks, Region
 from service.artifact.manifest import (
     FORMAT_VERSION,
     PROBE,
@@ -48,9 +48,11 @@ __all__ = [
     "Format",
     "Frozen",
     "Grammar",
+    "Kind",
     "Label",
     "Latency",
     "Library",
+    "Looks",
     "Manifest",
     "Measured",
     "Network",
@@ -62,6 +64,7 @@ __all__ = [
     "Reads",
     "RefineManifest",
     "Refines",
+    "Region",
     "Score",
     "Source",
     "Tensor",

@@ -1,32 +1,90 @@
-"""Grammar of plates as data: the families of texts that a model knows, as a manifest holds them."""
+"""Grammar of plates as data: the families of texts that a model knows, and the kinds of plate that have them, as a
+manifest holds them."""
 
+import math
 from collections.abc import Collection
-from typing import Annotated
+from functools import cached_property
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
 from service.artifact.types import Frozen, Label
 
+# How probable it is that a plate seems to have other rows, or another colour, than its kind has, as in bad light.
+MISJUDGED: Final = 0.03
+
+
+class Looks(NamedTuple):
+    """What was seen of a plate beside its text: 1 or 2 rows, and its colour."""
+
+    rows: int
+    colour: str
+
+
+class Region(NamedTuple):
+    """A country, by its code of ISO 3166 in small letters, and the probability that a plate is of it."""
+
+    code: str
+    probability: float
+
+
+class Kind(Frozen):
+    """A kind of plate: the country that has it, or none; its rows, the names of colours that it can have, and the share
+    that it has of the country's plates."""
+
+    name: Label
+    region: Annotated[str, Field(pattern="^([a-z]{2})?$")] = ""
+    rows: Annotated[int, Field(ge=1, le=2)]
+    colours: Annotated[tuple[Label, ...], Field(min_length=1)]
+    share: Annotated[float, Field(gt=0, le=1)]
+
+    def is_like(self, looks: Looks) -> bool:
+        """Whether a plate of this kind can look so."""
+        return looks.rows == self.rows and looks.colour in self.colours
+
+    def likelihood(self, looks: Looks | None) -> float:
+        """How probable it is that a plate of this kind looks so; 1 where nothing was seen."""
+        if looks is None:
+            return 1.0
+        rows = 1.0 if looks.rows == self.rows else MISJUDGED
+        return rows * (1 / len(self.colours) if looks.colour in self.colours else MISJUDGED)
+
 
 class Format(Frozen):
     """A family of texts, named after what the text alone tells. A template holds, for each position, the characters
-    allowed there."""
+    allowed there. `kinds` are the kinds of plate with such texts; older models name none."""
 
     name: Label
     templates: Annotated[tuple[tuple[Annotated[str, Field(min_length=1)], ...], ...], Field(min_length=1)]
+    kinds: tuple[Kind, ...] = ()
 
     def fits(self, text: str) -> bool:
         """Whether `text` matches one of the templates, position by position."""
-        return any(
-            len(text) == len(template) and all(char in allowed for char, allowed in zip(text, template, strict=True))
-            for template in self.templates
-        )
+        return any(_fits(text, template) for template in self.templates)
+
+    def likelihood(self, text: str) -> float:
+        """The probability of a text among those of this format, if all templates, and all texts of one, are equally
+        frequent."""
+        fitting = [1 / math.prod(map(len, template)) for template in self.templates if _fits(text, template)]
+        return sum(fitting) / len(self.templates)
+
+    @cached_property
+    def regions(self) -> frozenset[str]:
+        """Codes of the countries that have such plates; of an older model, the one that the name begins with."""
+        first, _, rest = self.name.partition("-")
+        older = {first} if rest and len(first) == 2 else set()
+        return frozenset({kind.region for kind in self.kinds if kind.region} if self.kinds else older)
 
 
 class Grammar(Frozen):
     """The families of texts that a model knows. A text may fit several."""
 
     formats: tuple[Format, ...]
+
+    @cached_property
+    def regions(self) -> tuple[str, ...]:
+        """Codes of all countries, sorted."""
+        return tuple(sorted({region for format in self.formats for region in format.regions}))
 
     def formats_of(self, text: str) -> tuple[str, ...]:
         """Names of the formats that `text` fits, in their order."""
@@ -35,3 +93,37 @@ class Grammar(Frozen):
     def only(self, names: Collection[str]) -> "Grammar":
         """The grammar of the formats of these names alone; those that it does not know are left out."""
         return Grammar(formats=tuple(format for format in self.formats if format.name in names))
+
+    def within(self, regions: Collection[str]) -> "Grammar":
+        """The grammar of the kinds of these countries alone."""
+        return Grammar(
+            formats=tuple(
+                format.model_copy(update={"kinds": tuple(kind for kind in format.kinds if kind.region in regions)})
+                for format in self.formats
+                if not format.regions.isdisjoint(regions)
+            )
+        )
+
+    def looking(self, names: Collection[str], looks: Looks) -> tuple[str, ...]:
+        """Of the formats of these names those that have a kind that looks so; all of them where none has."""
+        like = {format.name for format in self.formats for kind in format.kinds if kind.is_like(looks)}
+        return tuple([name for name in names if name in like]) or tuple(names)
+
+    def region(self, text: str, looks: Looks | None, names: Collection[str]) -> Region | None:
+        """The country that a plate is most probably of, by Bayes' rule; its text fits the formats of these names.
+
+        Before anything is seen, all countries are equally probable, and so are plates of none of them, where formats
+        have such kinds. None where these are the most probable, or no kind has such a text.
+        """
+        found: dict[str, float] = {}
+        for format in self.formats:
+            if format.kinds and format.name in names:
+                likely = format.likelihood(text)
+                for kind in format.kinds:
+                    found[kind.region] = found.get(kind.region, 0.0) + kind.share * likely * kind.likelihood(looks)
+        code = max(found, key=found.__getitem__, default="")
+        return Region(code, found[code] / sum(found.values())) if code else None
+
+
+def _fits(text: str, template: tuple[str, ...]) -> bool:
+    return len(text) == len(template) and all(char in allowed for char, allowed in zip(text, template, strict=True))

@@ -121,6 +121,7 @@ class Reads(Model):
     alphabet: Annotated[str, Field(min_length=1)]
     blank: Count
     grammar: Grammar
+    temperature: Annotated[float, Field(ge=0.1, le=10)] = 1.0  # logits are divided by it: fitted on rendered plates
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,4 +1,7 @@
-"""Command line: `lpr read` reads plates, on a server or in the process itself; `lpr serve` is the server.
+"""Command line: `lpr read` reads plates, on a server or in the process itself; `lpr serve` is the server; `lpr watch`
+reads those that pass in videos.
+
+`lpr redact` and `lpr mcp` have files of their own.
 
 What stands in a file's name, or comes from a server, is printed with control characters escaped.
 """
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from service.client import files
+from service.client import assistant, bulk, files, redacting, watching
 from service.errors import BadParameter, LprError, Refused, printable
 from service.settings import ClientSettings, Settings, faults, listing, warnings
 from service.wire import Plate, Result
@@ -34,7 +37,7 @@ AT_ONCE = 4  # requests under way, to a server
 IMAGE_FAULTS = (400, 413, 415)  # statuses that say something of the image, not of the whole undertaking
 COLUMNS = (
     *("file", "plate", "text", "confidence", "formats", "valid_format"),
-    *("found", "rows", "colour", "cut", "corners", "note", "error"),
+    *("found", "rows", "colour", "cut", "corners", "note", "error", "region"),
 )
 
 
@@ -110,21 +113,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders that hold images")
     read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
-    read.add_argument("--variant", help="read with this variant instead of the server's or LPR_VARIANT")
-    read.add_argument("--format", default="", metavar="NAME,...", help="read every plate as a text of these formats")
-    read.add_argument(
+    _add_reading(read)
+    output = read.add_mutually_exclusive_group()
+    output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
+    output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
+    read.set_defaults(run=_read, show=_plain)
+    _add_reading(bulk.add_command(commands))
+    redacting.add_command(commands)
+    assistant.add_command(commands)
+    watching.add(commands)
+    return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Options of how to read, the same for all commands."""
+    parser.add_argument("--variant", help="read with this variant instead of the server's or LPR_VARIANT")
+    parser.add_argument("--format", default="", metavar="NAME,...", help="read every plate as a text of these formats")
+    parser.add_argument("--region", default="", metavar="CODE,...", help="read plates of these countries alone: de,gb")
+    parser.add_argument(
         "--min-confidence",
         type=_share,
         metavar="SHARE",
         help="leave out texts that are less sure; 0 leaves out nothing (default: leave out what is too unsure)",
     )
-    read.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
-    read.add_argument("--no-find", dest="find", action="store_false", help="read each image as a crop of one plate")
-    output = read.add_mutually_exclusive_group()
-    output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
-    output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
-    read.set_defaults(run=_read, show=_plain)
-    return parser
+    parser.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
+    parser.add_argument("--no-find", dest="find", action="store_false", help="read each image as a crop of one plate")
 
 
 def _serve(_: argparse.Namespace) -> int:
@@ -212,6 +225,7 @@ def _read_there(
         ) from error
     key = settings.api_key.get_secret_value() if settings.api_key else None
     formats = options.format.split(",") if options.format else ()
+    regions = options.region.split(",") if options.region else ()
     with Client(url, api_key=key) as client, ThreadPoolExecutor(AT_ONCE) as pool:
 
         def read(file: Path) -> list[Row]:
@@ -220,6 +234,7 @@ def _read_there(
                     file,
                     top_k=options.top_k,
                     formats=formats,
+                    regions=regions,
                     min_confidence=options.min_confidence,
                     variant=options.variant,
                     find=None if options.find else False,
@@ -249,6 +264,7 @@ def _read_here(files: list[Path], options: argparse.Namespace) -> Iterator[list[
     asked: dict[str, Any] = {
         "top_k": options.top_k,
         "formats": [options.format] if options.format else [],
+        "regions": [options.region] if options.region else [],
         "min_confidence": options.min_confidence,
         "find": options.find,
     }
@@ -275,6 +291,8 @@ def _plain(row: Row) -> str:
         told = [row.plate.text or "no text", f"{100 * row.plate.confidence:.1f} %", formats]
         if row.plate.found is not None:
             told.append(_seen(row.number, row.plate, row.plate.found))
+        if row.plate.region:
+            told.append(f"{row.plate.region.code} {100 * row.plate.region.probability:.0f} %")
     return "\t".join(map(printable, (str(row.file), *told)))
 
 
@@ -294,6 +312,7 @@ def _csv(row: Row) -> str:
     if plate:
         told |= plate.model_dump(include=set(COLUMNS)) | {"plate": row.number, "formats": ",".join(plate.formats)}
         told["corners"] = _corners(plate)
+        told["region"] = plate.region and plate.region.code
     fields = ["" if told.get(column) is None else printable(str(told[column])) for column in COLUMNS]
     csv.writer(line, lineterminator="").writerow(fields)
     return line.getvalue()

@@ -12,8 +12,9 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 
@@ -24,6 +25,17 @@ Image = bytes | str | os.PathLike[str]  # an image file's content, or its path
 
 URL = "http://127.0.0.1:8000"
 WAITED_FOR = (429, 503)  # answers that carry Retry-After
+
+How = Literal["blur", "pixelate", "fill"]
+
+
+@dataclass(frozen=True)
+class Covered:
+    """An image whose plates are covered: its bytes, their media type, and how many plates were covered."""
+
+    data: bytes
+    media_type: str
+    plates: int
 
 
 class Client:
@@ -43,6 +55,7 @@ class Client:
         *images: Image,
         top_k: int = 3,
         formats: Sequence[str] = (),
+        regions: Sequence[str] = (),
         min_confidence: float | None = None,
         variant: str | None = None,
         find: bool | None = None,
@@ -51,10 +64,14 @@ class Client:
 
         An image among several that cannot be read has its `error` in its result; alone, it raises Refused.
         """
-        parameters = _parameters(top_k, formats, min_confidence, variant, find)
+        parameters = _parameters(top_k, formats, regions, min_confidence, variant, find)
         return Recognition.model_validate_json(
             self._send("POST", "recognize", params=parameters, files=[_part(image) for image in images])
         )
+
+    def redact(self, image: Image, how: How = "blur") -> Covered:
+        """An image with its plates covered, in its format; `how` is that of POST /redact."""
+        return _covered(self._ask("POST", "redact", params={"how": how}, files=[_part(image)]))
 
     def variants(self) -> Listing:
         """The variants that are installed."""
@@ -79,6 +96,9 @@ class Client:
         self.close()
 
     def _send(self, method: str, path: str, **content: Any) -> bytes:
+        return self._ask(method, path, **content).content
+
+    def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:
         left = self._retries
         while True:
             try:
@@ -104,14 +124,20 @@ class AsyncClient:
         *images: Image,
         top_k: int = 3,
         formats: Sequence[str] = (),
+        regions: Sequence[str] = (),
         min_confidence: float | None = None,
         variant: str | None = None,
         find: bool | None = None,
     ) -> Recognition:
         """As `Client.read`."""
-        parameters = _parameters(top_k, formats, min_confidence, variant, find)
+        parameters = _parameters(top_k, formats, regions, min_confidence, variant, find)
         parts = await asyncio.to_thread(lambda: [_part(image) for image in images])
         return Recognition.model_validate_json(await self._send("POST", "recognize", params=parameters, files=parts))
+
+    async def redact(self, image: Image, how: How = "blur") -> Covered:
+        """As `Client.redact`."""
+        part = await asyncio.to_thread(_part, image)
+        return _covered(await self._ask("POST", "redact", params={"how": how}, files=[part]))
 
     async def variants(self) -> Listing:
         """As `Client.variants`."""
@@ -136,6 +162,9 @@ class AsyncClient:
         await self.close()
 
     async def _send(self, method: str, path: str, **content: Any) -> bytes:
+        return (await self._ask(method, path, **content)).content
+
+    async def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:
         left = self._retries
         while True:
             try:
@@ -158,10 +187,16 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
 
 
 def _parameters(
-    top_k: int, formats: Sequence[str], min_confidence: float | None, variant: str | None, find: bool | None
+    top_k: int,
+    formats: Sequence[str],
+    regions: Sequence[str],
+    min_confidence: float | None,
+    variant: str | None,
+    find: bool | None,
 ) -> dict[str, str | int | float]:
     given = {
         "format": ",".join(formats) or None,
+        "region": ",".join(regions) or None,
         "min_confidence": min_confidence,
         "variant": variant,
         "find": None if find is None else int(find),
@@ -177,10 +212,14 @@ def _part(image: Image) -> tuple[str, tuple[str | None, bytes, str]]:
     return "image", (name, Path(image).read_bytes(), "application/octet-stream")
 
 
-def _checked(response: httpx.Response) -> bytes:
-    """The content of a good answer; raises Refused with what another one says."""
+def _covered(response: httpx.Response) -> Covered:
+    return Covered(response.content, response.headers["content-type"], int(response.headers["x-plates"]))
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    """A good answer; raises Refused with what another one says."""
     if response.is_success:
-        return response.content
+        return response
     try:
         detail = str(json.loads(response.content)["detail"])
     except (ValueError, KeyError, TypeError):

@@ -11,14 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.finding.canvas import FILL
+from service.finding.rows import UPPER, joined
+from service.finding.warp import frame, warped
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-UPPER: Final = 0.36
-UPPER_AND_LOWER: Final = ((0.02, 0.42), (0.4, 0.98))  # rows of a plate with two, from top to bottom, in its heights
-_FINEST = 8  # samples along a side of a pixel, at most, that are averaged
 
 
 class Form(NamedTuple):
@@ -72,22 +69,26 @@ class Refined(NamedTuple):
 
 
 def rectified(image: Pixels, plate: Refined, size: tuple[int, int]) -> Pixels:
-    """The plate straight, (*size, 3); of one with two rows, these side by side.
+    """The plate straight, (*size, 3); of one with two rows, these side by side."""
+    straight = warped if plate.rows == 1 else joined
+    return straight(image, plate.corners, size)
 
-    The upper row takes the share UPPER of the columns, the lower one the rest: most plates have fewer characters above.
-    """
+
+def inside(plate: Refined, image: tuple[int, int], width: int) -> Floats:
+    """Of each of the `width` columns of `rectified`, the share that lies in an image of this height and width."""
     if plate.rows == 1:
-        return warped(image, plate.corners, size)
-    height, width = size
-    left = round(UPPER * width)
-    upper, lower = (_part(plate.corners, *rows) for rows in UPPER_AND_LOWER)
-    return np.hstack([warped(image, upper, (height, left)), warped(image, lower, (height, width - left))])
+        return _inside(plate.corners, image, width)
+    upper = round(UPPER * width)
+    return np.concatenate([_inside(plate.corners, image, columns) for columns in (upper, width - upper)])
 
 
-def _part(corners: Floats, top: float, bottom: float) -> Floats:
-    """The corners of a plate's rows between two shares of its height."""
-    down = corners[[3, 2]] - corners[[0, 1]]
-    return np.asarray(np.vstack([corners[:2] + top * down, (corners[:2] + bottom * down)[::-1]]), np.float32)
+def _inside(corners: Floats, image: tuple[int, int], columns: int) -> Floats:
+    x, y = np.meshgrid((np.arange(columns) + 0.5) / columns, (0.2, 0.4, 0.6, 0.8))
+    matrix = cv2.getPerspectiveTransform(frame((1, 1)), corners.astype(np.float32))
+    points = cv2.perspectiveTransform(np.stack((x, y), 2).astype(np.float32), matrix)
+    height, width = image
+    within = (points >= 0).all(2) & (points[..., 0] < width) & (points[..., 1] < height)
+    return np.asarray(within.mean(0), np.float32)
 
 
 def crop(image: Pixels, corners: Floats, form: Form) -> Pixels:
@@ -104,26 +105,6 @@ def around(corners: Floats, form: Form) -> Floats:
     u, v = np.array([across, 1 - across, 1 - across, across]), np.array([down, down, 1 - down, 1 - down])
     shares = np.stack(((1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v), 1)
     return np.asarray(shares @ corners, np.float32)
-
-
-def warped(image: Pixels, corners: Floats, size: tuple[int, int]) -> Pixels:
-    """The quad of an image straightened to (*size, 3), size being height and width.
-
-    Where the quad is larger than that, each pixel is the mean of as many samples as it takes.
-    """
-    height, width = size
-    sides = np.hypot(*(np.roll(corners, -1, 0) - corners).T)
-    shrinks = max(sides[0] / width, sides[2] / width, sides[1] / height, sides[3] / height)
-    finer = int(np.clip(np.ceil(shrinks), 1, _FINEST))
-    matrix = cv2.getPerspectiveTransform(
-        corners.astype(np.float32) - np.float32(0.5), _frame(size) * finer - np.float32(0.5)
-    )
-    fine = cv2.warpPerspective(
-        image, matrix, (width * finer, height * finer), borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL, FILL, FILL)
-    )
-    if finer > 1:
-        fine = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(fine, np.uint8)
 
 
 def answers(maps: Floats, form: Form) -> Floats:
@@ -156,14 +137,14 @@ def rough_in_crop(form: Form) -> Floats:
 
 def in_crop(corners: Floats, rough: Floats, form: Form) -> Floats:
     """Points (n, 2) of the image in widths and heights of the crop for a plate with `rough` corners."""
-    matrix = cv2.getPerspectiveTransform(around(rough, form), _frame((1, 1)))
+    matrix = cv2.getPerspectiveTransform(around(rough, form), frame((1, 1)))
     return np.asarray(cv2.perspectiveTransform(corners[None].astype(np.float32), matrix)[0], np.float32)
 
 
 def refined(answer: Floats, rough: Floats, form: Form) -> Refined:
     """What an answer (answers,) says of a plate with `rough` corners."""
     places = rough_in_crop(form) + answer[CORNERS].reshape(4, 2)
-    matrix = cv2.getPerspectiveTransform(_frame((1, 1)), around(rough, form))
+    matrix = cv2.getPerspectiveTransform(frame((1, 1)), around(rough, form))
     corners = cv2.perspectiveTransform(places[None], matrix)[0]
     turns = int(answer[TURNS].argmax())  # the plate's first corner is so many places further on
     return Refined(
@@ -173,8 +154,3 @@ def refined(answer: Floats, rough: Floats, form: Form) -> Refined:
         form.colours[int(answer[COLOUR:].argmax())],
         bool(answer[CUT] > 0),
     )
-
-
-def _frame(size: tuple[int, int]) -> Floats:
-    height, width = size
-    return np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)

@@ -1,6 +1,6 @@
 """The search for the plates of a photograph: the finder's looks, then two passes of the refiner over what was found."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import cv2
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.finding import canvas, maps
-from service.finding.looks import Size, looks, tiles
+from service.finding.looks import FINE, WIDE_FROM, Size, all_tiles, looks, tiles
 from service.finding.maps import Plates
 from service.finding.refine import Form, Refined, answers, crop, refined
 
@@ -18,6 +18,9 @@ Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # a network: images 
 HINT: Final = 0.15  # probability from which the refiner looks at what the finder found
 SURE: Final = 0.5  # probability, by finder and refiner together, from which it is a plate
 MOST: Final = 32  # plates of a photograph
+WIDE: Final = 0.05  # probability, by the finder alone, from which a wide search looks closer
+COVERED: Final = 0.1  # probability from which a wide search gives what may be a plate: docs/redacting.md has the table
+SUSPECTS: Final = 128  # outlines that a wide search gives, at most
 SAME: Final = 0.5  # overlap, of the smaller one, from which two plates are the same
 
 
@@ -53,13 +56,37 @@ class Search:
         ]
         return _likely(both, SURE)
 
-    def rough(self, image: Pixels) -> Plates:
-        """What the finder alone finds, the most probable first, at most MOST."""
+    def suspects(self, image: Pixels, least: float = COVERED) -> list[Refined]:
+        """All that may be a plate, the most probable first, to be covered; for one plate, several outlines.
+
+        A wide search: lower thresholds, tiles of every larger photograph, and of each suspect the rough corners beside
+        the refined ones. Takes several times as long as `__call__`.
+        """
+        height, width = image.shape[:2]
+        found: list[Refined] = []
+        for left, top, right, bottom in [(0, 0, width, height), *all_tiles(width, height)]:
+            corner = np.array([left, top], np.float32)
+            for one in self._suspected(image[top:bottom, left:right]):
+                found.append(one._replace(corners=one.corners + corner))
+        return sorted(_likely(found, least), key=lambda one: -one.probability)[:SUSPECTS]
+
+    def _suspected(self, image: Pixels) -> Iterator[Refined]:
+        """What may be a plate in a photograph or a tile: refined, then roughly."""
+        rough = self.rough(image, WIDE, WIDE_FROM)
+        for one, quad, hint in zip(
+            self._refined(image, list(rough.corners)), rough.corners, rough.probabilities, strict=True
+        ):
+            found = one._replace(probability=_joint(float(hint), one.probability))
+            yield found
+            yield found._replace(corners=quad)
+
+    def rough(self, image: Pixels, least: float = HINT, fine: int = FINE) -> Plates:
+        """What the finder alone finds with a probability of at least `least`, the most probable first, at most MOST."""
         (height, width), scale, passes = image.shape[:2], 1.0, []
-        for size, longest in looks(width, height, self._sizes):
+        for size, longest in looks(width, height, self._sizes, fine):
             seen, smaller = canvas.fit(image, size, longest)
             scale *= smaller
-            passes.append((maps.decode(self._find(seen[None])[0], HINT, MOST), scale))
+            passes.append((maps.decode(self._find(seen[None])[0], least, MOST), scale))
             rows, columns = (max(1, round(length * smaller)) for length in image.shape[:2])
             image = seen[:rows, :columns]  # for a coarser look
         return maps.merged(passes, MOST)

@@ -17,7 +17,8 @@ from service.http.state import State
 from service.pipeline.recognizer import Recognizer
 
 HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
-READING = ("/recognize", "/infer")  # how the addresses end that take images
+# How the addresses end that take images.
+READING = ("/recognize", "/infer", "/redact", "/plate-reader", "/plate-reader/", "/alpr")
 
 
 @contextmanager
@@ -66,8 +67,17 @@ class Admission:
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         held, complete, until = 0, False, asyncio.get_running_loop().time() + self._upload_s
 
+        def hold(size: int) -> None:
+            nonlocal held
+            held += size
+            self._held += size
+            if self._held > self._most_bytes:
+                raise Busy("Too many bytes are arriving or waiting just now: try again in a moment.")
+
+        scope.setdefault("state", {})["hold"] = hold  # for bytes that come otherwise than in the body
+
         async def take() -> Message:
-            nonlocal held, complete
+            nonlocal complete
             if complete:  # what follows the body, the end of the connection, may take its time
                 return await receive()
             try:
@@ -75,12 +85,8 @@ class Admission:
                     message = await receive()
             except TimeoutError as error:
                 raise SlowUpload(f"The body took over {self._upload_s:g} s to arrive: send less at a time.") from error
-            size = len(message.get("body", b""))
-            held += size
-            self._held += size
             complete = not message.get("more_body", False)
-            if self._held > self._most_bytes:
-                raise Busy("Too many bytes are arriving or waiting just now: try again in a moment.")
+            hold(len(message.get("body", b"")))
             return message
 
         try:

@@ -74,6 +74,6 @@ def _among(digest: bytes, digests: Iterable[bytes]) -> bool:
 
 
 def _given(headers: Headers) -> str:
-    """The key in `Authorization: Bearer KEY` or `X-API-Key: KEY`, or nothing."""
+    """The key in `Authorization: Bearer KEY`, `Authorization: Token KEY` or `X-API-Key: KEY`, or nothing."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    return credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return credentials.strip() if scheme.lower() in ("bearer", "token") else headers.get("x-api-key", "")

@@ -37,6 +37,7 @@ STATUS: dict[type[LprError], HTTPStatus] = {
     errors.TooManyImages: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.TooManyPixels: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UndecodableImage: HTTPStatus.BAD_REQUEST,
+    errors.Unfetchable: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.VariantUnusable: HTTPStatus.CONFLICT,
 }
@@ -95,6 +96,13 @@ async def _pass_on(request: Request, error: Exception) -> Response:
 def fault(error: LprError) -> Fault:
     """An error as answers tell it."""
     return _fault(STATUS[type(error)], error.slug, str(error))
+
+
+def foreign(request: Request, error: LprError, status: HTTPStatus, content: Mapping[str, object]) -> Response:
+    """The answer to an error in the format of another product, counted and logged as all are."""
+    _count(request, error.slug)
+    access_log.note(request, error=error.slug)
+    return Response(json.dumps(content), status, HEADERS.get(type(error)), "application/json")
 
 
 def causes() -> list[str]:

@@ -2,9 +2,10 @@
 
 A model takes one input of two: `image`, an encoded file per plate (BYTES), or `input`, the crops as its network takes
 them (UINT8). It gives `text` (empty where its confidence is less than `min_confidence`), `confidence`, `format` (the
-names of all formats that the text fits, with commas between) and `logits`. Tensors stand in the JSON, where an encoded
-image is base64, or behind it as bytes: the protocol's extension for binary tensor data. The parameters `format` and
-`min_confidence` of a request are those of POST /recognize.
+names of the formats that the text fits, with commas between), `logits`, and `region` (the code of the country, or
+nothing). Tensors stand in the JSON, where an encoded
+image is base64, or behind it as bytes: the protocol's extension for binary tensor data. The parameters `format`,
+`region` and `min_confidence` of a request are those of POST /recognize.
 
 A row of the outputs is an image, read as a crop of one plate. With the parameter `find`, which needs the input `image`,
 a row is a plate that was found in one of the photographs and is not left out as too unsure; there may be none.
@@ -95,6 +96,7 @@ async def model(request: Request, name: Name, state: Anybody) -> dict[str, Any]:
         described("confidence", "FP32", [-1]),
         described("format", "BYTES", [-1]),
         described("logits", "FP32", free_shape(manifest.output.shape)),
+        described("region", "BYTES", [-1]),
         described(IMAGE, "INT32", [-1]),
         described("box", "FP32", [-1, 8]),
     ]
@@ -138,7 +140,7 @@ async def infer(request: Request, name: Name, state: Reader) -> Response:
         parse = partial(read_request, header_length=length, manifest=manifest, limits=state.limits)
         asked, images = await parsed(body, parse)
         recognizer = await get()
-        only = restrict(recognizer.manifest.grammar, asked.parameters.format)
+        only = restrict(recognizer.manifest.grammar, asked.parameters.format, asked.parameters.region, state.regions)
         find = asked.parameters.find and recognizer.finding(True)
         outcomes, timing = await recognizer.recognize(images, 1, only, gone=partial(gone, request), find=find)
         rows = _rows(outcomes, asked.parameters)

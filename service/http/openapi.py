@@ -91,14 +91,12 @@ REQUEST_BODY: dict[str, Any] = {
 }
 
 
-# As FastAPI would document the fields of Options if it took them apart itself.
-PARAMETERS = [
-    {
-        "name": name,
-        "in": "query",
-        "required": False,
-        "description": schema.pop("description"),
-        "schema": schema,
-    }
-    for name, schema in inlined(Options)["properties"].items()
-]
+def documented(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The fields of a model as parameters of a query, as FastAPI would document them if it took them apart itself."""
+    return [
+        {"name": name, "in": "query", "required": False, "description": field.pop("description"), "schema": field}
+        for name, field in schema["properties"].items()
+    ]
+
+
+PARAMETERS = documented(inlined(Options))

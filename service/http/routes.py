@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from service.http.admission import admitted
 from service.http.answers import compose, log, record, refusal_of
+from service.http.fetch import fetched
 from service.http.openapi import PARAMETERS, REFUSALS, REFUSALS_TO_CHANGE, REQUEST_BODY, UNKNOWN_PARAMETER
 from service.http.requests import NO_QUERY, Anybody, Name, Operator, Plain, query, reader
 from service.http.uploads import JSON, gone, read_images
@@ -25,9 +26,9 @@ async def recognize(request: Request) -> Response:
     options = query(request)
     chosen = state.variants.choose(options.variant)
     with admitted(request, state, chosen) as get:
-        uploads = await read_images(request, state.limits)
+        uploads = await fetched(request, await read_images(request, state.limits), state.fetcher)
         recognizer = await get()
-        only = restrict(recognizer.manifest.grammar, options.formats)
+        only = restrict(recognizer.manifest.grammar, options.formats, options.regions, state.regions)
         images = [upload.content for upload in uploads]
         find = recognizer.finding(options.find)
         outcomes, timing = await recognizer.recognize(images, options.top_k, only, partial(gone, request), find)
@@ -38,7 +39,7 @@ async def recognize(request: Request) -> Response:
             for upload, outcome in zip(uploads, outcomes, strict=True)
         ]
         record(state.metrics, chosen, outcomes, timing)
-    if state.shadow and only is None and chosen == state.variants.name:
+    if state.shadow and options.formats is None and options.regions is None and chosen == state.variants.name:
         state.shadow.offer(images, outcomes, find)
     log(request, chosen, results, state.log_plates)
     answer = {

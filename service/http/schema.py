@@ -1,8 +1,8 @@
 """Requests as pydantic models, and their schemas for the OpenAPI document."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.reading.plates import MIN_CONFIDENCE
 
@@ -16,13 +16,25 @@ class Strict(BaseModel):
 class JsonImage(Strict):
     """One image in a JSON body."""
 
-    data: str = Field(
+    data: str | None = Field(
+        default=None,
         description="The image's file in base64, also in its URL-safe alphabet; a data: URL is taken too.",
         examples=["/9j/4AAQSkZJRg=="],
+    )
+    url: str | None = Field(
+        default=None,
+        description="Instead of `data`: the address of the image, at a host that LPR_FETCH names.",
+        examples=["https://images.example/plate.jpg"],
     )
     filename: str | None = Field(
         default=None, description="Comes back with the result, its first 200 characters.", examples=["plate.jpg"]
     )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.data is None) == (self.url is None):
+            raise ValueError("an image has either data or url")
+        return self
 
 
 class JsonImages(Strict):
@@ -44,6 +56,14 @@ class Options(BaseModel):
         description="Read every plate as a text of one of these formats, by their names with commas between, and as "
         "nothing else.",
         examples=["cn-standard,cn-new-energy"],
+    )
+    regions: str | None = Field(
+        default=None,
+        max_length=200,
+        alias="region",
+        description="Read every plate as one of these countries, by their codes of ISO 3166 with commas between, and "
+        "as nothing else; `any` for all, whatever the server's default is.",
+        examples=["de,gb"],
     )
     min_confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,

@@ -4,17 +4,21 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from service.errors import ArtifactError, BadParameter
 from service.http.auth import Keys
+from service.http.fetch import Fetcher
 from service.http.uploads import Limits
 from service.metrics import Metrics
 from service.pipeline.budget import Budget
 from service.pipeline.registry import Variants
 from service.pipeline.shadow import Shadow
+from service.reading.plates import restrict
 
 
 @dataclass(frozen=True)
 class State:
-    """What routes and middleware share. `log_plates`: whether the access log may hold texts."""
+    """What routes and middleware share. `log_plates`: whether the access log may hold texts. `regions`:
+    what is read where a request names none."""
 
     variants: Variants
     budget: Budget
@@ -23,6 +27,16 @@ class State:
     limits: Limits
     keys: Keys
     log_plates: bool
+    regions: tuple[str, ...] = ()
+    fetcher: Fetcher | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ArtifactError where the active variant does not read the regions."""
+        manifest = self.variants.active.manifest
+        try:
+            restrict(manifest.grammar, None, None, self.regions)
+        except BadParameter as error:
+            raise ArtifactError(f"LPR_REGIONS: {manifest.variant} does not read them all. {error}") from error
 
 
 def state_of(request: Request) -> State:

@@ -24,7 +24,7 @@ from service.reading.plates import plate
 
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 IMAGE, INPUT = "image", "input"
-OUTPUTS = ("text", "confidence", "format", "logits")
+OUTPUTS = ("text", "confidence", "format", "logits", "region")
 WHERE = (IMAGE, "box")  # further outputs, where plates are found in photographs
 LENGTH = re.compile("[0-9]{1,9}")  # of JSON, as that header has it
 LENGTH_BYTES = 4  # before each element of a binary BYTES tensor, little-endian
@@ -54,6 +54,7 @@ class Parameters(BaseModel):
     """Those of a request that mean something here; clients send others too."""
 
     format: Text | None = None
+    region: Text | None = None
     find: bool = False
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     binary_data_output: bool = False
@@ -217,6 +218,7 @@ def outputs_of(rows: Sequence[Row], manifest: Manifest) -> dict[str, Output]:
     seen, count = [row.seen for row in rows], (len(rows),)
     formats = [",".join(row.seen.reading.formats) if row.text else "" for row in rows]
     confidences = np.array([_confidence(one) for one in seen], np.float32)
+    regions = [one.reading.region.code if one.reading.region else "" for one in seen]
     frames, classes = map(int, manifest.output.shape[1:])
     logits = np.array([one.logits for one in seen], np.float32).reshape(*count, frames, classes)
     boxes = [plate(one.reading, one.width, one.height, one.plate)["box"] for one in seen]
@@ -225,6 +227,7 @@ def outputs_of(rows: Sequence[Row], manifest: Manifest) -> dict[str, Output]:
         "confidence": Output("FP32", count, confidences),
         "format": Output("BYTES", count, formats),
         "logits": Output("FP32", logits.shape, logits),
+        "region": Output("BYTES", count, regions),
         IMAGE: Output("INT32", count, np.array([row.image for row in rows], np.int32)),
         "box": Output("FP32", (*count, 8), np.array(boxes, np.float32).reshape(*count, 8)),
     }

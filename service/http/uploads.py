@@ -66,6 +66,7 @@ class Upload:
 
     filename: str | None
     content: Encoded | InputError
+    url: str | None = None  # where it is, if it is not in the request
 
 
 async def read_images(request: Request, limits: Limits) -> list[Upload]:
@@ -75,11 +76,11 @@ async def read_images(request: Request, limits: Limits) -> list[Upload]:
     its content, and the others are not lost. Raises InputError: UnsupportedMediaType, NoImage, TooManyImages,
     BadParameter, BodyTooLarge, MalformedBody or ClientGone.
     """
-    media_type, options = _media_type(request.headers.get("content-type"))
-    chunks = _limited(request, limits.max_bytes)
+    media_type, options = media_type_of(request.headers.get("content-type"))
+    chunks = limited(request, limits.max_bytes)
     if media_type == FORM:
         return await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images)
-    body = await _joined(chunks)
+    body = await joined(chunks)
     if media_type == JSON:
         return await parsed(body, partial(_read_json, max_images=limits.max_images))
     if not body and not _may_be_image(media_type):
@@ -102,10 +103,10 @@ async def gone(request: Request) -> None:
 
 async def read_whole(request: Request, limits: Limits) -> bytearray:
     """The body of a request, whatever it is; raises BodyTooLarge, ClientGone or UnsupportedMediaType."""
-    return await _joined(_limited(request, limits.max_bytes))
+    return await joined(limited(request, limits.max_bytes))
 
 
-async def _joined(chunks: AsyncIterator[bytes]) -> bytearray:
+async def joined(chunks: AsyncIterator[bytes]) -> bytearray:
     """All of a body; it grows in place, so that a large one is not held twice."""
     body = bytearray()
     async for chunk in chunks:
@@ -113,7 +114,7 @@ async def _joined(chunks: AsyncIterator[bytes]) -> bytearray:
     return body
 
 
-async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+async def limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """The body's chunks, none of them empty, up to `max_bytes`; a longer announced length is refused before any."""
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
         sentence = f"The Content-Encoding {quoted(encoding)} is not accepted: send the body as it is."
@@ -134,7 +135,15 @@ async def _limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 
 
 async def _read_multipart(chunks: AsyncIterator[bytes], boundary: bytes, max_images: int) -> list[Upload]:
-    form = _Form(max_images)
+    form = Form(max_images)
+    await feed(form, chunks, boundary)
+    if not form.images:
+        raise NoImage(f"The multipart body has no part named {FIELD!r}: {ACCEPTED}.")
+    return [_upload(part.filename, part.media_type, part.data) for part in form.images]
+
+
+async def feed(form: "Form", chunks: AsyncIterator[bytes], boundary: bytes) -> None:
+    """Put the parts of a multipart body into a form while they arrive; raises MalformedBody."""
     try:
         if not boundary:
             raise FormParserError("its Content-Type names no boundary")
@@ -145,9 +154,6 @@ async def _read_multipart(chunks: AsyncIterator[bytes], boundary: bytes, max_ima
         raise MalformedBody(f"The multipart body does not parse ({error}): let an HTTP library compose it.") from error
     if not form.complete:
         raise MalformedBody("The multipart body ends before its last boundary: send it whole.")
-    if not form.images:
-        raise NoImage(f"The multipart body has no part named {FIELD!r}: {ACCEPTED}.")
-    return [_upload(part.filename, part.media_type, part.data) for part in form.images]
 
 
 def _read_json(body: bytearray, max_images: int) -> list[Upload]:
@@ -166,10 +172,12 @@ def _read_json(body: bytearray, max_images: int) -> list[Upload]:
 
 
 def _decoded(image: JsonImage) -> Upload:
+    if image.data is None:
+        return Upload(shortened(image.filename), b"", image.url)
     try:
-        return Upload(_shortened(image.filename), decode_base64(image.data))
+        return Upload(shortened(image.filename), decode_base64(image.data))
     except UndecodableImage as refusal:
-        return Upload(_shortened(image.filename), refusal)
+        return Upload(shortened(image.filename), refusal)
 
 
 def decode_base64(text: str) -> bytes:
@@ -190,11 +198,11 @@ def decode_base64(text: str) -> bytes:
 def _upload(filename: str | None, media_type: str, data: bytes | bytearray) -> Upload:
     """An image, or anything else that a client sent in the place of one."""
     if _may_be_image(media_type) or sniff(data):
-        return Upload(_shortened(filename), data)
+        return Upload(shortened(filename), data)
     said = f"has the Content-Type {quoted(media_type)}" if media_type else "has no Content-Type"
     looks = "looks like JSON" if data[:64].lstrip().startswith((b"{", b"[")) else "is no image that is known"
     sentence = f"The content {said} and {looks}: {ACCEPTED}."
-    return Upload(_shortened(filename), UnsupportedMediaType(sentence))
+    return Upload(shortened(filename), UnsupportedMediaType(sentence))
 
 
 def _may_be_image(media_type: str) -> bool:
@@ -202,13 +210,13 @@ def _may_be_image(media_type: str) -> bool:
     return media_type.startswith("image/") or media_type == OCTETS
 
 
-def _media_type(header: str | None) -> tuple[str, dict[bytes, bytes]]:
+def media_type_of(header: str | None) -> tuple[str, dict[bytes, bytes]]:
     """A Content-Type, in lower case, and its options."""
     kind, options = parse_options_header(header and header[:MEDIA_TYPE])  # 2 us a character
     return kind.decode("latin-1"), options
 
 
-def _shortened(filename: str | None) -> str | None:
+def shortened(filename: str | None) -> str | None:
     """A file's name as it comes back with the result."""
     return None if filename is None else filename[:ECHOED]
 
@@ -220,7 +228,7 @@ def check_count(count: int, max_images: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A part of a form that holds an image, or that should."""
 
     filename: str | None
@@ -228,11 +236,11 @@ class _Part:
     data: bytearray = field(default_factory=bytearray)
 
 
-class _Form:
+class Form:
     """Collects the `image` parts of a multipart body from the parser's events; there may be no others."""
 
     def __init__(self, max_images: int) -> None:
-        self.images: list[_Part] = []
+        self.images: list[Part] = []
         self.complete = False
         self._max_images = max_images
         self._headers: dict[str, str] = {}
@@ -260,11 +268,16 @@ class _Form:
 
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get("content-disposition"))
-        check_names("form field", [options.get(b"name", b"").decode("utf-8", "replace")], [FIELD])
-        check_count(len(self.images) + 1, self._max_images)
         filename = options.get(b"filename")
         name = None if filename is None else filename.decode("utf-8", "replace")
-        self.images.append(_Part(name, _media_type(self._headers.get("content-type"))[0]))
+        part = Part(name, media_type_of(self._headers.get("content-type"))[0])
+        self.begin(options.get(b"name", b"").decode("utf-8", "replace"), part)
+
+    def begin(self, name: str, part: Part) -> None:
+        """Take a part whose head is there."""
+        check_names("form field", [name], [FIELD])
+        check_count(len(self.images) + 1, self._max_images)
+        self.images.append(part)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         self.images[-1].data.extend(memoryview(data)[start:end])

@@ -19,6 +19,7 @@ AT_ONCE: Final = 4  # times the largest image: so many pixels are decoded at a t
 REQUEST_PIXELS: Final = 100_000_000  # of all images of a request, at most; of one image, as many as it may have
 PER_PLACE: Final = 1_000_000  # pixels that take a place more
 SEARCHED: Final = 7  # places more of an image in which plates are searched
+WIDE: Final = 5  # times as long a wide search takes
 
 
 class Budget:
@@ -40,10 +41,10 @@ class Budget:
         if self._taken >= self._places:
             raise Busy("The queue is full: try again in a moment.")
 
-    def places(self, sizes: Sequence[int | None], find: bool) -> int:
+    def places(self, sizes: Sequence[int | None], find: bool, wide: bool = False) -> int:
         """Places for the images of a request with so many pixels each, None where nobody knows how many.
 
-        Raises TooManyPixels for more than a request may hold.
+        `wide` is a search that covers plates. Raises TooManyPixels for more than a request may hold.
         """
         pixels = [self._max_pixels if size is None else min(size, self._max_pixels) for size in sizes]
         most = max(REQUEST_PIXELS, self._max_pixels)
@@ -52,7 +53,7 @@ class Budget:
                 f"The images have {sum(pixels):,} pixels together; at most {most:,} are accepted in a request, where a "
                 f"GIF, TIFF, AVIF or HEIC counts as {self._max_pixels:,}: send them in several requests."
             )
-        return sum(1 + size // PER_PLACE + SEARCHED * find for size in pixels)
+        return sum(1 + size // PER_PLACE + SEARCHED * find * (WIDE if wide else 1) for size in pixels)
 
     @contextmanager
     def taken(self, places: int) -> Iterator[Callable[[int], None]]:

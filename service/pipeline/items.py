@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from service.artifact import Grammar
 from service.errors import InputError, TooLate
+from service.finding.cover import How
 from service.finding.refine import Refined
 from service.reading.containers import Encoded
+from service.reading.encode import Kind
 from service.reading.geometry import Pixels
 from service.reading.text import Reading
 
@@ -49,7 +51,17 @@ class Empty:
     truncated: bool = False
 
 
-Outcome = Seen | Empty | InputError  # of one item
+@dataclass(frozen=True)
+class Redacted:
+    """An image whose plates are covered, encoded again: its bytes, their kind, and how many plates were covered."""
+
+    data: bytes
+    kind: Kind
+    plates: int
+    truncated: bool = False
+
+
+Outcome = Seen | Empty | Redacted | InputError  # of one item
 
 
 @dataclass(frozen=True)
@@ -117,15 +129,17 @@ class Request:
         only: Grammar | None = None,
         expires: float = math.inf,
         find: bool = False,
+        cover: How | None = None,
     ) -> None:
         """`done` is called on any thread once all items have ended, or with the error that fails the request.
 
-        `top_k`, `only` and `find` are those of `Recognizer.recognize`; a thread must begin with it before `expires`, by
-        time.perf_counter.
+        `top_k`, `only`, `find` and `cover` are those of `Recognizer.recognize`; a thread must begin with it before
+        `expires`, by time.perf_counter.
         """
         self.top_k = top_k
         self.only = only
         self.find = find
+        self.cover = cover
         self.expires = expires
         self.begun = False  # whether a thread has begun with the first of its items
         self.on_begin: Callable[[], None] = lambda: (

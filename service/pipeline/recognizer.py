@@ -22,6 +22,7 @@ from typing import Final
 from service.artifact import Artifact, Grammar
 from service.backends import Backend
 from service.errors import BadParameter, ClientGone, Stopping
+from service.finding.cover import How
 from service.pipeline.budget import Budget
 from service.pipeline.inference_threads import Crew
 from service.pipeline.items import Item, Outcome, Request, Source, Timing, fail, too_late
@@ -127,10 +128,11 @@ class Recognizer:
         only: Grammar | None = None,
         gone: Gone | None = None,
         find: bool = False,
+        cover: How | None = None,
     ) -> tuple[list[tuple[Outcome, ...]], Timing]:
         """Read the plates of each image, an encoded one or BGR uint8 (H, W, 3); with `only`, as one of its formats and
-        nothing else. With `find`, an image is a photograph; else a crop of one plate. `gone` returns when nobody wants
-        the answer any more.
+        nothing else. With `find`, an image is a photograph; else a crop of one plate. With `cover` besides, its plates
+        are covered, and nothing is read. `gone` returns when nobody wants the answer any more.
 
         An image that is an error, or that cannot be read, has its error in its place. Raises Busy or Stopping where
         nothing more is admitted, TooManyPixels where the images have too many together, TooLate where no thread began
@@ -141,10 +143,10 @@ class Recognizer:
         self._admitted.add(1)
         start = time.perf_counter()
         complete = asyncio.get_running_loop().create_future()
-        request = Request(images, partial(_settle, complete), top_k, only, start + self._deadline_s, find)
+        request = Request(images, partial(_settle, complete), top_k, only, start + self._deadline_s, find, cover)
         try:
             request.items, sizes = await self._checked(request)
-            places = self._budget.places(sizes, find)
+            places = self._budget.places(sizes, find, cover is not None)
             with self._budget.taken(places) as leave:
                 if share := (places - 1) // max(1, len(sizes)):  # so that one request of many keeps nobody out for long
                     request.on_begin = partial(_soon, complete.get_loop(), partial(leave, share))

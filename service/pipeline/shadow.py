@@ -14,6 +14,7 @@ from service.errors import InputError
 from service.pipeline.items import Outcome, Seen, Source
 from service.pipeline.registry import Variants
 from service.reading.containers import Encoded
+from service.reading.plates import restrict
 
 Compared = Literal["agreed", "disagreed", "failed", "skipped"]  # of an image
 WAITING, WAITING_BYTES = 64, 32 * 1024**2  # most images that wait for their turn, and most bytes of them
@@ -24,12 +25,23 @@ log = logging.getLogger(__name__)
 class Shadow:
     """Compares the variant `name` with the active one. Its methods belong to the event loop."""
 
-    def __init__(self, variants: Variants, name: str, share: float, count: Callable[[Compared, int], None]) -> None:
-        """Of the requests offered, a random `share` is taken; `count` is told of what came of how many images."""
+    def __init__(
+        self,
+        variants: Variants,
+        name: str,
+        share: float,
+        count: Callable[[Compared, int], None],
+        regions: Sequence[str] = (),
+    ) -> None:
+        """Of the requests offered, a random `share` is taken; `count` is told of what came of how many images.
+
+        `regions` are those that the active one reads, all where there are none.
+        """
         self.name = name
         self._variants = variants
         self._share = share
         self._count = count
+        self._regions = regions
         self._waiting: asyncio.Queue[tuple[Encoded, list[str], bool]] = asyncio.Queue()
         self._bytes = 0
 
@@ -61,7 +73,8 @@ class Shadow:
     async def _compare(self, image: Encoded, texts: list[str], find: bool) -> Compared:
         try:
             recognizer = await self._variants.get(self.name)
-            (seen,), _ = await recognizer.recognize([image], top_k=1, find=find)
+            only = restrict(recognizer.manifest.grammar, None, None, self._regions)
+            (seen,), _ = await recognizer.recognize([image], 1, only, find=find)
         except Exception as error:  # whatever it is, it must not end the comparing
             log.warning("The shadow %s failed: %s", self.name, error)
             return "failed"

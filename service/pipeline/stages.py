@@ -6,6 +6,7 @@ stage       value of an item before                        after
 `refused`   `Source`                                       a file or pixels
 `Check`     a file, or pixels                              `Contained` of a small file
 `Decode`    a file, `Contained`, pixels                    `Photograph` to search, else `Decoded`
+`Redact`    `Photograph`, if its plates are to be covered  `Redacted`
 `Find`      `Photograph`                                   `Found`, one for each plate
 `Rectify`   `Found`                                        `Crop`
 `Prepare`   `Decoded`                                      `Crop`
@@ -25,14 +26,15 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Artifact, Reads
+from service.artifact import Artifact, Looks, Reads
 from service.backends import Backend
 from service.errors import InputError
-from service.finding.refine import Form, Refined, rectified
-from service.finding.search import Search
+from service.finding.cover import cover
+from service.finding.refine import Form, Refined, inside, rectified
+from service.finding.search import Search, distinct
 from service.pipeline.budget import Budget
-from service.pipeline.items import Empty, Item, Seen
-from service.reading import decode, geometry
+from service.pipeline.items import Empty, Item, Redacted, Seen
+from service.reading import decode, encode, geometry
 from service.reading.containers import WALKED, Contained, announced, sniff
 from service.reading.decode import Decoded
 from service.reading.geometry import Pixels
@@ -67,12 +69,16 @@ class Found(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """What a network takes of a plate (H, W, 3), and of which image it is: width, height, whether it was cut off."""
+    """What a network takes of a plate (H, W, 3), and of which image it is: width, height, whether it was cut off.
+
+    `seen` (W,) are the shares of its columns that lie in the image, of a plate that the edge of the image cuts.
+    """
 
     pixels: Pixels
     size: tuple[int, int]
     truncated: bool = False
     plate: Refined | None = None
+    seen: NDArray[np.float32] | None = None
 
 
 class Computed(NamedTuple):
@@ -104,7 +110,11 @@ def decoding(max_pixels: int, size: tuple[int, int], search: Search | None = Non
 
     Without a search, photographs stay photographs.
     """
-    find = [Each("find", Find(search, size, max_pixels)), Each("rectify", Rectify(size))] if search else []
+    find = (
+        [Each("find", Redact(search)), Each("find", Find(search, size, max_pixels)), Each("rectify", Rectify(size))]
+        if search
+        else []
+    )
     return [Each("decode", Decode(max_pixels, size)), *find, Each("preprocess", Prepare(size))]
 
 
@@ -189,7 +199,7 @@ class Each:
                 _end(item, error)
                 continue
             item.spend(name, time.perf_counter() - start)
-            if len(values) == 1 and isinstance(values[0], Empty):
+            if len(values) == 1 and isinstance(values[0], Empty | Redacted):
                 item.finish(values[0])
             else:
                 yield from item.become(values)
@@ -250,6 +260,8 @@ class Decode:
         """The image, perhaps reduced; what is decoded already as it is."""
         search = item.request.find
         match item.value:
+            case Contained() as file if item.request.cover:
+                return (Photograph(decode.decode(file, self.max_pixels), file),)
             case Contained() as file if search:
                 return (Photograph(decode.decode_photograph(file, self.max_pixels), file),)
             case Contained() as file:
@@ -258,6 +270,26 @@ class Decode:
                 image = Decoded(pixels, (pixels.shape[1], pixels.shape[0]))
                 return (Photograph(image, None) if search else image,)
         return (item.value,)
+
+
+@dataclass(frozen=True)
+class Redact:
+    """Covers the plates of photographs of requests that ask for it; lets everything else pass."""
+
+    search: Search
+
+    def __call__(self, item: Item) -> Sequence[Any]:
+        """The image encoded again, in its format; raises UndecodableImage where that cannot hold it."""
+        how = item.request.cover
+        if how is None or not isinstance(item.value, Photograph) or not item.request.begin(item):
+            return (item.value,)
+        image, file = item.value
+        suspects = self.search.suspects(image.pixels)
+        covered = image.pixels.copy()
+        cover(covered, [one.corners for one in suspects], how)
+        kind = encode.kind_of(file.format if file else None)
+        data = encode.encode(covered, kind)
+        return (Redacted(data, kind, len(distinct(suspects)), image.truncated),)
 
 
 @dataclass(frozen=True)
@@ -297,7 +329,8 @@ class Rectify:
             return (item.value,)
         pixels, reduced, size, truncated, plate = item.value
         there = plate._replace(corners=plate.corners * np.float32(reduced))
-        return (Crop(rectified(pixels, plate, self.size), size, truncated, there),)
+        seen = inside(plate, pixels.shape[:2], self.size[1]) if plate.cut else None
+        return (Crop(rectified(pixels, plate, self.size), size, truncated, there, seen),)
 
 
 @dataclass(frozen=True)
@@ -354,5 +387,6 @@ class Read:
         """What is seen on the image."""
         crop, logits = item.value
         width, height = crop.size
-        reading = self._reader.read(logits, item.request.top_k, item.request.only)
+        looks = Looks(crop.plate.rows, crop.plate.colour) if crop.plate else None
+        reading = self._reader.read(logits, item.request.top_k, item.request.only, looks, crop.seen)
         return (Seen(width, height, logits, reading, crop.truncated, crop.plate),)

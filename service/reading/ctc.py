@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,14 @@ def softmax(logits: NDArray[np.floating]) -> Float:
     np.exp(probabilities, out=probabilities)
     probabilities /= probabilities.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+class Place(NamedTuple):
+    """Where a label is seen: its largest probability there, the first frame, and the one after the last."""
+
+    sure: float
+    begin: int
+    end: int
 
 
 @dataclass(slots=True)
@@ -64,12 +73,12 @@ class _Lattice:
         self._apart = (probabilities[:-1, blank, None] * probabilities[1:]).T  # a blank, and then each class
         self._runs = _runs(probabilities.argmax(axis=1).tolist(), blank)
 
-    def align(self, labels: Labels) -> list[float]:
+    def align(self, labels: Labels) -> list[Place]:
         """As `Search.align`."""
         runs = self._runs
         if tuple([label for label, _, _ in runs]) != labels:
             runs = _runs(_viterbi(self._probabilities, labels, self._blank), self._blank)
-        return [max(self._column(label)[begin:end]) for label, begin, end in runs]
+        return [Place(max(self._column(label)[begin:end]), begin, end) for label, begin, end in runs]
 
     def likeliest(self) -> _Way:
         """The way of the most probable path."""
@@ -181,8 +190,13 @@ class Search:
             yield labels, min(-product / self.evidence, 1.0)  # rounding can lift it above
             self._look()
 
-    def align(self, labels: Labels) -> list[float]:
-        """How surely each label is seen: its largest probability within its run of the best path that reads `labels`.
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience is at an end, so that something more probable may be missing in what is found."""
+        return not self._patience
+
+    def align(self, labels: Labels) -> list[Place]:
+        """Where each label is seen, and its largest probability within its run of the best path that reads `labels`.
 
         That is the path of the most probable classes, if it reads them, or else the one that Viterbi's algorithm finds.
         """

@@ -8,6 +8,7 @@ from service.errors import BadParameter, quoted
 from service.finding.refine import Refined
 from service.reading.text import Reading
 
+ANY = "any"  # in place of the names of regions: all of them, whatever is usual here
 NO_PLATE = "No plate was found."
 # Keeps over 99 % of the rendered plates that are read exactly, and drops over 99 % of photographs that are no crop of a
 # plate: docs/benchmarks.md has the table, which `model_builder evaluate --thresholds` prints.
@@ -16,17 +17,37 @@ SURELY = 0.9  # probability of a plate from which it is given whatever its text:
 JOINT = 0.1  # the least probability of any other plate and its text together
 
 
-def restrict(grammar: Grammar, formats: str | None) -> Grammar | None:
-    """What the parameter `format` leaves of a grammar, or None where it is not given."""
-    if formats is None:
+def restrict(
+    grammar: Grammar, formats: str | None, regions: str | None = None, usual: Sequence[str] = ()
+) -> Grammar | None:
+    """What the parameters `format` and `region` leave of a grammar, or None where they leave all.
+
+    `usual` are the regions where neither is given. Raises BadParameter.
+    """
+    if formats is None and regions is None:
+        regions = ",".join(usual) or None
+    if regions is not None and regions.strip() == ANY:
+        regions = None
+    if formats is None and regions is None:
         return None
-    names = {name.strip() for name in formats.split(",")}
-    known = [format.name for format in grammar.formats]
-    if unknown := sorted(names.difference(known)):
+    left = grammar
+    if regions is not None:
+        left = left.within(_known("region", regions.lower(), grammar.regions))
+    if formats is not None:
+        left = left.only(_known("format", formats, [format.name for format in grammar.formats]))
+    if not left.formats:
+        raise BadParameter(f"Parameter format: no plate of the regions {quoted(regions or '')} has such a format.")
+    return left
+
+
+def _known(parameter: str, names: str, known: Sequence[str]) -> set[str]:
+    """The names between commas; raises BadParameter for one that is not known."""
+    found = {name.strip() for name in names.split(",")}
+    if unknown := sorted(found.difference(known)):
         raise BadParameter(
-            f"Parameter format: there is no {quoted(unknown[0])}; choose among {', '.join(known) or 'none'}."
+            f"Parameter {parameter}: there is no {quoted(unknown[0])}; choose among {', '.join(known) or 'none'}."
         )
-    return grammar.only(names)
+    return found
 
 
 def doubt(reading: Reading, min_confidence: float | None, plate: Refined | None = None) -> str | None:
@@ -73,6 +94,7 @@ def plate(reading: Reading, width: int, height: int, found: Refined | None) -> d
         "confidence": _confidence(reading),
         "valid_format": reading.valid_format,
         "formats": reading.formats,
+        "region": reading.region and reading.region._asdict(),
         "characters": [{"char": char, "confidence": confidence} for char, confidence in reading.characters],
         "candidates": [{"text": text, "confidence": confidence} for text, confidence in reading.candidates],
         "box": [(0, 0), (width, 0), (width, height), (0, height)] if found is None else _box(found),

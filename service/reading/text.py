@@ -14,15 +14,17 @@ not looked into counts with the largest prior that is possible there. So a confi
 different texts add up to at most 1, and an improbable text does not become certain for want of better ones.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Grammar, Reads
+from service.artifact import Grammar, Looks, Reads, Region
 from service.reading import ctc
 from service.reading.prior import Prior
 
@@ -45,8 +47,9 @@ class Candidate(NamedTuple):
 class Reading:
     """What one plate says. `text` and `confidence` are those of `candidates[0]`; the candidates are sorted.
 
-    `formats` are the names of all formats of the grammar that the text fits, in the grammar's order. Of a network that
-    sees no character, the text is empty.
+    `formats` are the names of the formats of the grammar that the text fits, in the grammar's order; where the plate's
+    looks are known, those that have a kind that looks so, if any has. `region` is the country that it is most probably
+    of. Of a network that sees no character, the text is empty.
     """
 
     text: str
@@ -54,6 +57,7 @@ class Reading:
     formats: tuple[str, ...]
     characters: tuple[Character, ...]
     candidates: tuple[Candidate, ...]
+    region: Region | None = None
 
     @property
     def valid_format(self) -> bool:
@@ -64,36 +68,71 @@ class Reading:
 class Reader:
     """Turns the logits of a model with this alphabet, blank and grammar into texts. Threads may share it."""
 
-    def __init__(self, alphabet: str, blank: int, grammar: Grammar) -> None:
+    def __init__(self, alphabet: str, blank: int, grammar: Grammar, temperature: float = 1.0) -> None:
+        """`temperature` is what logits are divided by, so that confidences are calibrated."""
         self._classes = _classes(alphabet, blank)
         self._blank = blank
+        self._grammar = grammar
+        self._temperature = temperature
         self._prior = Prior(grammar.formats, self._classes)
 
     @classmethod
     def of(cls, model: Reads) -> "Reader":
         """The reader of a model, by its manifest."""
-        return cls(model.alphabet, model.blank, model.grammar)
+        return cls(model.alphabet, model.blank, model.grammar, model.temperature)
 
-    def read(self, logits: NDArray[np.floating], top_k: int = 1, only: Grammar | None = None) -> Reading:
+    def read(
+        self,
+        logits: NDArray[np.floating],
+        top_k: int = 1,
+        only: Grammar | None = None,
+        looks: Looks | None = None,
+        seen: NDArray[np.floating] | None = None,
+    ) -> Reading:
         """One plate's logits (T, C) to its `top_k` most probable texts.
 
         With `only`, a part of the grammar, they are the most probable ones that fit one of its formats: the decoding
         itself is held to them, so that they are found however improbable they are. The confidence of a text is the same
         with `only` and without it. The reading is empty where no text of `only` fits the frames.
+
+        `looks` are rows and colour of the plate, if they were seen. `seen` (W,) are the shares of the crop's columns
+        that lie in the image, where its edge cuts the plate: a character is as much less sure as it lies outside.
         """
-        probabilities = ctc.softmax(logits)
+        probabilities = ctc.softmax(np.asarray(logits, np.float64) / self._temperature)
         search = ctc.Search(probabilities, self._blank, self._prior)
-        ranked = list(islice(search, top_k)) if only is None else self._fitting(probabilities, search, only)[:top_k]
+        ranked = list(islice(search, top_k)) if only is None else self._held(probabilities, search, only, top_k)
         if not ranked:
             return Reading("", 0.0, (), (), ())
-        candidates = tuple([Candidate(self._text(labels), confidence) for labels, confidence in ranked])
-        (text, confidence), labels = candidates[0], ranked[0][0]
-        characters = tuple(map(Character, text, search.align(labels)))
-        return Reading(text, confidence, self._prior.formats(labels), characters, candidates)
+        labels = ranked[0][0]
+        places = search.align(labels)
+        visible = [1.0] * len(places) if seen is None else _visible(places, len(logits), seen)
+        all_visible = math.prod(visible)
+        candidates = tuple([Candidate(self._text(found), sure * all_visible) for found, sure in ranked])
+        text, confidence = candidates[0]
+        characters = tuple(
+            [Character(char, place.sure * share) for char, place, share in zip(text, places, visible, strict=True)]
+        )
+        formats = self._prior.formats(labels)
+        region = (only or self._grammar).region(text, looks, formats)
+        if looks is not None:
+            formats = self._grammar.looking(formats, looks)
+        return Reading(text, confidence, formats, characters, candidates, region)
+
+    def _held(
+        self, probabilities: ctc.Float, search: ctc.Search, only: Grammar, top_k: int
+    ) -> list[tuple[ctc.Labels, float]]:
+        """The `top_k` labellings of the highest posterior that fit `only`.
+
+        All texts that fit have the same prior, so these are the first of the search that fit. Where it finds too few of
+        them soon, they are looked for template by template.
+        """
+        first = [found for found in islice(search, 2 * top_k + 2) if only.formats_of(self._text(found[0]))]
+        if len(first) >= top_k and not search.exhausted:
+            return first[:top_k]
+        return self._fitting(probabilities, search, only)[:top_k]
 
     def _fitting(self, probabilities: ctc.Float, search: ctc.Search, only: Grammar) -> list[tuple[ctc.Labels, float]]:
         """The labellings that fit, the most probable first, each with its posterior among all that there are."""
-        next(iter(search), None)  # then it knows the evidence
         numbers = {char: number for number, char in enumerate(self._classes) if char}
         scores: dict[ctc.Labels, float] = {}
         for template in dict.fromkeys(template for format in only.formats for template in format.templates):
@@ -104,6 +143,16 @@ class Reader:
 
     def _text(self, labels: ctc.Labels) -> str:
         return "".join([self._classes[label] for label in labels])
+
+
+def _visible(places: Sequence[ctc.Place], frames: int, seen: NDArray[np.floating]) -> list[float]:
+    """The share of each character's part of the crop that lies in the image. The parts meet between two characters."""
+    if not places:
+        return []
+    middles = [(place.begin + place.end) / 2 for place in places]
+    between = [(a + b) / 2 for a, b in pairwise(middles)]
+    edges = [round(edge * len(seen) / frames) for edge in (0, *between, frames)]
+    return [float(seen[begin : max(end, begin + 1)].mean()) for begin, end in pairwise(edges)]
 
 
 def greedy(logits: NDArray[np.floating], alphabet: str, blank: int) -> list[str]:

@@ -229,7 +229,7 @@ def finder(tmp_path: Path) -> Artifact:
     """An artifact of task `find`, of images of two sizes. Its model is no model."""
     contract.write_probe(tmp_path, *zeros(64, 96), more=[zeros(96, 32)])
     (tmp_path / "model.pt2").touch()
-    shared = describe().model_dump(exclude={"task", "alphabet", "blank", "grammar", "input", "output"})
+    shared = describe().model_dump(exclude={"task", "alphabet", "blank", "grammar", "temperature", "input", "output"})
     image = Tensor(dtype="uint8", shape=("N", "H", "W", 3), description="BGR photograph")
     maps = Tensor(dtype="float32", shape=("N", "H/8", "W/8", 9), description="maps")
     return contract.write(

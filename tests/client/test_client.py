@@ -326,6 +326,7 @@ def found(number: int) -> Plate:
         characters=[],
         candidates=[],
         box=BOX,
+        region={"code": "cn", "probability": 0.9} if number < 3 else None,
         **seen,
     )
 
@@ -359,14 +360,15 @@ def test_a_photograph_has_a_row_for_each_plate(where, folder, asked, capsys):
     first, second, third = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert first[:4] == [file, "京A12341", "50.0 %", "cn-standard"]
     assert third[1] == "no text"
+    assert (first[5], len(third)) == ("cn 90 %", 5)
     assert first[4] == "plate 1, found 98.0 %, rows 2, blue, at 1.5 2 101 2 101 27 1.5 27"
     assert second[4] == "plate 2, found 98.0 %, rows 1, blue, cut, at 1.5 2 101 2 101 27 1.5 27"
     assert cli.main(["read", file, "--csv", "--no-find", *where]) == cli.ALL_READ
     assert asked.pop()["find"] is False
     first, second, _ = csv.DictReader(capsys.readouterr().out.splitlines())
     assert (first["file"], first["plate"], second["plate"], second["text"]) == (file, "1", "2", "京A12342")
-    told = [second[name] for name in ("found", "rows", "colour", "cut", "corners", "note", "error")]
-    assert told == ["0.98", "1", "blue", "True", "1.5 2 101 2 101 27 1.5 27", "", ""]
+    told = [second[name] for name in ("found", "rows", "colour", "cut", "corners", "note", "error", "region")]
+    assert told == ["0.98", "1", "blue", "True", "1.5 2 101 2 101 27 1.5 27", "", "", "cn"]
     assert cli.main(["read", file, "--json", *where]) == cli.ALL_READ
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["plate"], row["text"], row["cut"]) for row in rows[:2]] == [
@@ -374,6 +376,20 @@ def test_a_photograph_has_a_row_for_each_plate(where, folder, asked, capsys):
         (2, "京A12342", True),
     ]
     assert rows[0]["box"] == [list(corner) for corner in BOX]
+
+
+def test_regions_are_asked_for(where, folder, asked):
+    assert cli.main(["read", str(folder / "a.JPG"), "--region", "cn,de", *where]) == cli.ALL_READ
+    assert ",".join(asked.pop()["regions"]) == "cn,de"
+
+
+def test_a_region_that_the_model_does_not_read_is_refused(url, where, folder, capsys):
+    with Client(url) as client:
+        assert client.read(encode(), regions=["cn"]).results[0].plates[0].text == TINY_TEXT
+        with pytest.raises(Refused, match="choose among cn"):
+            client.read(encode(), regions=["xx"])
+    assert cli.main(["read", str(folder / "a.JPG"), "--region", "xx", *where]) == cli.REFUSED
+    assert "choose among cn" in capsys.readouterr().err
 
 
 def test_the_client_asks_for_crops_or_photographs(url):

@@ -20,6 +20,7 @@ from model_builder.__main__ import main
 from model_builder.candidates import load_network
 from model_builder.commands import own_crops
 from model_builder.networks.reader import LPRNet
+from model_builder.plates.kinds import ALPHABET
 from model_builder.render.plate import Renderer, batch
 from model_builder.train import labels
 from model_builder.train.data import Batch, Crops
@@ -105,7 +106,7 @@ def test_training_publishes_a_baseline(tmp_path, capsys):
     options = ("--out", tmp_path / "run", "--artifacts", tmp_path, *SHORT, "--steps", 1)
     assert call("train", *options) == 0
     artifact = contract.find(tmp_path, "baseline")
-    assert artifact.manifest.provenance.network == Network.model_validate(LPRNet(74).configuration())
+    assert artifact.manifest.provenance.network == Network.model_validate(LPRNet(len(ALPHABET) + 1).configuration())
     assert "million multiply-adds" in capsys.readouterr().out
 
 
@@ -230,10 +231,10 @@ def test_ctrl_c_tells_how_to_go_on(artifacts, folder, monkeypatch, capsys):
 
 def test_a_mistake_in_the_data_is_told_before_anything_is_done(artifacts, folder, capsys):
     with (folder / "labels.csv").open("a", encoding="utf-8") as file:
-        file.write("5.png,京I12345\n")
+        file.write("5.png,京Ä12345\n")
     assert fine_tune(artifacts.parent, folder) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: 5.png: its text '京I12345' has 'I'")
+    assert captured.err.startswith("error: 5.png: its text '京Ä12345' has 'Ä'")
     assert captured.out == ""
     assert not (artifacts.parent / "run").exists()
     assert contract.variants(artifacts) == ["baseline"]

@@ -7,11 +7,12 @@ import torch
 
 from model_builder.compress import prune
 from model_builder.networks.reader import LPRNet, Widths
+from model_builder.plates.kinds import ALPHABET
 from model_builder.train.data import Crops, validation_set
 from model_builder.train.loop import TrainConfig, train
 from service.artifact.provenance import Size
 
-CLASSES = 74
+CLASSES = len(ALPHABET) + 1
 WIDTHS = Widths(32, (32,), (48, 32), (48, 32, 32), 32, 48)
 
 

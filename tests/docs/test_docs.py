@@ -7,6 +7,7 @@ import runpy
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from model_builder.__main__ import main as builder
 from service.artifact import variants
 from service.client import cli
-from service.settings import RENAMED, REPOSITORY, ClientSettings, Settings
+from service.settings import RENAMED, REPOSITORY, ClientSettings, Settings, WatchSettings
 from service.wire import Recognition
 from tests.deployment.test_docker import arguments
 from tests.support.artifacts import PUBLISHED
@@ -22,8 +23,9 @@ from tests.support.processes import program
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "report").glob("*.md")])
 README = REPOSITORY / "README.md"
+DEPLOYMENT = REPOSITORY / "docs" / "deployment.md"  # its values are compared with the chart's in a test of the chart
 IMAGES = REPOSITORY / "docs" / "images"
-FIELDS = (*Settings.model_fields, *ClientSettings.model_fields)
+FIELDS = (*Settings.model_fields, *ClientSettings.model_fields, *WatchSettings.model_fields)
 SETTINGS = {*RENAMED, *(f"LPR_{name.upper()}" for name in FIELDS)}
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORDS, PICTURES, PICTURE_BYTES = 900, 3, 200_000
@@ -141,9 +143,9 @@ def checked(words: list[str], help_of: Help) -> bool:
             for given in rest:
                 name, _, value = given.partition("=")
                 assert name == "ARGS"
-                if "model_builder" not in "".join(recipes):
+                if "model_builder" not in "".join(recipes) and "$(BIN)/lpr" not in "".join(recipes):
                     return False
-                known = help_of(builder, target)
+                known = help_of(builder if "model_builder" in "".join(recipes) else cli.main, target)
                 assert [flag for flag in flags(shlex.split(value)) if f"{flag} " not in known] == []
         case [".venv/bin/lpr" | "lpr", command, *rest]:
             known = help_of(cli.main, command)
@@ -153,20 +155,27 @@ def checked(words: list[str], help_of: Help) -> bool:
             assert [flag for flag in flags(rest) if flag not in known] == []
         case [".venv/bin/python", "-m", "service"]:
             pass
-        case ["pip", "install", package]:
+        case [".venv/bin/serve", "run", application]:
+            assert (REPOSITORY / f"{application.partition(':')[0].replace('.', '/')}.py").is_file()
+        case ["pip" | ".venv/bin/pip" | "/opt/lpr/bin/pip", "install", package]:
             extras = re.findall(r"\[(.*)\]", package)[0].split(",")
             assert {*extras} <= {*PROJECT["optional-dependencies"]}
         case ["curl", *rest]:
             for word in rest:
-                if name := word.partition("@")[2]:
+                name = word.partition("@")[2]
+                if name and not name.isupper():  # capitals stand for a file of the user's
                     assert (REPOSITORY / name).is_file(), name
-            assert "/recognize" in rest[-1]
+            assert any(route in rest[-1] for route in ("/recognize", "/redact", "/v1/"))
         case ["docker", *rest]:
             (file,) = (REPOSITORY / rest[at + 1] for at, word in enumerate(rest) if word == "-f")
             assert file.is_file()
             arguments_given = dict(rest[at + 1].split("=") for at, word in enumerate(rest) if word == "--build-arg")
             assert arguments_given.keys() <= (arguments(file).keys() if arguments_given else set())
             assert arguments_given.get("VARIANT", "baseline") in variants(PUBLISHED)
+        case ["helm" | "kubectl" | "install" | "systemctl" | "python3", *rest]:
+            assert [word for word in rest if word.startswith("docker/") and not (REPOSITORY / word).exists()] == []
+            chosen = {value.partition("=")[0] for option, value in pairwise(rest) if option == "--set"}
+            assert chosen <= {*re.findall(r"^\| `([\w.]+)` \|", text(DEPLOYMENT), re.MULTILINE)}
         case [path] if (REPOSITORY / path).is_file():
             pass
         case _:

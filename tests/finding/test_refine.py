@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from service.finding import rows
 from service.finding.refine import (
     COLOUR,
     CORNERS,
@@ -12,13 +13,15 @@ from service.finding.refine import (
     ROWS,
     TURNS,
     Form,
+    Refined,
     answers,
     crop,
     in_crop,
+    inside,
     refined,
     rough_in_crop,
 )
-from service.finding.refine import warped as straightened
+from service.finding.warp import warped as straightened
 
 FORM = Form()
 PLATE_QUAD = np.array([[100, 60], [220, 70], [216, 104], [98, 92]], np.float32)
@@ -87,3 +90,16 @@ def test_a_corner_is_where_its_heat_has_its_mean_and_the_rest_are_means():
     np.testing.assert_allclose(sure[:2] + rough_in_crop(FORM)[0], [8 / 24, 3.5 / 12], atol=1e-6)
     assert sure[PLATE] == maps[1, ..., 4].mean()
     assert len(sure) == FORM.answers
+
+
+def test_columns_that_lie_outside_of_the_image_are_told():
+    corners = np.array([[-20, 10], [80, 10], [80, 40], [-20, 40]], np.float32)
+    one = Refined(corners, 1.0, 1, "blue", True)
+    seen = inside(one, (60, 100), 94)
+    assert seen.shape == (94,)
+    assert (seen[:18] == 0).all()
+    assert (seen[20:] == 1).all()
+    two = inside(one._replace(rows=2), (60, 100), 94)  # both rows lack their left end
+    left = round(rows.UPPER * 94)
+    assert two[0] == two[left] == 0
+    assert two[left - 1] == two[-1] == 1

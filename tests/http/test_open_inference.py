@@ -75,6 +75,7 @@ def test_health_and_metadata(protocol):
         "confidence": ("FP32", [-1]),
         "format": ("BYTES", [-1]),
         "logits": ("FP32", [-1, 20, 18]),
+        "region": ("BYTES", [-1]),
         "image": ("INT32", [-1]),
         "box": ("FP32", [-1, 8]),
     }
@@ -102,7 +103,8 @@ def test_encoded_images_are_read_as_by_recognize(client, protocol):
     np.testing.assert_allclose(result.as_numpy("confidence"), confidences, rtol=1e-6)
     assert result.as_numpy("logits").shape == (2, 20, 18)
     coded = [base64.b64encode(file) for file in files]
-    again = protocol.infer("tiny", [image(*coded, binary=False)], parameters={"format": "cn-standard"})
+    assert texts(result, "region") == [""] * 2  # the model names no kinds of plate
+    again = protocol.infer("tiny", [image(*coded, binary=False)], parameters={"format": "cn-standard", "region": "cn"})
     assert texts(again) == texts(result)
     unsure = protocol.infer("tiny", [image(*files)], parameters={"min_confidence": 1})
     assert (texts(unsure), texts(unsure, "format")) == ([""] * 2, [""] * 2)
@@ -112,7 +114,7 @@ def test_encoded_images_are_read_as_by_recognize(client, protocol):
 def test_crops_have_no_place_unless_asked_for(protocol):
     """What a client of older servers expects, it gets."""
     given = protocol.infer("tiny", [image(encode())]).get_response()["outputs"]
-    assert [output["name"] for output in given] == ["text", "confidence", "format", "logits"]
+    assert [output["name"] for output in given] == ["text", "confidence", "format", "logits", "region"]
     named = [triton.InferRequestedOutput(name) for name in ("image", "box")]
     result = protocol.infer("tiny", [image(encode(), encode(".png", picture(200, 60)))], outputs=named)
     assert result.as_numpy("image").tolist() == [0, 1]
@@ -157,6 +159,7 @@ def test_plates_found_in_photographs_are_a_row_each(protocol, finding, binary):
         "confidence",
         "format",
         "logits",
+        "region",
         "image",
         "box",
     ]
@@ -284,11 +287,12 @@ def test_a_binary_tensor_of_another_number_of_elements_is_refused(client, count)
     ("changes", "sentence"),
     [
         ({"outputs": [{"name": "logits"}] * 2}, "more than once"),
-        ({"outputs": [{"name": "logits"}] * 9}, "at most 6 items"),
+        ({"outputs": [{"name": "logits"}] * 9}, "at most 7 items"),
         ({"outputs": [{"name": "x" * 200}]}, "no output 'xxx"),
         ({"outputs": [{"name": "x" * 201}]}, "at most 200 characters"),
         ({"id": "x" * 201}, "at most 200 characters"),
         ({"parameters": {"format": "," * 201}}, "at most 200 characters"),
+        ({"parameters": {"region": "," * 201}}, "at most 200 characters"),
         ({"inputs": [IMAGE | {"shape": [1] * 5, "data": [""]}]}, "at most 4 items"),
         ({"inputs": [IMAGE | {"shape": [1, 10**30], "data": [""]}]}, "shape [1] or [1, 1]"),
         ({"inputs": [IMAGE | {"shape": [2], "data": [""]}]}, "1 elements"),

@@ -37,7 +37,7 @@ def test_it_does_what_its_document_says(client: httpx.Client, mode: str) -> None
             continue  # there is nothing that could be wrong about it: what stands in a path is a text, whatever it is
         asked.append(operation.label)
 
-        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=generation))
         def ask(case: schemathesis.Case) -> None:
             case.call_and_validate(checks=checked, timeout=30)
@@ -49,5 +49,5 @@ def test_it_does_what_its_document_says(client: httpx.Client, mode: str) -> None
 def test_the_document_names_the_query_of_recognize(client):
     document = client.get("/openapi.json").json()
     found = {each["name"]: each["schema"] for each in document["paths"]["/recognize"]["post"]["parameters"]}
-    assert set(found) == {"top_k", "format", "min_confidence", "find", "variant"}
+    assert set(found) == {"top_k", "format", "region", "min_confidence", "find", "variant"}
     assert (found["top_k"]["minimum"], found["top_k"]["maximum"], found["top_k"]["default"]) == (1, 10, 3)

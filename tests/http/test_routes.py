@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from service import errors
-from service.artifact import ReadManifest
+from service.app import create_app
+from service.artifact import Format, Grammar, Kind, ReadManifest, write
 from service.http import answers, error_responses, openapi
 from service.pipeline.items import Seen
 from service.reading.plates import MIN_CONFIDENCE
@@ -21,7 +22,7 @@ from service.reading.text import Candidate, Reading
 from service.settings import Settings
 from service.wire import Problem, Recognition
 from tests.support.answers import JPEG, problem
-from tests.support.artifacts import PUBLISHED, TINY_TEXT
+from tests.support.artifacts import PUBLISHED, TINY_TEXT, describe, save_tiny_model
 from tests.support.images import encode, picture, png_bomb
 from tests.support.samples import FOLDER
 from tests.support.servers import Serving, running
@@ -62,7 +63,7 @@ def test_the_answer_has_the_documented_shape(client):
     assert list(result) == ["filename", "plates", "truncated", "note", "error"]
     assert (result["note"], result["error"]) == (None, None)
     (plate,) = result["plates"]
-    keys = ["text", "confidence", "valid_format", "formats", "characters", "candidates", "box"]
+    keys = ["text", "confidence", "valid_format", "formats", "region", "characters", "candidates", "box"]
     keys += ["found", "rows", "colour", "cut"]
     assert (result["filename"], list(plate)) == ("plate.png", keys)
     assert (plate["text"], plate["valid_format"], plate["formats"]) == (TINY_TEXT, True, ["cn-standard"])
@@ -127,7 +128,7 @@ def test_an_unknown_part_of_a_form(client, name):
 def test_an_unknown_or_repeated_parameter(client, query):
     response = client.post(f"/recognize?{query}", content=encode(), headers=JPEG)
     sentence = problem(response, 422, errors.BadParameter)
-    assert "more than once" in sentence or "send only top_k, format, min_confidence, find, variant" in sentence
+    assert "more than once" in sentence or "send only top_k, format, region, min_confidence, find, variant" in sentence
     assert len(sentence) < 400
     assert ("The nearest is top_k." in sentence) == (query == "topk=3")
 
@@ -258,6 +259,47 @@ def test_a_plate_is_read_as_one_of_the_formats_asked_for(client):
     sentence = problem(response, 422, errors.BadParameter)
     assert "'cn-pink'" in sentence
     assert "cn-standard" in sentence
+
+
+def test_a_plate_is_read_as_one_of_the_regions_asked_for(client):
+    (free,), (held,) = plates(client, top_k=1), plates(client, top_k=1, region="CN")
+    assert (held["text"], held["formats"]) == (free["text"], ["cn-standard"])
+    assert plates(client, top_k=1, region="any") == [free]
+    response = client.post("/recognize", params={"region": "cn,xx"}, content=encode(), headers=JPEG)
+    sentence = problem(response, 422, errors.BadParameter)
+    assert "'xx'" in sentence
+    assert "choose among cn" in sentence
+
+
+def test_the_server_reads_its_usual_regions_where_a_request_names_none(tmp_path):
+    grammar = Grammar(
+        formats=(
+            Format(
+                name="de",
+                templates=(("ABCDE", *["0123456789"] * 3),),
+                kinds=(Kind(name="de", region="de", rows=1, colours=("white",), share=1),),
+            ),
+            *describe().grammar.formats,
+        )
+    )
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    save_tiny_model(folder)
+    write(folder, describe().model_copy(update={"grammar": grammar}))
+    usual = Settings(variant="tiny", finder=None, artifacts=tmp_path, threads=1, regions=("de",))
+    with running(usual) as url, httpx.Client(base_url=url) as there:
+        (held,) = plates(there, min_confidence=0, top_k=1)
+        (free,) = plates(there, region="any", top_k=1)
+        (asked,) = plates(there, format="cn-standard", top_k=1)
+    assert (len(held["text"]), held["formats"]) == (4, ["de"])
+    assert held["region"] == {"code": "de", "probability": 1.0}
+    assert free["text"] == asked["text"] == TINY_TEXT
+    assert free["region"] is None  # its formats name no kinds
+
+
+def test_regions_that_the_model_does_not_read_keep_the_server_from_starting(tiny):
+    with pytest.raises(errors.ArtifactError, match=r"LPR_REGIONS.*choose among cn"):
+        create_app(Settings(variant="tiny", finder=None, artifacts=tiny.folder.parent, threads=1, regions=("gb",)))
 
 
 def test_the_formats_hold_the_decoding_itself():

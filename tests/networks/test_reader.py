@@ -49,7 +49,7 @@ def parameters(network: torch.nn.Module) -> int:
 @torch.inference_mode()
 def test_logits_have_a_row_of_steps_for_each_crop(network, crops):
     logits = network(crops)
-    assert logits.shape == (6, 23, 74)
+    assert logits.shape == (6, 23, CLASSES)
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits).all()
 
@@ -98,7 +98,7 @@ def test_each_width_is_an_argument(stage, crops):
     width = (8, 12) if isinstance(getattr(SMALL, stage), tuple) else 12
     wider = LPRNet(CLASSES, replace(SMALL, **{stage: width}))
     assert parameters(wider) > parameters(LPRNet(CLASSES, SMALL))
-    assert wider.eval()(crops).shape == (6, 23, 74)
+    assert wider.eval()(crops).shape == (6, 23, CLASSES)
 
 
 def test_the_configuration_builds_the_network_again(crops):

@@ -8,9 +8,11 @@ import pytest
 
 from service import Reader, artifact
 from service.errors import ArtifactError, BadParameter, TooManyPixels
+from service.finding.refine import Refined
 from service.pipeline.budget import AT_ONCE, Budget
-from service.pipeline.items import Empty, Outcome, Seen
+from service.pipeline.items import Empty, Item, Outcome, Request, Seen
 from service.pipeline.recognizer import Recognizer
+from service.pipeline.stages import Found, Rectify
 from service.settings import REPOSITORY
 from service.wire import Plate
 from tests.support.images import encode
@@ -142,3 +144,22 @@ def test_to_find_takes_a_finder(tiny):
 def test_another_model_is_no_finder(name):
     with pytest.raises(ArtifactError, match="one that finds is needed"):
         artifact.find_finder(ARTIFACTS, name)
+
+
+@pytest.mark.parametrize(("cut", "seen"), [(False, None), (True, 0.0)])
+def test_of_a_plate_that_the_edge_cuts_the_columns_beyond_it_are_told(cut, seen):
+    corners = np.array([[-20, 20], [80, 20], [80, 45], [-20, 45]], np.float32)
+    found = Found(street()[:200, :300], 1.0, (300, 200), False, Refined(corners, 0.99, 1, "blue", cut))
+    (crop,) = Rectify((24, 94))(Item(Request([b""], print), (0,), found))
+    assert crop.pixels.shape == (24, 94, 3)
+    assert (crop.seen is None) if seen is None else (crop.seen[0], crop.seen[-1]) == (seen, 1.0)
+
+
+def test_a_cut_plate_is_less_sure_of_its_outer_character(reader):
+    whole = with_plate(street(), "blue", NEAR)
+    (plate,) = reader.read(whole, min_confidence=0)
+    cut = np.ascontiguousarray(whole[:, : int(NEAR[1][0]) - 12])  # half of the last character
+    for less in reader.read(cut, min_confidence=0):
+        if less.cut and len(less.characters) == len(plate.characters):
+            assert less.characters[-1].confidence < 0.8 * less.characters[2].confidence
+        assert less.confidence < plate.confidence

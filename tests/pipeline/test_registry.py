@@ -288,7 +288,7 @@ def test_the_documentation_asks_for_a_key_where_there_are_keys(client, serving, 
         return {path for path, operations in paths.items() if any("security" in each for each in operations.values())}
 
     keyed = serving(artifacts=several, api_keys=KEY)
-    assert guarded(keyed) == {"/recognize", "/variants/{name}/activate", "/v2/models/{name}/infer"}
+    assert guarded(keyed) == {"/recognize", "/redact", "/variants/{name}/activate", "/v2/models/{name}/infer"}
     assert keyed.get("/openapi.json").json()["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert guarded(client) == set()
 

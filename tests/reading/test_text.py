@@ -2,6 +2,7 @@
 
 import itertools
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from service.artifact import Format, Grammar
+from service.artifact import Format, Grammar, Kind, Looks
 from service.reading import ctc, text
 from service.reading.prior import OTHER, Prior
 from service.reading.text import Reader
@@ -97,7 +98,7 @@ def test_character_confidences_come_from_the_best_path(logits):
         for _, path in (option for option in options if option[0] >= top * (1 - 1e-9)):
             runs = [list(run) for label, run in itertools.groupby(frames, key=lambda t: path[t]) if label != blank]
             allowed.append([max(probabilities[t, path[t]] for t in run) for run in runs])
-        seen = ctc.Search(probabilities, blank, uniform(logits)).align(labels)
+        seen = [place.sure for place in ctc.Search(probabilities, blank, uniform(logits)).align(labels)]
         assert any(np.allclose(seen, option, rtol=1e-6) for option in allowed)
 
 
@@ -287,3 +288,110 @@ def test_top_k_candidates_differ_and_are_sorted(logits, top_k):
     candidates = Reader(alphabet, 73, NO_GRAMMAR).read(logits, top_k).candidates
     assert len({c.text for c in candidates}) == len(candidates) == top_k
     assert [c.confidence for c in candidates] == sorted((c.confidence for c in candidates), reverse=True)
+
+
+LOOKS = Grammar(
+    formats=(
+        Format(
+            name="cn-standard",
+            templates=(("京", "AB", "01", "01"),),
+            kinds=(
+                Kind(name="cn-blue", region="cn", rows=1, colours=("blue",), share=0.8),
+                Kind(name="cn-yellow-two-row", region="cn", rows=2, colours=("yellow",), share=0.2),
+            ),
+        ),
+        Format(
+            name="de",
+            templates=(("AB", "01", "01"),),
+            kinds=(Kind(name="de", region="de", rows=1, colours=("white",), share=1),),
+        ),
+        Format(
+            name="fr",
+            templates=(("AB", "AB01", "AB01"),),
+            kinds=(Kind(name="fr", region="fr", rows=1, colours=("white", "yellow"), share=1),),
+        ),
+    )
+)
+ALPHABET = "京AB01"
+
+
+def world(**more: Any) -> Reader:
+    return Reader(ALPHABET, 5, LOOKS, **more)
+
+
+def test_formats_are_those_with_a_kind_that_looks_so_if_any_has():
+    logits = spell("A01", ALPHABET)
+    assert world().read(logits).formats == ("de", "fr")
+    assert world().read(logits, looks=Looks(1, "white")).formats == ("de", "fr")
+    assert world().read(logits, looks=Looks(1, "yellow")).formats == ("fr",)
+    assert world().read(logits, looks=Looks(2, "black")).formats == ("de", "fr")  # misjudged: no kind looks so
+
+
+def test_the_region_is_the_most_probable_one_by_text_and_looks():
+    logits = spell("A01", ALPHABET)
+    plain, yellow = (world().read(logits, looks=looks).region for looks in (None, Looks(1, "yellow")))
+    # fr has 2 x 4 x 4 texts, de 2 x 2 x 2: before anything is seen both are as probable
+    assert plain == ("de", pytest.approx((1 / 8) / (1 / 8 + 1 / 32)))
+    assert yellow is not None
+    assert yellow.code == "fr"
+    assert world().read(spell("京A01", ALPHABET), looks=Looks(1, "blue")).region == ("cn", 1.0)
+    assert world().read(spell("00", ALPHABET)).region is None
+
+
+def test_held_to_a_region_a_plate_is_read_as_one_of_it_and_of_no_other():
+    logits = spell("京A01", ALPHABET)
+    held = world().read(logits, 3, LOOKS.within(["de"]))
+    assert all(LOOKS.only(["de"]).formats_of(text) for text, _ in held.candidates)
+    assert held.region == ("de", 1.0)
+    assert held.confidence < 0.01  # it is a Chinese plate nevertheless
+    latin = world().read(spell("B10", ALPHABET), 3, LOOKS.within(["cn"]))
+    assert latin.text.startswith("京")
+    assert latin.confidence < 0.01
+
+
+def test_what_is_held_is_found_alike_with_the_search_and_template_by_template(monkeypatch):
+    logits = np.random.default_rng(3).normal(0, 2, (9, 6))
+    only = LOOKS.within(["de", "fr"])
+    quick = world().read(logits, 3, only).candidates
+    monkeypatch.setattr(ctc.Search, "exhausted", True)
+    assert [text for text, _ in world().read(logits, 3, only).candidates] == [text for text, _ in quick]
+
+
+def test_a_temperature_makes_readings_less_sure():
+    logits = spell("A01", ALPHABET, 6)
+    assert world(temperature=2.0).read(logits).confidence < world().read(logits).confidence
+    assert world(temperature=2.0).read(logits).text == "A01"
+
+
+def test_a_character_that_lies_outside_of_the_image_is_less_sure():
+    logits = spell("A01", ALPHABET)
+    seen = np.ones(70)
+    whole = world().read(logits, 2, seen=seen)
+    assert whole == world().read(logits, 2)
+    seen[60:] = 0
+    cut = world().read(logits, 2, seen=seen)
+    before, after = ([sure for _, sure in reading.characters] for reading in (whole, cut))
+    assert after[:2] == before[:2]
+    assert after[2] < 0.8 * before[2]
+    assert cut.confidence / whole.confidence == pytest.approx(after[2] / before[2])
+    assert cut.candidates[1].confidence < whole.candidates[1].confidence
+
+
+@pytest.mark.parametrize(("sure", "text"), [(0.7, "A01"), (0.3, "京01")])
+def test_no_country_is_preferred_beforehand(sure, text):
+    """The first character is a letter or a province: what the network sees decides, not how many formats begin so."""
+    grammar = Grammar(
+        formats=(
+            Format(name="cn", templates=(("京", "01", "01"),)),
+            *(Format(name=name, templates=(("AB", "01", "01"),)) for name in ("de", "fr", "it")),
+        )
+    )
+    logits = spell("A01", ALPHABET)
+    logits[1] = np.log([1 - sure, sure, 1e-6, 1e-6, 1e-6, 1e-6])
+    reading = Reader(ALPHABET, 5, grammar).read(logits)
+    assert reading.text == text
+    assert reading.confidence == pytest.approx(max(sure, 1 - sure), abs=0.02)
+
+
+def test_a_cut_crop_without_a_text_is_read_too():
+    assert world().read(spell("", ALPHABET), seen=np.zeros(70)).text == ""

@@ -60,6 +60,7 @@ def answer(*boxes: list[list[float]], sure: float = 0.6) -> dict:
             "rows": 1 + number % 2,
             "colour": "yellow" if number else "blue",
             "cut": bool(number),
+            "region": {"code": "cn", "probability": 1.0},
         }
         for number, box in enumerate(boxes)
     ]

@@ -22,7 +22,7 @@ def test_encode_gives_each_character_its_place_in_the_alphabet():
     assert data.encode(ALPHABET) == list(range(len(ALPHABET)))
     assert data.encode("") == []
     with pytest.raises(KeyError):
-        data.encode("京I")
+        data.encode("京Ä")
 
 
 def test_collate_puts_texts_one_after_the_other():

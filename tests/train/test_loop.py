@@ -122,7 +122,11 @@ def test_training_goes_on_exactly_where_ctrl_c_stopped_it(crops, tmp_path):
 def test_training_from_rendered_plates_alone_goes_on_exactly(tmp_path, monkeypatch):
     config = replace(SHORT, log_every=100)  # no checkpoint but that of the interruption
     at_once = train(tmp_path / "at once", config, initial=tiny())
-    monkeypatch.setattr(training, "rendered_batches", lambda *args: stopping(data.rendered_batches(*args), after=3))
+
+    def interrupted(*args, **options):
+        return stopping(data.rendered_batches(*args, **options), after=3)
+
+    monkeypatch.setattr(training, "rendered_batches", interrupted)
     with pytest.raises(Interrupted):
         train(tmp_path / "in two", config, initial=tiny())
     monkeypatch.undo()

@@ -4,7 +4,8 @@ A glyph is an SVG path (absolute commands M, L, H, V, Q, C, Z only) on the 45 x 
 GA 36-2018, x to the right and y down, plus a stroke width in mm. The path is the *centre line* of the strokes;
 `outline` turns it into polylines, and `rasterize` paints them with a round pen. The data is in the JSON files of this
 folder: `{"皖": {"d": "M5 10H40", "w": 6.5}, ...}`. An optional list `"variants"` holds other forms of the character on
-real plates.
+real plates. `faces/` holds the characters that differ in the lettering of some countries: `"pen"` is the width of its
+strokes, and `"glyphs"` has a list of paths for each of these characters.
 """
 
 import functools
@@ -90,6 +91,27 @@ def load() -> dict[str, tuple[Glyph, ...]]:
             forms = [entry, *entry.get("variants", [])]
             glyphs[character] = tuple(Glyph(outline(form["d"]), form.get("w", entry["w"])) for form in forms)
     return glyphs
+
+
+class Face(NamedTuple):
+    """Lettering: the forms of all characters, and the width of the pen in mm on a cell 90 mm high."""
+
+    forms: dict[str, tuple[tuple[np.ndarray, ...], ...]]
+    pen: float
+
+
+@functools.cache
+def face(name: str) -> Face:
+    """The lettering of a file of `faces/`, or "plain", which has the forms of `load` alone. ValueError for others."""
+    forms = {character: tuple(form.strokes for form in known) for character, known in load().items()}
+    if name == "plain":
+        return Face(forms, 11.0)
+    file = resources.files(__name__) / "faces" / f"{name}.json"
+    if not file.is_file():
+        raise ValueError(f"no lettering is called {name!r}: there is none in model_builder/plates/glyphs/faces")
+    data = json.loads(file.read_text(encoding="utf-8"))
+    forms |= {character: tuple(map(outline, paths)) for character, paths in data["glyphs"].items()}
+    return Face(forms, data["pen"])
 
 
 def rasterize(strokes: tuple[np.ndarray, ...], width: float, scale: float, margin: float = 0.0) -> np.ndarray:

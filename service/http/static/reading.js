@@ -119,8 +119,10 @@ function shown(plate, id, picture, only) {
 }
 
 function looks(plate) {
-  if (!isFound(plate)) return [];
+  const country = plate.region ? [["Country", `${plate.region.code}, ${percent(plate.region.probability)} sure`]] : [];
+  if (!isFound(plate)) return country;
   return [
+    ...country,
     ["A plate", `${percent(plate.found)} sure`],
     ["Rows", plate.rows],
     ["Colour", plate.colour],

@@ -7,7 +7,7 @@ const SMALL = [96, 56]; // pixels of a thumbnail, at most
 
 /** The columns of what is copied and saved: those of `lpr read --csv`. */
 const COLUMNS = ["file", "plate", "text", "confidence", "formats", "valid_format"];
-COLUMNS.push("found", "rows", "colour", "cut", "corners", "note", "error");
+COLUMNS.push("found", "rows", "colour", "cut", "corners", "note", "error", "region");
 
 /** Shows an image's rows in its part of the table; `open` shows the image itself. */
 export function fill(part, image, open) {
@@ -22,7 +22,7 @@ function records({ name, answer, refusal }) {
   if (!plates.length) return [{ file: name, note }];
   return plates.map((plate, index) => {
     const corners = plate.box.flat().join(" ");
-    return { file: name, ...plate, plate: index + 1, formats: plate.formats.join(","), corners };
+    return { file: name, ...plate, plate: index + 1, formats: plate.formats.join(","), corners, region: plate.region?.code };
   });
 }
 

@@ -74,9 +74,10 @@ def test_plates_are_drawn_on_their_photograph_and_each_is_shown_straight(visit, 
     assert canvas == pytest.approx(drawing, abs=1)  # the outlines fit the picture, however large it is shown
     plate = page.locator(".plate").nth(1)
     plate.get_by_text("Details").click()
-    facts = ["A plate", "Rows", "Colour", "Cut by the edge", "98.0\xa0% sure", "2", "yellow", "yes"]
+    names = ["Country", "A plate", "Rows", "Colour", "Cut by the edge"]
+    facts = ["cn, 100\xa0% sure", "98.0\xa0% sure", "2", "yellow", "yes"]
     assert plate.locator(".looks dt, .looks dd").all_inner_texts() == [
-        text for pair in zip(facts[:4], facts[4:], strict=True) for text in pair
+        text for pair in zip(names, facts, strict=True) for text in pair
     ]
     labels.nth(1).focus()
     page.keyboard.press("Enter")
@@ -178,6 +179,7 @@ def test_many_photographs_are_a_table_to_filter_copy_and_save(visit, scene, tmp_
         "corners": "700 500 560 480 580 420 720 440",
         "note": "",
         "error": "",
+        "region": "cn",
     }
     page.get_by_role("button", name="Show 5, 5.png").click()
     expect(page.locator(".card:focus")).to_contain_text("No plate was found.")

@@ -1,0 +1,155 @@
+"""Patterns of plate texts: parsed, drawn at random, and turned into templates of the grammar.
+
+A pattern is written as what stands on the plate, from left to right:
+
+    A 7          a character that every such plate has
+    [A-HJ-Z]     one of these characters
+    <serial>     one of a named set of characters
+    {2} {1,3}    behind any of these: so many of them
+    space        a gap
+    - . :        a dash, a dot, two dots: drawn, and not read
+    @            a seal, a coat of arms or stickers in the gap: drawn, and not read
+    /            the end of the upper row
+"""
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Literal, NamedTuple
+
+What = Literal["character", "gap", "mark", "seal", "row"]
+Template = tuple[str, ...]
+
+_SIGNS: Final[dict[str, What]] = {" ": "gap", "-": "mark", ".": "mark", ":": "mark", "@": "seal", "/": "row"}
+_PIECE: Final = re.compile(r"(\[[^\]]+\]|<[^>]+>|[^\[\]<>{}])(?:\{(\d+)(?:,(\d+))?\})?")
+# Drawn more often than others, because they were mistaken for each other most often on real plates.
+CONFUSED: Final = "皖桂赣藏陕鲁粤浙黑KMD0OQEF1ILB8"
+_NARROWER: Final = 50  # times fewer texts
+_MORE: Final = 0.12  # how often one of them is taken where a position allows several characters
+
+
+class Piece(NamedTuple):
+    """A part of a pattern: from `least` to `most` times one of the `allowed` characters, or a sign."""
+
+    what: What
+    allowed: str
+    least: int = 1
+    most: int = 1
+
+
+class Item(NamedTuple):
+    """One character or sign of a drawn text."""
+
+    what: What
+    symbol: str
+
+
+def parse(pattern: str, sets: Mapping[str, str]) -> tuple[Piece, ...]:
+    """The pieces of a pattern; `sets` are its named sets. Raises ValueError."""
+    pieces, end = [], 0
+    for match in _PIECE.finditer(pattern):
+        if match.start() != end:
+            break
+        end = match.end()
+        symbol, least, most = match.groups()
+        pieces.append(_piece(symbol, int(least or 1), int(most or least or 1), sets))
+    if end != len(pattern) or not pieces:
+        raise ValueError(f"pattern {pattern!r}: what begins at {pattern[end:]!r} is not understood")
+    return tuple(pieces)
+
+
+def _piece(symbol: str, least: int, most: int, sets: Mapping[str, str]) -> Piece:
+    if symbol in _SIGNS:
+        return Piece(_SIGNS[symbol], symbol, least, most)
+    if symbol.startswith("<"):
+        if symbol[1:-1] not in sets:
+            raise ValueError(f"there is no set of characters {symbol}: define it in [sets]")
+        symbol = f"[{sets[symbol[1:-1]]}]"
+    allowed = _expanded(symbol[1:-1]) if symbol.startswith("[") else symbol
+    return Piece("character", allowed, least, most)
+
+
+def _expanded(characters: str) -> str:
+    """The characters of a class, with ranges such as A-F written out."""
+    return re.sub(r"(.)-(.)", lambda m: "".join(map(chr, range(ord(m[1]), ord(m[2]) + 1))), characters)
+
+
+def templates(pieces: tuple[Piece, ...], reads: Mapping[str, str]) -> Iterator[Template]:
+    """The allowed characters of each position, for each length that the pattern has.
+
+    `reads` tells what some characters are read as, such as Ä as A.
+    """
+    parts = [piece for piece in pieces if piece.what == "character"]
+    for counts in itertools.product(*(range(part.least, part.most + 1) for part in parts)):
+        yield tuple(
+            "".join(sorted({reads.get(letter, letter) for letter in part.allowed}))
+            for part, count in zip(parts, counts, strict=True)
+            for _ in range(count)
+        )
+
+
+def fewest(found: Iterable[Template]) -> tuple[Template, ...]:
+    """Fewer templates that allow the same texts: what another allows is left out, and two that differ in one position
+    become one.
+
+    What is `_NARROWER` than any other that allows it stays: it tells that these texts are more frequent than others.
+    """
+    rest = list(dict.fromkeys(found))
+    merged = True
+    while merged:
+        rest = [one for one in rest if not any(one != other and _covers(other, one) for other in rest)]
+        merged = False
+        for first, second in itertools.combinations(rest, 2):
+            differs = [place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b]
+            if len(first) == len(second) and len(differs) == 1:
+                (place,) = differs
+                union = "".join(sorted({*first[place], *second[place]}))
+                if len(union) in (len(first[place]), len(second[place])):  # one allows the other, and many more
+                    continue
+                rest = [one for one in rest if one not in (first, second)]
+                rest.append((*first[:place], union, *first[place + 1 :]))
+                merged = True
+                break
+    return tuple(rest)
+
+
+def _covers(wide: Template, narrow: Template) -> bool:
+    """Whether one template allows all texts of another, and not a great many more."""
+    within = len(wide) == len(narrow) and all(set(b) <= set(a) for a, b in zip(wide, narrow, strict=True))
+    return within and _count(wide) < _NARROWER * _count(narrow)
+
+
+def _count(template: Template) -> int:
+    """How many texts a template allows."""
+    return math.prod(map(len, template))
+
+
+def draw(rng: random.Random, pieces: tuple[Piece, ...]) -> tuple[Item, ...]:
+    """A text of the pattern. As in real serials, digits outnumber letters and repeats are frequent."""
+    letters = rng.choice((0.1, 0.3, 0.6))
+    items: list[Item] = []
+    before = ""
+    for piece in pieces:
+        for _ in range(rng.randint(piece.least, piece.most)):
+            if piece.what == "character":
+                before = _character(rng, piece.allowed, before, letters)
+                items.append(Item("character", before))
+            else:
+                items.append(Item(piece.what, piece.allowed))
+    return tuple(items)
+
+
+def _character(rng: random.Random, allowed: str, before: str, letters: float) -> str:
+    if len(allowed) == 1:
+        return allowed
+    if before and before in allowed and rng.random() < 0.12:
+        return before
+    confused = [character for character in allowed if character in CONFUSED]
+    if confused and rng.random() < _MORE:
+        return rng.choice(confused)
+    digits = [character for character in allowed if character.isdigit()]
+    if digits and len(digits) < len(allowed) and rng.random() > letters:
+        return rng.choice(digits)
+    return rng.choice(allowed)

@@ -1,0 +1,178 @@
+"""`lpr bulk`: partitions of a listing, each read by an actor of Ray and written as one Parquet file.
+
+A part is written under a temporary name and then renamed. So a partition is there whole or not at all: one whose actor
+was killed is read again, and a second run of the same command reads only what is missing.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, Final
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers nothing
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from tqdm import tqdm
+
+from service import artifact
+from service.bulk.listing import Listing, Place
+from service.bulk.table import rows, schema
+from service.errors import BadParameter, BodyTooLarge
+from service.reader import Reader
+from service.settings import Settings
+
+JOB: Final = "_lpr.json"  # in the output: what it is made of; readers of Parquet folders skip names with an underscore
+MEMORY: Final = 100_000_000  # bytes of Ray's store on one machine: only names and counts go through it
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read, as for `Reader`; where, and on how many actors (0: one a CPU), so many images a partition."""
+
+    variant: str | None = None
+    reading: dict[str, Any] = field(default_factory=dict)  # parameters of Reader.read_all
+    size: int = 256
+    workers: int = 0
+    address: str | None = None
+
+
+@dataclass
+class Done:
+    """Images that were read now, those that were not, plates, and partitions that were there already."""
+
+    images: int = 0
+    errors: int = 0
+    plates: int = 0
+    before: int = 0
+
+
+def run(listing: Listing, output: str, options: Options) -> Done:
+    """Read all images whose partitions are not in the folder `output` yet; an fsspec address, as the listing's.
+
+    Raises BadParameter where the folder was made of other images or with other options.
+    """
+    out = Place.at(output)
+    _claim(out, _job(listing, options))
+    count = -(-len(listing.paths) // options.size)
+    there = {path.rsplit("/", 1)[-1] for path in out.system.ls(out.path, detail=False)}
+    waiting = [number for number in range(count) if _name(number) not in there]
+    done = Done(before=count - len(waiting))
+    with tqdm(total=len(listing.paths), unit=" images", disable=None) as bar:
+        bar.update(len(listing.paths) - sum(len(_part(listing, number, options.size)) for number in waiting))
+        for part in _parts(listing, out, waiting, options) if waiting else ():
+            done.images += part["images"]
+            done.errors += part["errors"]
+            done.plates += part["plates"]
+            bar.update(part["images"])
+    for path in out.system.glob(f"{out.path}/_*.tmp"):  # of actors that were killed
+        out.system.rm(path)
+    return done
+
+
+def _job(listing: Listing, options: Options) -> dict[str, Any]:
+    """What decides the rows, for the file JOB."""
+    settings = Settings()
+    manifest = artifact.find(settings.artifacts, options.variant or settings.variant).reader
+    return {
+        "images": len(listing.paths),
+        "listing": listing.digest,
+        "partition": options.size,
+        "variant": f"{manifest.variant} {manifest.version}",
+        "finder": settings.finder,
+        "reading": json.loads(json.dumps(options.reading)),
+    }
+
+
+def _claim(out: Place, job: dict[str, Any]) -> None:
+    """Write the file JOB, or raise BadParameter where there is one of another job."""
+    file = f"{out.path}/{JOB}"
+    if not out.system.exists(file):
+        if out.system.exists(out.path) and out.system.ls(out.path, detail=False):
+            raise BadParameter(f"{out.path} holds something else: name a folder that is empty or not there.")
+        out.system.makedirs(out.path, exist_ok=True)
+        out.system.pipe_file(file, json.dumps(job, indent=1).encode())
+    before = json.loads(out.system.cat_file(file))
+    if changed := [name for name, value in job.items() if before.get(name) != value]:
+        raise BadParameter(
+            f"{out.path} was made with other {', '.join(changed)}: name another folder, or delete this one."
+        )
+
+
+def _name(number: int) -> str:
+    return f"part-{number:06}.parquet"
+
+
+def _part(listing: Listing, number: int, size: int) -> tuple[str, ...]:
+    return listing.paths[number * size : (number + 1) * size]
+
+
+def _parts(listing: Listing, out: Place, numbers: list[int], options: Options) -> Iterator[dict[str, Any]]:
+    """Have the partitions read and written; a dict of counts for each as soon as it is there."""
+    _start(options)
+    try:
+        workers = options.workers or int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        parts = [{"number": number, "paths": list(_part(listing, number, options.size))} for number in numbers]
+        data = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+            Worker,
+            fn_constructor_args=(listing.place, out, options),
+            batch_size=1,
+            concurrency=min(workers, len(parts)),
+            num_cpus=1,
+        )
+        yield from data.iter_rows()
+    finally:
+        ray.shutdown()
+
+
+def _start(options: Options) -> None:
+    """Connect to the cluster, or start one here. Actors elsewhere get the settings LPR_*."""
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if options.address:
+        given = {name: value for name, value in os.environ.items() if name.startswith("LPR_")}
+        ray.init(options.address, runtime_env={"env_vars": given}, **common)
+    else:
+        cpus = options.workers or os.cpu_count()
+        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=MEMORY, **common)
+
+
+class Worker:
+    """An actor: an engine that reads partitions and writes them."""
+
+    def __init__(self, place: Place, out: Place, options: Options) -> None:
+        """Nothing is loaded before the first partition: Ray makes one of these to look at it."""
+        self.place, self.out, self.options = place, out, options
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The engine, of one thread."""
+        return Reader(self.options.variant)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        """Read the partition and write it; counts of it."""
+        paths = [str(path) for path in batch["paths"][0]]
+        results = self.reader.read_all([partial(self._content, path) for path in paths], **self.options.reading)
+        table: list[dict[str, Any]] = []
+        for path, result in zip(paths, results, strict=True):
+            table += rows(self.place.name(path), result)
+        self._write(_name(int(batch["number"][0])), table)
+        errors = sum(row["error"] is not None for row in table)
+        plates = sum("text" in row for row in table)
+        return {"images": [len(paths)], "errors": [errors], "plates": [plates]}
+
+    def _content(self, path: str) -> bytes:
+        size, limit = self.place.system.size(path), Settings().max_bytes
+        if size is not None and size > limit:
+            raise BodyTooLarge(f"The file has {size:,} bytes; LPR_MAX_BYTES allows {limit:,}.")
+        return bytes(self.place.system.cat_file(path))
+
+    def _write(self, name: str, table: list[dict[str, Any]]) -> None:
+        target, part = f"{self.out.path}/{name}", f"{self.out.path}/_{uuid.uuid4().hex}.tmp"
+        with self.out.system.open(part, "wb") as file:
+            pq.write_table(pa.Table.from_pylist(table, schema()), file)
+        self.out.system.mv(part, target)

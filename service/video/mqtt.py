@@ -1,0 +1,137 @@
+"""Receiver of events over MQTT, with the messages by which Home Assistant discovers each camera as a sensor.
+
+==================================================== ================================================================
+topic                                                message
+==================================================== ================================================================
+PREFIX/CAMERA/plate                                  the event, with quality of service 1
+PREFIX/status                                        online or offline, retained; the broker says offline by the will
+homeassistant/sensor/PREFIX_CAMERA/plate/config      what Home Assistant is to know of the camera, retained
+==================================================== ================================================================
+"""
+
+import json
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from service.errors import BadParameter
+from service.video.outbox import NotTaken
+
+TIMEOUT_S: Final = 10.0
+PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+DISCOVERY: Final = "homeassistant"
+
+
+class Broker(NamedTuple):
+    """Where a broker is, as `mqtt://USER@HOST:PORT/PREFIX` names it."""
+
+    host: str
+    port: int
+    tls: bool
+    user: str | None
+    password: str | None
+    prefix: str
+
+
+def broker(address: str, password: str | None) -> Broker:
+    """The broker of an address; `password` is that of the environment. Raises BadParameter."""
+    parts = urlsplit(address)
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise BadParameter("An MQTT address is mqtt://HOST or mqtts://HOST, with USER@, :PORT and /PREFIX if needed.")
+    if parts.password is not None:
+        raise BadParameter("Others see the command line: set LPR_MQTT_PASSWORD instead of a password in the address.")
+    prefix = parts.path.strip("/") or "lpr"
+    if not re.fullmatch(r"[\w/-]{1,64}", prefix):
+        raise BadParameter("The prefix of the topics has letters, digits, _, - and / only.")
+    user = unquote(parts.username) if parts.username else None
+    return Broker(parts.hostname, parts.port or PORTS[parts.scheme], parts.scheme == "mqtts", user, password, prefix)
+
+
+class Mqtt:
+    """A connection that is opened again whenever it breaks."""
+
+    def __init__(self, where: Broker, cameras: Sequence[str]) -> None:
+        self._where, self._cameras = where, cameras
+        self._connected = threading.Event()
+        self._client = client = _client()
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.will_set(f"{where.prefix}/status", "offline", qos=1, retain=True)
+        client.reconnect_delay_set(1, 60)
+        if where.user:
+            client.username_pw_set(where.user, where.password)
+        if where.tls:
+            client.tls_set()
+        client.connect_async(where.host, where.port, keepalive=30)
+        client.loop_start()
+
+    def send(self, body: str) -> None:
+        """Publish, and wait until the broker has taken it."""
+        if not self._connected.wait(TIMEOUT_S):
+            raise NotTaken("the broker does not answer")
+        message = self._client.publish(topic(self._where.prefix, json.loads(body)["camera"]), body, qos=1)
+        try:
+            message.wait_for_publish(TIMEOUT_S)
+        except (RuntimeError, ValueError) as error:
+            raise NotTaken(f"the broker did not take it: {error}") from error
+        if not message.is_published():
+            raise NotTaken("the broker did not take it in time")
+
+    def close(self) -> None:
+        """Say that this camera is offline, and disconnect."""
+        if self._connected.is_set():
+            self._client.publish(f"{self._where.prefix}/status", "offline", qos=1, retain=True).wait_for_publish(2)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            return
+        for camera in self._cameras:
+            where, message = discovery(self._where.prefix, camera)
+            client.publish(where, json.dumps(message), qos=1, retain=True)
+        client.publish(f"{self._where.prefix}/status", "online", qos=1, retain=True)
+        self._connected.set()
+
+    def _on_disconnect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._connected.clear()
+
+
+def topic(prefix: str, camera: str) -> str:
+    """Where a camera's events go."""
+    return f"{prefix}/{_word(camera)}/plate"
+
+
+def discovery(prefix: str, camera: str) -> tuple[str, dict[str, Any]]:
+    """Topic and message by which Home Assistant makes a sensor of a camera: its state is the last plate's text."""
+    node = _word(f"{prefix}_{camera}")
+    state = topic(prefix, camera)
+    return f"{DISCOVERY}/sensor/{node}/plate/config", {
+        "name": "Plate",
+        "unique_id": f"{node}_plate",
+        "state_topic": state,
+        "value_template": "{{ value_json.text }}",
+        "json_attributes_topic": state,
+        "availability_topic": f"{prefix}/status",
+        "icon": "mdi:car",
+        "force_update": True,
+        "device": {"identifiers": [node], "name": camera, "manufacturer": "lpr"},
+        "origin": {"name": "lpr"},
+    }
+
+
+def _word(text: str) -> str:
+    """Letters of ASCII, digits, _ and - alone: what Home Assistant allows in a topic."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
+
+
+def _client() -> Any:
+    try:
+        from paho.mqtt import client
+        from paho.mqtt.enums import CallbackAPIVersion
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"MQTT needs paho-mqtt, which the extra `video` installs: pip install 'lpr[video]' ({error})."
+        ) from error
+    return client.Client(CallbackAPIVersion.VERSION2)

@@ -1,0 +1,149 @@
+"""Outbox: a bounded queue on disk of the events that wait for each receiver.
+
+What was accepted is on disk and stays there until its receiver has taken it, over restarts of either side. A receiver
+may get an event twice where this process ends between the sending and the note of it; its `id` tells so.
+"""
+
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from service.errors import LprError, brief
+
+FIRST_S, MOST_S = 1.0, 300.0  # seconds between two tries
+LIMIT: Final = 100_000  # events that wait for one receiver
+
+_TABLES: Final = """
+create table if not exists events
+    (id integer primary key, receiver text not null, body text not null, tries integer not null, due real not null);
+create index if not exists next on events (receiver, due, id);
+"""
+
+
+class NotTaken(LprError):
+    """A receiver did not take an event. `alone`: it refused this one, and may well take the next."""
+
+    def __init__(self, reason: str, alone: bool = False) -> None:
+        super().__init__(reason)
+        self.alone = alone
+
+
+class Receiver(Protocol):
+    """Takes events."""
+
+    def send(self, body: str) -> None:
+        """Send an event as JSON; return once it was taken, raise NotTaken if it was not."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Outbox:
+    """A file of SQLite and, for each receiver, a thread that sends what waits for it, the oldest first."""
+
+    def __init__(
+        self, file: Path, receivers: Mapping[str, Receiver], limit: int = LIMIT, first_s: float = FIRST_S
+    ) -> None:
+        """`receivers` have names that stay the same over restarts; `limit` bounds what waits for each of them."""
+        self._file, self._receivers, self._limit, self._first_s = file, receivers, limit, first_s
+        self._news, self._stopped = threading.Condition(), False
+        self._connection = self._connect()
+        self._connection.executescript(_TABLES)
+        self._threads = [
+            threading.Thread(target=self._run, args=entry, name=f"outbox {entry[0]}", daemon=True)
+            for entry in receivers.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def accept(self, body: str) -> Sequence[str]:
+        """Write an event to disk for every receiver; the names of those for which there is no room."""
+        with self._news:
+            full = [name for name in self._receivers if self._count(name) >= self._limit]
+            rows = [(name, body, 0, 0.0) for name in self._receivers if name not in full]
+            with self._connection:
+                self._connection.executemany(
+                    "insert into events (receiver, body, tries, due) values (?, ?, ?, ?)", rows
+                )
+            self._news.notify_all()
+        return full
+
+    def waiting(self) -> int:
+        """Events that are not taken yet, of all receivers."""
+        with self._news:
+            return sum(self._count(name) for name in self._receivers)
+
+    def drain(self, seconds: float) -> int:
+        """Wait until all is taken, so long at most; how many still wait."""
+        end = time.monotonic() + seconds
+        with self._news:
+            while (left := sum(map(self._count, self._receivers))) and time.monotonic() < end:
+                self._news.wait(0.2)
+        return left
+
+    def close(self) -> None:
+        """Stop sending; what waits stays on disk."""
+        with self._news:
+            self._stopped = True
+            self._news.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for receiver in self._receivers.values():
+            receiver.close()
+        self._connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._file, check_same_thread=False, timeout=30)
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = full")  # what is accepted is on disk
+        return connection
+
+    def _count(self, name: str) -> int:
+        (count,) = self._connection.execute("select count(*) from events where receiver = ?", (name,)).fetchone()
+        return int(count)
+
+    def _run(self, name: str, receiver: Receiver) -> None:
+        pause = 0.0
+        while True:
+            with self._news:
+                if pause:
+                    self._news.wait_for(lambda: self._stopped, pause)
+                self._news.wait_for(lambda: self._stopped or self._next(name) is not None, 1.0)
+                if self._stopped:
+                    return
+                event = self._next(name)
+            if event is not None:
+                pause = self._send(name, receiver, *event, pause)
+
+    def _next(self, name: str) -> tuple[int, str, int] | None:
+        found = self._connection.execute(
+            "select id, body, tries from events where receiver = ? and due <= ? order by due, id limit 1",
+            (name, time.time()),
+        ).fetchone()
+        return found if found is None else (found[0], found[1], found[2])
+
+    def _send(self, name: str, receiver: Receiver, number: int, body: str, tries: int, pause: float) -> float:
+        """Send an event; seconds to wait before the next one."""
+        try:
+            receiver.send(body)
+        except NotTaken as error:
+            wait = min(self._first_s * 2 ** min(tries, 20), MOST_S)
+            print(f"lpr: {name}: {brief(error)}; again in {wait:g} s", file=sys.stderr)
+            due = time.time() + wait if error.alone else 0.0
+            self._write("update events set tries = tries + 1, due = ? where id = ?", (due, number))
+            return 0.0 if error.alone else wait
+        self._write("delete from events where id = ?", (number,))
+        return 0.0
+
+    def _write(self, statement: str, values: tuple[float, int] | tuple[int]) -> None:
+        with self._news, self._connection:
+            self._connection.execute(statement, values)
+        with self._news:
+            self._news.notify_all()
+
+
+Accept = Callable[[str], Sequence[str]]

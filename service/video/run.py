@@ -1,0 +1,92 @@
+"""Run of `lpr watch`: from its options to cameras, engines and receivers."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from service.errors import BadParameter, printable
+from service.settings import Settings, WatchSettings, warnings
+from service.video.crops import Crops
+from service.video.engines import Engines
+from service.video.events import Event
+from service.video.lists import read
+from service.video.mqtt import Mqtt, broker
+from service.video.outbox import Outbox, Receiver
+from service.video.passages import Rules
+from service.video.receivers import JsonLines, Webhook
+from service.video.sources import Source, parse
+from service.video.watch import Options, Watch
+
+DRAIN_S: Final = 10.0  # seconds at the end in which receivers may take what waits
+DONE, SOME_NOT_READ = 0, 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Watch until the ends of all files, or until a signal; returns the exit status."""
+    sources = [parse(text) for text in options.sources]
+    chosen = Options(
+        options.fps,
+        options.realtime,
+        Rules(options.min_confidence, options.after, options.again),
+        read(options.list),
+        Crops(options.keep_crops, options.retain) if options.keep_crops else None,
+    )
+    for sentence in warnings():
+        print(f"lpr: {sentence}", file=sys.stderr)
+    settings = Settings()
+    with Engines(settings.artifacts, settings.variant, settings.finder) as engines, _telling(options, sources) as tell:
+        watch = Watch(sources, engines, lambda event, _: tell(event), chosen)
+        with _stopped_by_signals(watch.stop):
+            return DONE if watch.run() else SOME_NOT_READ
+
+
+@contextmanager
+def _telling(options: argparse.Namespace, sources: list[Source]) -> Iterator[Callable[[Event], None]]:
+    """What takes events: the outbox first, then stdout."""
+    receivers = _receivers(options, [source.name for source in sources])
+    outbox = Outbox(options.queue, receivers) if receivers else None
+
+    def tell(event: Event) -> None:
+        body = event.model_dump_json()
+        for name in outbox.accept(body) if outbox else ():
+            print(f"lpr: {name}: its queue is full: event {event.id} is lost", file=sys.stderr)
+        if not options.quiet:
+            print(printable(body), flush=True)
+
+    try:
+        yield tell
+    finally:
+        if outbox:
+            left = outbox.drain(DRAIN_S)
+            outbox.close()
+            if left:
+                print(f"lpr: {left} events wait in {options.queue} for the next start", file=sys.stderr)
+
+
+def _receivers(options: argparse.Namespace, cameras: list[str]) -> dict[str, Receiver]:
+    settings, found = WatchSettings(), dict[str, Receiver]()
+    if options.events:
+        found["events"] = JsonLines(options.events)
+    if options.webhook:
+        if not options.webhook.startswith(("http://", "https://")):
+            raise BadParameter("A webhook is an address of http or https.")
+        secret = settings.webhook_secret
+        found["webhook"] = Webhook(options.webhook, secret.get_secret_value().encode() if secret else None)
+    if options.mqtt:
+        password = settings.mqtt_password
+        found["mqtt"] = Mqtt(broker(options.mqtt, password.get_secret_value() if password else None), cameras)
+    return found
+
+
+@contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM end the watching, and the plates that are seen are told."""
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

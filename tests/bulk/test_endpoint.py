@@ -1,0 +1,30 @@
+"""The deployment for Ray Serve, run for real."""
+
+import httpx
+import pytest
+import ray
+from ray import serve
+
+from service.reader import Reader
+from tests.support.photographed import with_location
+
+pytestmark = pytest.mark.slow
+
+
+def test_ray_serve_answers_as_the_reader():
+    from service.bulk.endpoint import app
+
+    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    try:
+        serve.run(app)
+        answer = httpx.post("http://127.0.0.1:8000/", content=with_location(), timeout=60).json()
+        broken = httpx.post("http://127.0.0.1:8000/", content=b"x", timeout=60).json()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+    with Reader() as reader:
+        expected = [plate.text for plate in reader.read(with_location())]
+    assert [plate["text"] for plate in answer["plates"]] == expected
+    assert answer["error"] is None
+    assert broken["plates"] == []
+    assert "image" in broken["error"]

@@ -1,0 +1,88 @@
+"""`lpr redact`: a folder again with its plates covered, which goes on where it stopped and overwrites nothing."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.client import Client, cli, redacting
+from service.settings import Settings
+from tests.support.photographed import BOTH, NEAR, detail, pixels, with_location
+from tests.support.servers import running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A photograph, one deeper, something that is no image, and one that is broken."""
+    top = tmp_path / "in"
+    (top / "deeper").mkdir(parents=True)
+    (top / "a.jpg").write_bytes(with_location())
+    (top / "deeper" / "b.png").write_bytes(with_location(format="PNG"))
+    (top / "broken.jpg").write_bytes(b"x")
+    (top / "notes.txt").write_text("x")
+    return top
+
+
+@pytest.mark.slow
+def test_a_folder_is_written_again_and_errors_are_listed(folder, capsys):
+    out = folder.parent / "out"
+    assert cli.main(["redact", str(folder), str(out)]) == 1
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert written == ["a.jpg", "deeper/b.png"]
+    for name in written:
+        data = (out / name).read_bytes()
+        assert b"a camera" not in data
+        assert detail(pixels(data), NEAR) < 0.3 * detail(BOTH, NEAR)
+    told = capsys.readouterr().err
+    assert "broken.jpg: " in told
+    assert "2 redacted with" in told
+    assert "1 not." in told
+    assert "files that are no images (.txt): 1" in told
+
+
+@pytest.mark.slow
+def test_it_goes_on_and_overwrites_nothing(folder, capsys):
+    out = folder.parent / "out"
+    out.mkdir()
+    (out / "a.jpg").write_text("mine")
+    (folder / "broken.jpg").unlink()
+    assert cli.main(["redact", str(folder), str(out), "--how", "fill"]) == 0
+    assert (out / "a.jpg").read_text() == "mine"
+    assert "1 redacted" in (told := capsys.readouterr().err)
+    assert "1 were there already, 0 not." in told
+    assert cli.main(["redact", str(folder), str(out)]) == 0
+    assert "0 redacted with 0 plates covered, 2 were there already" in capsys.readouterr().err
+
+
+def test_folders_that_make_no_sense(folder, capsys):
+    for out in (folder, folder / "deeper" / "out"):
+        assert cli.main(["redact", str(folder), str(out)]) == 2
+    assert cli.main(["redact", str(folder / "none"), str(folder.parent / "out")]) == 2
+    assert "outside of it" in capsys.readouterr().err
+
+
+def test_a_file_is_written_whole_and_never_over_another(tmp_path):
+    target = tmp_path / "deeper" / "a.jpg"
+    redacting.write_new(target, b"one")
+    with pytest.raises(FileExistsError):
+        redacting.write_new(target, b"two")
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in target.parent.iterdir()] == ["a.jpg"]
+
+
+def test_a_photo_that_nothing_here_can_write_becomes_a_jpeg():
+    top, out = Path("in"), Path("out")
+    assert redacting.target_of(top / "x" / "a.HEIC", top, out) == out / "x" / "a.HEIC.jpg"
+    assert redacting.target_of(top / "a.png", top, out) == out / "a.png"
+
+
+@pytest.mark.slow
+def test_a_server_covers_them_too(folder, capsys):
+    (folder / "broken.jpg").unlink()
+    with running(Settings(threads=1)) as url:
+        with Client(url) as client:
+            covered = client.redact(folder / "a.jpg", "fill")
+        assert (covered.media_type, covered.plates >= 2) == ("image/jpeg", True)
+        assert cli.main(["redact", str(folder), str(folder.parent / "out"), "--url", url]) == 0
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    assert "2 redacted" in capsys.readouterr().err

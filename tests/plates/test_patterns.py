@@ -1,0 +1,77 @@
+"""Patterns of texts: what they allow, and what is drawn of them."""
+
+import itertools
+import random
+
+import pytest
+
+from model_builder.plates import patterns
+
+
+def templates(pattern: str, **sets: str) -> list[tuple[str, ...]]:
+    return list(patterns.templates(patterns.parse(pattern, sets), {"Ü": "U"}))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("A7", [("A", "7")]),
+        ("[A-C]1", [("ABC", "1")]),
+        ("[A-C]{2}", [("ABC", "ABC")]),
+        ("[AB]{1,2}-[0-1]", [("AB", "01"), ("AB", "AB", "01")]),
+        ("<end>{2} 1@2/3.4:5", [("XY", "XY", "1", "2", "3", "4", "5")]),
+        ("[A-CÜ]", [("ABCU",)]),
+    ],
+)
+def test_templates_have_a_position_for_each_character(pattern, expected):
+    assert templates(pattern, end="XY") == expected
+
+
+def test_a_drawn_text_has_its_gaps_marks_seals_and_rows():
+    items = patterns.draw(random.Random(0), patterns.parse("A 1-[B]@/2", {}))
+    assert [item.what for item in items] == [
+        "character",
+        "gap",
+        "character",
+        "mark",
+        "character",
+        "seal",
+        "row",
+        "character",
+    ]
+    assert "".join(item.symbol for item in items if item.what == "character") == "A1B2"
+
+
+def test_lengths_are_drawn_between_the_bounds():
+    pieces = patterns.parse("[0-9]{2,4}", {})
+    assert {len(patterns.draw(random.Random(seed), pieces)) for seed in range(60)} == {2, 3, 4}
+
+
+def test_characters_that_are_easily_confused_are_drawn_more_often():
+    pieces = patterns.parse("[A-Z]{8}", {})
+    rng = random.Random(0)
+    drawn = [item.symbol for _ in range(400) for item in patterns.draw(rng, pieces)]
+    assert drawn.count("O") > 1.25 * drawn.count("T")
+
+
+@pytest.mark.parametrize("pattern", ["", "[A-Z", "A{x}", "{2}", "A]"])
+def test_what_is_no_pattern_is_refused(pattern):
+    with pytest.raises(ValueError, match="is not understood"):
+        patterns.parse(pattern, {})
+
+
+def test_fewest_templates_allow_the_same_texts():
+    found = [("AB", "1"), ("A", "1"), ("AB", "2"), ("C", "12"), ("AB", "1", "1"), ("X", "9")]
+    fewer = patterns.fewest(found)
+
+    def texts(templates):
+        return {"".join(text) for template in templates for text in itertools.product(*template)}
+
+    assert texts(fewer) == texts(found)
+    assert len(fewer) == 3
+
+
+def test_a_much_narrower_template_stays_beside_one_that_allows_its_texts():
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    wide, narrow, near = (letters, letters, letters), ("A", "B", letters), (letters, letters, "ABC")
+    assert patterns.fewest([wide, narrow, near]) == (wide, narrow)

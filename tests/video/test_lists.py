@@ -1,0 +1,54 @@
+"""Watch lists."""
+
+import pytest
+
+from service.errors import BadParameter
+from service.video import lists
+from service.video.fusion import Weighed, fuse
+from service.video.lists import WatchList
+from tests.support.video import GRAMMAR, reading
+
+
+def fused(*texts):
+    return fuse([Weighed(reading(*texts), 1.0)], GRAMMAR)
+
+
+def test_a_plate_that_is_read_surely_matches_itself_alone():
+    found = WatchList([("京A12345", "ours"), ("京A12346", "theirs")]).matches(fused(("京A12345", 0.99)))
+    assert [(match.plate, match.note) for match in found] == [("京A12345", "ours")]
+    assert found[0].probability > 0.9
+
+
+def test_the_second_candidate_matches_with_its_probability():
+    (found,) = WatchList([("京A12346", "")]).matches(fused(("京A12345", 0.6), ("京A12346", 0.38)))
+    assert 0.25 < found.probability < 0.5
+
+
+@pytest.mark.parametrize(("written", "least"), [("京A1O345", 0.9), ("京AI0345", 0.9), ("京A1034S", 0.03)])
+def test_characters_that_look_alike_match(written, least):
+    assert fused(("京A10345", 0.99)).probability(written) > least
+
+
+def test_what_is_confused_is_less_probable_than_what_is_read():
+    found = fused(("京A10348", 0.99))
+    assert found.probability("京A10348") > 10 * found.probability("京A1034B") > 0.1
+    assert found.probability("京A10347") < 0.01
+
+
+def test_entries_that_exclude_each_other_add_up_to_at_most_one():
+    found = WatchList([("京A10345", "a"), ("京A1O345", "b")]).matches(fused(("京A10345", 0.99)))
+    assert len(found) == 2
+    assert sum(match.probability for match in found) <= 1.001
+
+
+def test_a_file_holds_plates_with_notes(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text("# stolen\n京A·123 45, red van, a dent\n\n沪b-54321\n", encoding="utf-8")
+    found = lists.read([file]).matches(fused(("京A12345", 0.99)))
+    assert [(match.plate, match.note) for match in found] == [("京A12345", "red van, a dent")]
+    assert lists.read([file]).matches(fused(("沪B54321", 0.99)))[0].note == ""
+
+
+def test_a_list_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(BadParameter, match="cannot be read"):
+        lists.read([tmp_path / "none"])

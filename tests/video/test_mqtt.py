@@ -1,0 +1,166 @@
+"""Events over MQTT, with Debian's broker."""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from service.errors import BadParameter
+from service.video.mqtt import Mqtt, broker, discovery, topic
+from service.video.outbox import NotTaken, Outbox
+from tests.support.processes import program
+
+
+class Mosquitto:
+    """A broker that keeps what it has over restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self._file = folder / "mosquitto.conf"
+        user = "user root\n" if os.geteuid() == 0 else ""
+        self._file.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"persistence_location {folder}/\n{user}"
+        )
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [program("mosquitto"), "-c", self._file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError("mosquitto does not listen")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+    @property
+    def address(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+
+class Listening:
+    """A subscriber whose session the broker keeps."""
+
+    def __init__(self, mosquitto: Mosquitto) -> None:
+        self.messages: list[tuple[str, str]] = []
+        self.ready = threading.Event()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, "listening", clean_session=False)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
+        self._client.on_subscribe = lambda *_: self.ready.set()
+        self._client.on_message = lambda _, __, message: self.messages.append((message.topic, message.payload.decode()))
+        self._client.connect("127.0.0.1", mosquitto.port)
+        self._client.loop_start()
+        assert self.ready.wait(20)
+
+    def of(self, name: str) -> list[str]:
+        return [body for where, body in self.messages if where == name]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def mosquitto(tmp_path):
+    made = Mosquitto(tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def listening(mosquitto):
+    made = Listening(mosquitto)
+    yield made
+    made.close()
+
+
+def event(number: int) -> str:
+    return json.dumps({"id": str(number), "camera": "front door", "text": "京A12345"})
+
+
+def until(condition) -> bool:
+    end = time.monotonic() + 20
+    while not (met := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(met)
+
+
+@pytest.mark.slow
+def test_home_assistant_discovers_each_camera(mosquitto, listening):
+    receiver = Mqtt(broker(mosquitto.address, None), ["front door"])
+    receiver.send(event(1))
+    where, message = discovery("lpr", "front door")
+    assert until(lambda: listening.of("lpr/front_door/plate") and listening.of(where) and listening.of("lpr/status"))
+    assert json.loads(listening.of(where)[0]) == message
+    assert message["state_topic"] == topic("lpr", "front door") == "lpr/front_door/plate"
+    assert listening.of("lpr/status") == ["online"]
+    receiver.close()
+    assert until(lambda: listening.of("lpr/status")[-1] == "offline")
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_where_the_broker_is_killed(mosquitto, listening, tmp_path):
+    outbox = Outbox(tmp_path / "queue", {"mqtt": Mqtt(broker(mosquitto.address, None), ["front door"])}, first_s=0.1)
+    for number in range(5):
+        outbox.accept(event(number))
+    assert outbox.drain(20) == 0
+    assert until(lambda: len(listening.of("lpr/front_door/plate")) == 5)
+    mosquitto.process.kill()
+    mosquitto.process.wait()
+    for number in range(5, 10):
+        outbox.accept(event(number))
+    time.sleep(0.3)
+    assert outbox.waiting() == 5
+    listening.ready.clear()
+    mosquitto.start()
+    assert listening.ready.wait(20)
+    assert outbox.drain(30) == 0
+    assert until(lambda: {json.loads(body)["id"] for body in listening.of("lpr/front_door/plate")} >= set("56789"))
+    outbox.close()
+
+
+@pytest.mark.slow
+def test_the_next_process_publishes_what_the_last_one_could_not(mosquitto, listening, tmp_path, monkeypatch):
+    mosquitto.stop()
+    receiver = Mqtt(broker(mosquitto.address, None), ["front door"])
+    monkeypatch.setattr(receiver._connected, "wait", lambda timeout: False)  # without its ten seconds
+    with pytest.raises(NotTaken, match="does not answer"):
+        receiver.send(event(1))
+    outbox = Outbox(tmp_path / "queue", {"mqtt": receiver}, first_s=60)
+    outbox.accept(event(1))
+    outbox.close()
+    mosquitto.start()
+    outbox = Outbox(tmp_path / "queue", {"mqtt": Mqtt(broker(mosquitto.address, None), ["front door"])})
+    assert outbox.drain(20) == 0
+    outbox.close()
+
+
+def test_an_address_names_all():
+    found = broker("mqtts://home@host:8884/garage/lpr", "secret")
+    assert found == ("host", 8884, True, "home", "secret", "garage/lpr")
+    assert broker("mqtt://host", None)[:3] == ("host", 1883, False)
+
+
+@pytest.mark.parametrize("address", ["http://host", "mqtt://", "mqtt://a:secret@host", "mqtt://host/a+b"])
+def test_other_addresses_are_refused(address):
+    with pytest.raises(BadParameter) as raised:
+        broker(address, None)
+    assert "secret" not in str(raised.value)

@@ -1,0 +1,72 @@
+"""`lpr watch` from a video to its events."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+
+from model_builder.measure import video
+from model_builder.render.video import VideoRenderer
+from service.client import cli
+from service.errors import BadParameter
+from service.video.crops import Crops
+from service.video.sources import Source
+from service.video.watch import Options, Watch
+from tests.support.video import Seeing
+
+FOLDER_SEED = 7_100_000
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A folder with a clip of the day, and its passages."""
+    folder = tmp_path_factory.mktemp("film")
+    video.write(folder, VideoRenderer(), FOLDER_SEED, 1, 5)
+    return folder
+
+
+@pytest.mark.slow
+def test_each_passage_of_a_video_is_one_event(film, tmp_path, capsys):
+    ((name, clip),) = json.loads((film / video.TRUTH).read_text()).items()
+    texts = [passage["text"] for passage in clip["passages"]]
+    (tmp_path / "list.csv").write_text(f"{texts[0]},a friend\n")
+    command = ["watch", f"street={film / name}", "--list", str(tmp_path / "list.csv")]
+    command += ["--events", str(tmp_path / "events"), "--queue", str(tmp_path / "queue")]
+    command += ["--keep-crops", str(tmp_path / "crops")]
+    assert cli.main(command) == cli.ALL_READ
+    lines = capsys.readouterr().out.splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [event["text"] for event in told] == texts
+    assert {event["camera"] for event in told} == {"street"}
+    assert told[0]["matches"][0]["note"] == "a friend"
+    assert (tmp_path / "events").read_text().splitlines() == lines
+    assert sorted(event["crop"] for event in told) == sorted(map(str, (tmp_path / "crops").iterdir()))
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path, capsys):
+    (tmp_path / "a.mp4").write_bytes(b"no video" * 100)
+    watch = Watch([Source("a", str(tmp_path / "a.mp4"))], Seeing(), lambda *_: None, Options())
+    assert watch.run() is False
+    assert capsys.readouterr().err.startswith("lpr: a: ")
+
+
+def test_two_cameras_of_one_name_are_refused(tmp_path):
+    with pytest.raises(BadParameter, match="Two cameras are called a"):
+        Watch([Source("a", "rtsp://a/1"), Source("a", "rtsp://a/2")], Seeing(), lambda *_: None, Options())
+
+
+def test_no_picture_is_kept_by_default():
+    assert Options().crops is None
+
+
+def test_pictures_are_kept_for_some_hours(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    crops = Crops(tmp_path, 1.0)
+    old, new = (crops.keep(name, np.zeros((20, 60, 3), np.uint8)) for name in ("old", "new"))
+    for file in (old, tmp_path / "holiday.jpg"):
+        os.utime(file, (time.time() - 3601,) * 2)
+    Crops(tmp_path, 1.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["holiday.jpg", "lpr-new.jpg"]
+    assert new.endswith("lpr-new.jpg")
