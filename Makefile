@@ -13,7 +13,7 @@ help: ## list the targets
 
 # The engines are those that the manifests of the variant and of the finder name, and no other is installed; `client` is
 # what `lpr read --url` needs. LPR_BACKEND is the old name of LPR_VARIANT. An empty LPR_FINDER is none.
-VARIANT := $(or $(LPR_VARIANT),$(LPR_BACKEND),tvm-fast)
+VARIANT := $(or $(LPR_VARIANT),$(LPR_BACKEND),world)
 FINDER := $(if $(filter undefined,$(origin LPR_FINDER)),finder-fast,$(LPR_FINDER))
 MANIFESTS := $(patsubst %,'$(or $(LPR_ARTIFACTS),artifacts)/%/manifest.json',$(VARIANT) $(FINDER))
 ENGINES := $(sort $(shell sed -n 's/^  "backend": "\(.*\)",$$/\1/p' $(MANIFESTS) 2>/dev/null))

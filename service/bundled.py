@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-VARIANT: Final = "tvm-fast"  # what reads by default
+VARIANT: Final = "world"  # what reads by default
 FINDER: Final = "finder-fast"  # what finds plates by default
 PORTABLE: Final = "finder-quantized"  # and where TVM is not installed
 VARIANTS: Final = (VARIANT, FINDER, "refiner-fast")  # those of a wheel

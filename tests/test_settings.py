@@ -22,7 +22,7 @@ def _clean_environment(monkeypatch):
 
 def test_defaults_serve_the_fast_variant_of_the_repository():
     settings = Settings()
-    assert (settings.variant, settings.artifacts) == ("tvm-fast", REPOSITORY / "artifacts")
+    assert (settings.variant, settings.artifacts) == ("world", REPOSITORY / "artifacts")
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.threads == host.available() >= 1
 
@@ -37,7 +37,7 @@ def test_variables_override_the_defaults(monkeypatch, tmp_path):
 def test_an_empty_variable_is_none(monkeypatch):
     for name in ("VARIANT", "PORT", "API_KEYS"):
         monkeypatch.setenv(f"LPR_{name}", "")
-    assert (Settings().variant, Settings().port, len(Settings().api_keys)) == ("tvm-fast", 8000, 0)
+    assert (Settings().variant, Settings().port, len(Settings().api_keys)) == ("world", 8000, 0)
 
 
 @pytest.mark.parametrize(("workers", "threads"), [("1", 5), ("2", 2), ("9", 1)])
