@@ -7,7 +7,6 @@ from model_builder.commands import flags
 from model_builder.commands.finding import photographs_in
 from model_builder.measure import video
 from model_builder.render.video import VideoRenderer
-from service.bundled import FINDER, VARIANT
 from service.video.engines import Engines
 from service.video.watch import Options
 
@@ -54,8 +53,8 @@ def _add_evaluate(commands: flags.Commands) -> None:
     )
     parser.add_argument("folder", type=Path, help="what render-video wrote")
     flags.add_artifacts(parser)
-    parser.add_argument("--variant", type=flags.name, default=VARIANT, help="that reads (default: %(default)s)")
-    parser.add_argument("--finder", type=flags.name, default=FINDER, help="that finds (default: %(default)s)")
+    parser.add_argument("--variant", type=flags.name, default="world", help="that reads (default: %(default)s)")
+    parser.add_argument("--finder", type=flags.name, default="finder-fast", help="that finds (default: %(default)s)")
     parser.add_argument(
         "--fps", type=flags.positive, default=5, help="frames a second to look at (default: %(default)s)"
     )

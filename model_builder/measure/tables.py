@@ -15,6 +15,7 @@ POOLED = "photographs"  # all real sets together
 RENDERED = "plates-500"
 FIGURE = "comparison.svg"
 USE = {  # of the published variants
+    "world": "x86-64 with AVX2, plates of 36 countries: the default",
     "tvm-fast": "x86-64 with AVX2, plates of China alone: the fastest",
     "pruned-quantized": "every other CPU, ARM too",
     "quantized": "every CPU: all channels, in int8",
