@@ -42,6 +42,7 @@ class Form(NamedTuple):
         return COLOUR + len(self.colours)
 
 
+SQUARE: Final = 2.6  # widths in heights, up to which a plate may have one row or two
 STRIDE: Final = 4  # pixels of the crop a cell of the maps
 HEATS: Final = 4  # maps of the plate's corners; a cell's value is the logit of the corner lying in it
 
@@ -66,6 +67,13 @@ class Refined(NamedTuple):
         """Pixels of its longer row."""
         a, b, c, d = self.corners
         return float(max(np.hypot(*(b - a)), np.hypot(*(c - d))))
+
+    @property
+    def ways(self) -> "tuple[Refined, ...]":
+        """As it is; and where its shape may have one row or two, with the other number: the reading tells which."""
+        a, b, c, d = self.corners
+        wide, high = np.hypot(*(b - a + c - d)), np.hypot(*(d - a + c - b))
+        return (self, self._replace(rows=3 - self.rows)) if wide < SQUARE * high else (self,)
 
 
 def rectified(image: Pixels, plate: Refined, size: tuple[int, int]) -> Pixels:

@@ -7,7 +7,7 @@ item ends with an outcome: what was seen, or why it cannot be read. A request is
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -224,12 +224,26 @@ class Request:
         found: list[list[Outcome]] = [[] for _ in range(self._images)]
         for place in sorted(self._outcomes):
             found[place[0]].append(self._outcomes[place])
-        return [tuple(outcomes) for outcomes in found]
+        return [tuple(_surest(outcomes)) for outcomes in found]
 
     def timing(self, total: float) -> Timing:
         """Where the `total` seconds went."""
         spent = {stage: self._last.get(stage, 0.0) for stage in STAGES}
         return Timing(**spent, queue=max(0.0, total - sum(spent.values())), total=total)
+
+
+def _surest(outcomes: Sequence[Outcome]) -> Iterable[Outcome]:
+    """Of a plate that was read in several ways the surest one; the other outcomes as they are."""
+    best: dict[int | bytes, Outcome] = {}
+    for number, outcome in enumerate(outcomes):
+        found = isinstance(outcome, Seen) and outcome.plate
+        key = found.corners.tobytes() if found else number
+        best[key] = max(best.get(key, outcome), outcome, key=_confidence)
+    return best.values()
+
+
+def _confidence(outcome: Outcome) -> float:
+    return outcome.reading.confidence if isinstance(outcome, Seen) and outcome.reading.text else 0.0
 
 
 def fail(items: Sequence[Item], error: Exception) -> None:

@@ -8,7 +8,7 @@ stage       value of an item before                        after
 `Decode`    a file, `Contained`, pixels                    `Photograph` to search, else `Decoded`
 `Redact`    `Photograph`, if its plates are to be covered  `Redacted`
 `Find`      `Photograph`                                   `Found`, one for each plate
-`Rectify`   `Found`                                        `Crop`
+`Rectify`   `Found`                                        `Crop`, one for each way to read it
 `Prepare`   `Decoded`                                      `Crop`
 `Infer`     `Crop`                                         `Computed`
 `Read`      `Computed`                                     `Seen`
@@ -324,13 +324,17 @@ class Rectify:
     size: tuple[int, int]
 
     def __call__(self, item: Item) -> Sequence[Any]:
-        """A `Crop`, with the plate's corners in pixels of the image."""
+        """A `Crop` for each way to read the plate, with its corners in pixels of the image."""
         if not isinstance(item.value, Found):
             return (item.value,)
         pixels, reduced, size, truncated, plate = item.value
         there = plate._replace(corners=plate.corners * np.float32(reduced))
-        seen = inside(plate, pixels.shape[:2], self.size[1]) if plate.cut else None
-        return (Crop(rectified(pixels, plate, self.size), size, truncated, there, seen),)
+        crops = []
+        for way in plate.ways:
+            seen = inside(way, pixels.shape[:2], self.size[1]) if plate.cut else None
+            looks = there._replace(rows=way.rows)
+            crops.append(Crop(rectified(pixels, way, self.size), size, truncated, looks, seen))
+        return crops
 
 
 @dataclass(frozen=True)

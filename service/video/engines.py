@@ -59,8 +59,13 @@ class Engines:
         """What the plates of a frame say, in one batch."""
         if not plates:
             return []
-        crops = np.stack([rectified(image, plate, self.manifest.size) for plate in plates])
-        return [self._texts.read(logits, CANDIDATES) for logits in self._all[0].infer(crops)]
+        ways = [(number, way) for number, plate in enumerate(plates) for way in plate.ways]
+        crops = np.stack([rectified(image, way, self.manifest.size) for _, way in ways])
+        best: dict[int, Reading] = {}
+        for (number, _), logits in zip(ways, self._all[0].infer(crops), strict=True):
+            reading = self._texts.read(logits, CANDIDATES)
+            best[number] = max(best.get(number, reading), reading, key=lambda one: one.confidence if one.text else 0.0)
+        return list(best.values())
 
     def close(self) -> None:
         """Free the engines."""
