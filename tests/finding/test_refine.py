@@ -103,3 +103,11 @@ def test_columns_that_lie_outside_of_the_image_are_told():
     left = round(rows.UPPER * 94)
     assert two[0] == two[left] == 0
     assert two[left - 1] == two[-1] == 1
+
+
+@pytest.mark.parametrize(("width", "rows"), [(520, [1]), (305, [1, 2])])
+def test_a_plate_as_high_as_those_of_two_rows_is_read_both_ways(width, rows):
+    corners = np.array([[0, 0], [width, 0], [width, 150], [0, 150]], np.float32)
+    plate = Refined(corners, 0.9, 1, "white", False)
+    assert [way.rows for way in plate.ways] == rows
+    assert all(way.corners is corners for way in plate.ways)
