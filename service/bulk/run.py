@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import Any, Final
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers nothing
-os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # its plans and hints would tear the bar
+os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # its plans and traces would tear the bar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
