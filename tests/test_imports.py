@@ -33,7 +33,7 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "__main__": {"process", "settings", "errors", "logs"},
         "reader": {"pipeline", "backends", "reading", "finding", "artifact", "errors", "settings", "wire"},
         "video": {"pipeline", "backends", "reading", "finding", "artifact", "errors", "settings"},
-        "bulk": {"reader", "artifact", "settings", "errors", "wire"},
+        "bulk": {"reader", "reading", "artifact", "settings", "errors", "wire"},
         "client": {"wire", "reader", "video", "bulk", "settings", "errors", "__main__"},
     },
     "model_builder": {

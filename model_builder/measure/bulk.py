@@ -64,7 +64,7 @@ def measure(folder: Path, output: Path, workers: int) -> Run:
 
 
 def table(count: int, runs: Sequence[Run]) -> str:
-    """Images a second with and without the start, and the share of what so many times one worker would do."""
+    """Images a second, the start included, and the share of what so many times one worker would do."""
     alone = runs[0]
     rows = [
         [
@@ -73,6 +73,7 @@ def table(count: int, runs: Sequence[Run]) -> str:
             f"{run.start_s:.0f}",
             f"{count / run.total_s:.1f}",
             f"{alone.total_s / run.total_s:.2f}",
+            f"{alone.total_s / run.total_s / run.workers:.2f}",
             f"{run.memory / 1e6:,.0f}",
         ]
         for run in runs
@@ -83,6 +84,7 @@ def table(count: int, runs: Sequence[Run]) -> str:
         "of these until the first file",
         "images a second",
         "times one worker's",
+        "share of ideal",
         "memory, MB",
     ]
     return blocks.table(head, rows)

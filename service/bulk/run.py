@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import Any, Final
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers nothing
+os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # its plans and traces would tear the bar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,12 +23,18 @@ from tqdm import tqdm
 from service import artifact
 from service.bulk.listing import Listing, Place
 from service.bulk.table import rows, schema
-from service.errors import BadParameter, BodyTooLarge
+from service.errors import BadParameter, BodyTooLarge, LprError
 from service.reader import Reader
+from service.reading.plates import restrict
 from service.settings import Settings
 
 JOB: Final = "_lpr.json"  # in the output: what it is made of; readers of Parquet folders skip names with an underscore
 MEMORY: Final = 100_000_000  # bytes of Ray's store on one machine: only names and counts go through it
+SETTINGS: Final = ("ARTIFACTS", "FINDER", "MAX_BYTES", "MAX_PIXELS", "REGIONS", "VARIANT")  # of reading; no secret
+
+
+class Unfinished(LprError):
+    """The cluster cannot be reached, or a partition cannot be read or written; those that are there stay."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Done:
 def run(listing: Listing, output: str, options: Options) -> Done:
     """Read all images whose partitions are not in the folder `output` yet; an fsspec address, as the listing's.
 
-    Raises BadParameter where the folder was made of other images or with other options.
+    Raises BadParameter where the folder was made of other images or with other options, and Unfinished.
     """
     out = Place.at(output)
     _claim(out, _job(listing, options))
@@ -69,21 +76,26 @@ def run(listing: Listing, output: str, options: Options) -> Done:
             done.errors += part["errors"]
             done.plates += part["plates"]
             bar.update(part["images"])
+    out.system.invalidate_cache(out.path)  # what actors wrote is not in it
     for path in out.system.glob(f"{out.path}/_*.tmp"):  # of actors that were killed
         out.system.rm(path)
     return done
 
 
 def _job(listing: Listing, options: Options) -> dict[str, Any]:
-    """What decides the rows, for the file JOB."""
+    """What decides the rows, for the file JOB. Raises BadParameter for a format or region that is not known."""
     settings = Settings()
     manifest = artifact.find(settings.artifacts, options.variant or settings.variant).reader
+    formats, regions = (",".join(options.reading.get(name, ())) or None for name in ("formats", "regions"))
+    restrict(manifest.grammar, formats, regions, settings.regions)
     return {
         "images": len(listing.paths),
         "listing": listing.digest,
         "partition": options.size,
         "variant": f"{manifest.variant} {manifest.version}",
         "finder": settings.finder,
+        "limits": [settings.max_bytes, settings.max_pixels],
+        "regions": list(settings.regions),
         "reading": json.loads(json.dumps(options.reading)),
     }
 
@@ -113,28 +125,38 @@ def _part(listing: Listing, number: int, size: int) -> tuple[str, ...]:
 
 def _parts(listing: Listing, out: Place, numbers: list[int], options: Options) -> Iterator[dict[str, Any]]:
     """Have the partitions read and written; a dict of counts for each as soon as it is there."""
-    _start(options)
     try:
+        _start(options)
         workers = options.workers or int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars, context.raise_original_map_exception = False, True
         parts = [{"number": number, "paths": list(_part(listing, number, options.size))} for number in numbers]
         data = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             Worker,
             fn_constructor_args=(listing.place, out, options),
             batch_size=1,
-            concurrency=min(workers, len(parts)),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts))),
             num_cpus=1,
         )
         yield from data.iter_rows()
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise Unfinished(f"{_reason(error)} The same command goes on with what is missing.") from error
     finally:
         ray.shutdown()
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong in an actor, else what Ray says of it."""
+    below = getattr(error, "cause", None) or error
+    return f"{type(below).__name__}: {str(below).strip()}"
+
+
 def _start(options: Options) -> None:
-    """Connect to the cluster, or start one here. Actors elsewhere get the settings LPR_*."""
+    """Connect to the cluster, or start one here. Actors elsewhere get the settings of reading."""
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if options.address:
-        given = {name: value for name, value in os.environ.items() if name.startswith("LPR_")}
+        names = [f"LPR_{name}" for name in SETTINGS]
+        given = {name: os.environ[name] for name in names if name in os.environ}
         ray.init(options.address, runtime_env={"env_vars": given}, **common)
     else:
         cpus = options.workers or os.cpu_count()
@@ -166,10 +188,12 @@ class Worker:
         return {"images": [len(paths)], "errors": [errors], "plates": [plates]}
 
     def _content(self, path: str) -> bytes:
-        size, limit = self.place.system.size(path), Settings().max_bytes
-        if size is not None and size > limit:
-            raise BodyTooLarge(f"The file has {size:,} bytes; LPR_MAX_BYTES allows {limit:,}.")
-        return bytes(self.place.system.cat_file(path))
+        limit = Settings().max_bytes
+        with self.place.system.open(path, "rb") as file:  # its size need not be known
+            content = bytes(file.read(limit + 1))
+        if len(content) > limit:
+            raise BodyTooLarge(f"The file has more bytes than LPR_MAX_BYTES allows: {limit:,}.")
+        return content
 
     def _write(self, name: str, table: list[dict[str, Any]]) -> None:
         target, part = f"{self.out.path}/{name}", f"{self.out.path}/_{uuid.uuid4().hex}.tmp"

@@ -8,14 +8,19 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
 
+from service.bulk import listing, run
 from service.client import cli
 from service.reader import Reader
+from tests.support.images import encode
 from tests.support.photographed import with_location
+from tests.support.photographs import street
 
 IMAGES, PARTITION = 48, 4
 MAIN = "import sys; from service.client.cli import main; sys.exit(main())"
@@ -30,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     top.mkdir()
     for number in range(IMAGES):
         (top / f"{number:03}.jpg").write_bytes(with_location())
-    (top / "007.jpg").write_bytes(b"x")
+    (top / "047.jpg").write_bytes(b"x")  # the last: in a partition that an interrupted run leaves
     (top / "notes.txt").write_text("x")
     return top
 
@@ -52,9 +57,9 @@ def check_rows(folder: Path, output: Path) -> None:
     """Two rows for each photograph, as read in this process, and one with the error of the broken one."""
     rows = pq.read_table(output).to_pylist()
     counts = Counter(row["file"] for row in rows)
-    assert counts == {str(folder / f"{number:03}.jpg"): 1 if number == 7 else 2 for number in range(IMAGES)}
+    assert counts == {str(folder / f"{number:03}.jpg"): 1 if number == IMAGES - 1 else 2 for number in range(IMAGES)}
     (broken,) = [row for row in rows if row["error"]]
-    assert broken["file"].endswith("007.jpg")
+    assert broken["file"].endswith("047.jpg")
     assert broken["text"] is None
     with Reader() as reader:
         expected = [plate.model_dump() for plate in reader.read(folder / "000.jpg")]
@@ -68,22 +73,8 @@ def check_rows(folder: Path, output: Path) -> None:
         assert {*row} == {"file", "plate", "truncated", "note", "error", *plate}
 
 
-def test_a_killed_worker_loses_nothing_and_doubles_nothing(folder, tmp_path):
-    output = tmp_path / "plates.parquet"
-    process = begin(folder, output)
-    wait_for_parts(output, 2, process)
-    workers = [
-        one for one in psutil.process_iter(["cmdline"]) if "ray::MapWorker" in " ".join(one.info["cmdline"] or ())
-    ]
-    os.kill(workers[0].pid, signal.SIGKILL)
-    _, told = process.communicate(timeout=180)
-    assert process.returncode == 1, told
-    assert f"{IMAGES - 1} images read with {2 * (IMAGES - 1)} plates, 1 not." in told
-    check_rows(folder, output)
-    assert list(output.glob("*.tmp")) == []
-
-
-def test_after_an_interruption_the_same_command_reads_what_is_missing(folder, tmp_path, capsys):
+def test_interrupted_and_killed_it_loses_nothing_and_doubles_nothing(folder, tmp_path, capsys):
+    """In one test, because Ray takes long to start: an interruption, then a worker killed while the command goes on."""
     output = tmp_path / "plates.parquet"
     process = begin(folder, output)
     wait_for_parts(output, 2, process)
@@ -91,15 +82,65 @@ def test_after_an_interruption_the_same_command_reads_what_is_missing(folder, tm
     process.communicate(timeout=120)
     assert process.returncode == 130
     before = {path.name: path.stat().st_mtime_ns for path in output.glob("part-*.parquet")}
-    assert 2 <= len(before) < IMAGES // PARTITION
+    assert 2 <= len(before) < IMAGES // PARTITION - 2
     again = begin(folder, output)
+    wait_for_parts(output, len(before) + 1, again)
+    workers = [one for one in psutil.Process(again.pid).children(recursive=True) if "ray::MapWorker" in one.name()]
+    os.kill(workers[0].pid, signal.SIGKILL)
     _, told = again.communicate(timeout=180)
-    assert f"{len(before)} partitions were there already." in told
+    assert again.returncode == 1, told
+    assert f"1 not. {len(before)} partitions were there already." in told
     check_rows(folder, output)
     assert {name: (output / name).stat().st_mtime_ns for name in before} == before
+    assert list(output.glob("*.tmp")) == []
     (folder / "new.jpg").write_bytes(b"x")
     assert cli.main(["bulk", str(folder), str(output)]) == 2
     assert "name another folder" in capsys.readouterr().err
+
+
+def test_what_is_in_no_image_is_told_in_its_row(monkeypatch):
+    """Without Ray: too many bytes, no plate, a file that is gone, in a file system that is not this machine's."""
+    monkeypatch.setenv("LPR_MAX_BYTES", "1000000")
+    memory = fsspec.filesystem("memory")
+    images = {"big": bytes(1_000_001), "bare": encode(".jpg", street()), "two": with_location()}
+    for name, content in images.items():
+        memory.pipe_file(f"/bulk-in/{name}.jpg", content)
+    place, out = listing.Place.at("memory://bulk-in"), listing.Place.at("memory://bulk-out")
+    worker = run.Worker(place, out, run.Options())
+    paths = [f"/bulk-in/{name}.jpg" for name in (*images, "gone")]
+    counts = worker({"number": [3], "paths": [paths]})
+    worker.reader.close()
+    assert counts == {"images": [4], "errors": [2], "plates": [2]}
+    assert memory.ls("/bulk-out", detail=False) == ["/bulk-out/part-000003.parquet"]
+    with memory.open("/bulk-out/part-000003.parquet") as file:
+        big, bare, first, second, gone = pq.read_table(file).to_pylist()
+    assert big["file"] == "memory:///bulk-in/big.jpg"
+    assert "LPR_MAX_BYTES allows: 1,000,000" in big["error"]
+    assert (bare["text"], bare["error"], bare["plate"]) == (None, None, None)
+    assert bare["note"]
+    assert first["text"] != second["text"]
+    assert "gone.jpg" in gone["error"]
+
+
+def test_a_region_that_is_not_known_is_refused_before_anything_is_written(folder, tmp_path, capsys):
+    assert cli.main(["bulk", str(folder), str(tmp_path / "out"), "--region", "zz"]) == 2
+    assert "there is no 'zz'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_is_not_there_is_told_in_a_line(folder, tmp_path, capsys, monkeypatch):
+    given = {}
+
+    def refuse(address, runtime_env, **_):
+        given.update(runtime_env["env_vars"])
+        raise ConnectionError(f"nothing at {address}")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("LPR_REGIONS", "cn")
+    monkeypatch.setenv("LPR_WEBHOOK_SECRET", "of no use there")
+    assert cli.main(["bulk", str(folder), str(tmp_path / "out"), "--address", "head:6379"]) == 2
+    assert "lpr: ConnectionError: nothing at head:6379 The same command goes on" in capsys.readouterr().err
+    assert given == {"LPR_REGIONS": "cn"}
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])

@@ -5,6 +5,7 @@ import pytest
 import ray
 from ray import serve
 
+from model_builder.measure.load.servers import free_port
 from service.reader import Reader
 from tests.support.photographed import with_location
 
@@ -14,11 +15,13 @@ pytestmark = pytest.mark.slow
 def test_ray_serve_answers_as_the_reader():
     from service.bulk.endpoint import app
 
+    port = free_port()
     ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
     try:
+        serve.start(http_options={"port": port})
         serve.run(app)
-        answer = httpx.post("http://127.0.0.1:8000/", content=with_location(), timeout=60).json()
-        broken = httpx.post("http://127.0.0.1:8000/", content=b"x", timeout=60).json()
+        answer = httpx.post(f"http://127.0.0.1:{port}/", content=with_location(), timeout=60).json()
+        broken = httpx.post(f"http://127.0.0.1:{port}/", content=b"x", timeout=60).json()
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from ray.scripts.scripts import cli as ray_cli
 
 from model_builder.__main__ import main as builder
 from service.artifact import variants
@@ -155,6 +156,10 @@ def checked(words: list[str], help_of: Help) -> bool:
             assert [flag for flag in flags(rest) if flag not in known] == []
         case [".venv/bin/python", "-m", "service"]:
             pass
+        case [".venv/bin/ray", command, *rest]:
+            assert {*flags(rest)} <= {name for option in ray_cli.commands[command].params for name in option.opts}
+        case ["export", setting]:
+            assert setting.partition("=")[0] in {*SETTINGS, "RAY_AUTH_MODE"}
         case [".venv/bin/serve", "run", application]:
             assert (REPOSITORY / f"{application.partition(':')[0].replace('.', '/')}.py").is_file()
         case ["pip" | ".venv/bin/pip" | "/opt/lpr/bin/pip", "install", package]:
