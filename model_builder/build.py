@@ -25,7 +25,7 @@ from model_builder.compress.quantize import QuantizeConfig
 from model_builder.graph import onnx
 from model_builder.tasks import READING, Examples, Finding, Task, task_of
 from model_builder.train.data import development_set
-from model_builder.train.loop import Interrupted
+from model_builder.train.loop import Interrupted, load_network
 from service import artifact as contract
 from service.artifact import Artifact, Origin, Score, Source, provenance
 from service.artifact.provenance import Settings
@@ -59,15 +59,20 @@ def pruned(
     *,
     config: PruneConfig,
     note: str | None = None,
+    teacher: Path | None = None,
     **training: Any,
 ) -> candidates.Candidate:
-    """`source` with fewer channels; `note` is kept in the manifest; `training` are more fields of TrainConfig."""
+    """`source` with fewer channels, distilled from the network in the file `teacher` or from `source`.
+
+    `note` is kept in the manifest; `training` are more fields of TrainConfig.
+    """
     settings = asdict(config)
     if published and (made := _taken(published, source, provenance.Pruned, settings)):
         network, note = candidates.load_network(published), published.manifest.provenance.note
     else:
         crops = development_set(config.plates)
-        network, cuts = prune.prune_network(folder, candidates.load_network(source), config, crops, **training)
+        given = load_network(teacher) if teacher else None
+        network, cuts = prune.prune_network(folder, candidates.load_network(source), config, crops, given, **training)
         made = provenance.Pruned(settings=settings, cuts=tuple(cuts))
     origin = Origin(seed=10, source=Source.of(source.manifest), made=made, note=note)
     return candidates.torch_candidate(variant, network, origin, task_of(source.manifest))
@@ -121,8 +126,7 @@ def compiled(
 STAGES: Final = (
     Stage("pruned", BASELINE, partial(pruned, config=PruneConfig())),
     Stage("quantized", BASELINE, partial(quantized, config=QuantizeConfig())),
-    # Trained as the pruned network was, without plates of Chinese characters only.
-    Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig(drill=0.0))),
+    Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig())),
     Stage("tvm", BASELINE, compiled),
     Stage("tvm-fast", "pruned-quantized", compiled),
 )

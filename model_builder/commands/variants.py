@@ -43,6 +43,12 @@ def _add_prune(commands: flags.Commands) -> None:
         metavar="FILE",
         help="prune by magnitude only, publish nothing, and write what it did to accuracy and size as JSON",
     )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="network to distill from: the tutor.pt of a training with --tutor (default: the source)",
+    )
     flags.add_note(parser)
     flags.add_publishing(parser)
     flags.add_gate(parser)
@@ -63,7 +69,7 @@ def _prune(options: argparse.Namespace) -> None:
         options.study.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {options.study}")
         return
-    _build_one(options, build.pruned, options.out, config=config, note=options.note)
+    _build_one(options, build.pruned, options.out, config=config, note=options.note, teacher=options.teacher)
 
 
 def _add_quantize(commands: flags.Commands) -> None:

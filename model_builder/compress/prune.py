@@ -268,16 +268,21 @@ class PruneConfig:
     steps: int = option(600, "steps of training after each round but the last")
     last_steps: int = option(33000, "steps of training after the last round; a smaller network learns more slowly")
     learning_rate: float = option(6e-3, "Muon's, the baseline's own: half of it was slower")
+    drill: float = option(
+        0.2, "share of plates with Chinese characters only; with 0 it forgets provinces of real plates"
+    )
+    replays: int = option(0, "earlier plates trained on again beside each new one, as in train")
     plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
 
 
 def prune_network(
-    folder: Path, source: LPRNet, config: PruneConfig, crops: Crops, **training: Any
+    folder: Path, source: LPRNet, config: PruneConfig, crops: Crops, teacher: LPRNet | None = None, **training: Any
 ) -> tuple[LPRNet, list[Cut]]:
     """Cut and train in rounds, or resume the pruning in `folder`; returns the network and all cuts.
 
-    `training` are more fields of TrainConfig. Writes `folder`/round-N/cut.pt (the network as cut) beside the training's
-    own files. Raises ValueError when the folder holds a pruning of another configuration.
+    It is distilled from `teacher`, else from `source`. `training` are more fields of TrainConfig. Writes
+    `folder`/round-N/cut.pt (the network as cut) beside the training's own files. Raises ValueError when the folder
+    holds a pruning of another configuration.
     """
     network, cuts = source, []
     for number in range(1, config.rounds + 1):
@@ -293,10 +298,11 @@ def prune_network(
             warmup=100,
             decay=0.9,  # long: a network that starts with good weights gains most while the rate falls
             dropout=0.0,  # few channels are left; training 300 steps without dropout gained half a point
-            drill=0.0,  # a small network does not learn these plates as well: see docs/variants.md
+            drill=config.drill,
+            replays=config.replays,
             seed=10 + number,
         )
-        network = train(place, replace(settings, **training), initial=made[0], teacher=source)
+        network = train(place, replace(settings, **training), initial=made[0], teacher=teacher or source)
     return network, cuts
 
 

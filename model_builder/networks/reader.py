@@ -8,7 +8,7 @@ half or three quarters of those computed; the first convolution halves the colum
 the spatial transformer is left out, because it did not pay (docs/training.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -37,6 +37,14 @@ class Widths:
     def stages(self) -> tuple[int, int, int, int]:
         """Channels of the four feature maps that the global context is taken from."""
         return self.stem, self.block1[-1], self.block2[-1], self.block3[-1]
+
+    def scaled(self, share: float) -> "Widths":
+        """Each width times `share`, rounded."""
+        scaled: dict[str, Any] = {
+            name: tuple(round(share * each) for each in value) if isinstance(value, tuple) else round(share * value)
+            for name, value in asdict(self).items()
+        }
+        return Widths(**scaled)
 
 
 class Block(nn.Sequential):

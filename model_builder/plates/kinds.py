@@ -102,6 +102,20 @@ class _Data(BaseModel):
 
 Named = Annotated[str, Field(pattern="^(" + "|".join((*PALETTE, "ink", "any")) + ")$")]
 Share = Annotated[float, Field(ge=0)]
+_Seal = Literal[
+    "discs",
+    "shield",
+    "outline",
+    "picture",
+    "sticker",
+    "emblem",
+    "figure",
+    "stack",
+    "wheelchair",
+    "bars",
+    "logo",
+    "none",
+]
 
 
 class Band(_Data):
@@ -145,7 +159,7 @@ class _Kind(_Data):
     faces: tuple[str, ...] = ("plain",)
     bands: tuple[Band, ...] = ()
     words: tuple[Words, ...] = ()
-    seals: tuple[Literal["discs", "shield", "outline", "picture", "sticker", "none"], ...] = ("discs",)
+    seals: tuple[_Seal, ...] = ("discs",)
     pictures: Share = 0
     stickers: int = 0
     frame: Share = 0.85

@@ -7,7 +7,6 @@ stickers. Sizes are in mm; the canvas has other scales across and down, so that 
 import itertools
 import math
 import random
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import cv2
@@ -20,6 +19,7 @@ from model_builder.plates.patterns import Item
 from model_builder.plates.typefaces import Typefaces
 from model_builder.render import plate_letters
 from model_builder.render.plate_letters import Lettering, Mask
+from model_builder.render.plate_seals import SEALS, VIVID, flag, scenery, shield
 
 Image = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, width, height in mm
@@ -27,8 +27,9 @@ Colour = tuple[float, float, float]
 
 ACROSS: Final = 0.091  # surroundings drawn around a plate, in its widths
 DOWN: Final = 0.286  # and in its heights
+_PICTURES: Final = ("picture", "outline")
+_SEAL_WIDTHS: Final = {"discs": 0.42, "stack": 0.36, "emblem": 1.0, "logo": 1.0, "figure": 0.8}  # in heights of the row
 _PIXELS: Final = {1: (242, 77), 2: (190, 140)}  # of a plate with so many rows
-_VIVID: Final = ("euro-blue", "blue", "red", "green", "navy", "orange", "maroon", "gold", "black", "violet")
 
 
 class Canvas:
@@ -175,7 +176,7 @@ class Drawing:
         """A colour by its name, slightly changed; "any" is a vivid one, "ink" that of the characters."""
         if name == "ink":
             return self.colours.ink
-        return jitter(self.rng, PALETTE[self.rng.choice(_VIVID) if name == "any" else name], spread)
+        return jitter(self.rng, PALETTE[self.rng.choice(VIVID) if name == "any" else name], spread)
 
     def _side_band(self, band: Band, box: Box) -> None:
         """An emblem above, a country's letters below."""
@@ -286,10 +287,10 @@ class Drawing:
         wide *= shape[0]
         space, gap = self.plate.space * wide * shape[1], self.plate.gap * wide * shape[2]
         masks = [lettering.mask(item.symbol, wide / height) if item.what == "character" else None for item in row]
-        seal = rng.choice(self.plate.seals)
+        seals = [rng.choice(self.plate.seals) for _ in row]
         widths = [
             mask[1] * wide if mask else _sign_width(item, wide, gap, height, seal)
-            for item, mask in zip(row, masks, strict=True)
+            for item, mask, seal in zip(row, masks, seals, strict=True)
         ]
         spaces = [space if a.what == b.what == "character" else space * 0.6 for a, b in itertools.pairwise(row)]
         total = sum(widths) + sum(spaces)
@@ -305,11 +306,17 @@ class Drawing:
                 self.canvas.paste(self.ink, mask[0], place)
             elif item.what == "mark":
                 self._mark(item.symbol, place)
-            elif item.what == "seal" and seal != "none":
-                SEALS[seal](
-                    rng, self, x + across / 2, top + height / 2, min(across, height) / 2 * rng.uniform(0.75, 0.98)
-                )
+            elif item.what == "seal" and seals[index] != "none":
+                self._seal(seals[index], x + across / 2, top + height / 2, across, height)
             x += across + (spaces[index] * squeeze if index < len(spaces) else 0)
+
+    def _seal(self, name: str, x: float, y: float, width: float, height: float) -> None:
+        """A seal around (x, y). A picture may reach behind the characters beside it."""
+        rng = self.rng
+        radius = height / 2 if name == "stack" else min(width, height * 1.2) / 2 * rng.uniform(0.75, 0.98)
+        if name in _PICTURES and rng.random() < 0.35:
+            radius = min(radius * rng.uniform(1.1, 1.6), height * 0.75)
+        SEALS[name](rng, self, x, y, radius)
 
     def _mark(self, symbol: str, place: Box) -> None:
         rng, (x, y, width, height) = self.rng, place
@@ -365,7 +372,7 @@ def _sign_width(item: Item, wide: float, gap: float, height: float, seal: str) -
         case "mark":
             return wide * (0.34 if item.symbol == "-" else 0.2)
         case _:
-            return 0.5 * gap if seal == "none" else height * (0.42 if seal == "discs" else 0.6)
+            return 0.5 * gap if seal == "none" else height * _SEAL_WIDTHS.get(seal, 0.6)
 
 
 def jitter(rng: random.Random, colour: Colour, spread: float) -> Colour:
@@ -379,112 +386,3 @@ def jittered(rng: random.Random, colours: Colours) -> Colours:
     spread = rng.choice((6, 14))
     top, bottom, ink = (tuple(map(round, jitter(rng, colour, spread))) for colour in colours[:3])
     return Colours(top, bottom if colours.top != colours.bottom else top, ink)  # type: ignore[arg-type]
-
-
-def flag(rng: random.Random, drawing: Drawing, box: Box) -> None:
-    left, top, width, height = box
-    stripes, upright = rng.choice((2, 3, 3)), rng.random() < 0.4
-    for i in range(stripes):
-        part = (left, top + i * height / stripes, width, height / stripes)
-        if upright:
-            part = (left + i * width / stripes, top, width / stripes, height)
-        drawing.canvas.rectangle(drawing.paper, part, drawing.colour(rng.choice((*_VIVID, "white", "white")), 10))
-
-
-def shield(rng: random.Random, drawing: Drawing, x: float, y: float, radius: float) -> None:
-    """A coat of arms."""
-    wide = radius * rng.uniform(0.65, 0.95)
-    points = [
-        (x - wide, y - radius),
-        (x + wide, y - radius),
-        (x + wide, y + radius * 0.3),
-        (x, y + radius),
-        (x - wide, y + radius * 0.3),
-    ]
-    drawing.canvas.polygon(drawing.paper, points, drawing.colour("any"))
-    if rng.random() < 0.7:
-        box = x - wide * 0.6, y - radius * rng.uniform(0.1, 0.7), wide * 1.2, radius * rng.uniform(0.25, 0.6)
-        drawing.canvas.rectangle(drawing.paper, box, drawing.colour(rng.choice(("white", "gold", "any"))))
-    if rng.random() < 0.5:
-        drawing.canvas.polygon(drawing.paper, points, drawing.colour(rng.choice(("black", "white", "gold"))), 2)
-
-
-def discs(rng: random.Random, drawing: Drawing, x: float, y: float, radius: float) -> None:
-    """Stamped seals, one above the other."""
-    small = min(radius * 0.98, radius)
-    for dy in rng.choice(((-1.05, 1.05), (-1.05, 1.05), (0.0,), (-1.0,), (1.05,))):
-        ring, inner = drawing.colour(rng.choice(("any", "silver", "white", "grey"))), drawing.colour("any", 25)
-        drawing.canvas.disc(drawing.paper, x, y + dy * radius, small, ring)
-        drawing.canvas.disc(drawing.paper, x, y + dy * radius, small * rng.uniform(0.4, 0.8), inner)
-        if rng.random() < 0.6:
-            drawing.canvas.disc(drawing.paper, x, y + dy * radius, small * 0.3, drawing.colour("white"))
-        if rng.random() < 0.5:
-            drawing.canvas.disc(drawing.paper, x, y + dy * radius, small, drawing.colour("black", 25), 1.5)
-
-
-def outline(rng: random.Random, drawing: Drawing, x: float, y: float, radius: float) -> None:
-    """The outline of a state."""
-    corners = rng.randint(5, 11)
-    points = []
-    for i in range(corners):
-        angle, far = 2 * math.pi * i / corners, radius * rng.uniform(0.55, 1.0)
-        points.append((x + far * math.cos(angle), y + far * math.sin(angle)))
-    colour = drawing.colours.ink if rng.random() < 0.4 else drawing.colour("any", 30)
-    drawing.canvas.polygon(drawing.paper, points, colour, rng.choice((0, 0, 1.5, 2.5)))
-
-
-def sticker(rng: random.Random, drawing: Drawing, x: float, y: float, radius: float) -> None:
-    """A small sticker or a hologram."""
-    shade = drawing.colour(rng.choice(("silver", "grey", "white", "any", "pink")), 25)
-    size = radius * rng.uniform(0.35, 0.7)
-    y += radius * rng.uniform(-0.9, 0.9)
-    if rng.random() < 0.5:
-        drawing.canvas.disc(drawing.paper, x, y, size, shade)
-    else:
-        drawing.canvas.rectangle(drawing.paper, (x - size, y - size, 2 * size, 2 * size), shade)
-
-
-def picture(rng: random.Random, drawing: Drawing, x: float, y: float, radius: float) -> None:
-    """A tree, a fruit, a lighthouse: some shapes one over the other."""
-    for _ in range(rng.randint(1, 3)):
-        size, dx, dy = radius * rng.uniform(0.3, 0.8), radius * rng.uniform(-0.3, 0.3), radius * rng.uniform(-0.4, 0.4)
-        colour = drawing.colour("any", 30)
-        match rng.randrange(3):
-            case 0:
-                drawing.canvas.disc(drawing.paper, x + dx, y + dy, size, colour)
-            case 1:
-                points = [(x + dx - size, y + dy + size), (x + dx, y + dy - size), (x + dx + size, y + dy + size)]
-                drawing.canvas.polygon(drawing.paper, points, colour)
-            case _:
-                box = x + dx - size / 2, y + dy - size, size, 2 * size
-                drawing.canvas.rectangle(drawing.paper, box, colour)
-
-
-SEALS: Final[dict[str, Callable[[random.Random, Drawing, float, float, float], None]]] = {
-    "discs": discs,
-    "shield": shield,
-    "outline": outline,
-    "sticker": sticker,
-    "picture": picture,
-}
-
-
-def scenery(rng: random.Random, drawing: Drawing) -> None:
-    """A pale picture behind the number, as on plates of the USA."""
-    paper = np.array(drawing.colours.top, np.float32)
-    for _ in range(rng.randint(1, 5)):
-        vivid = np.array(PALETTE[rng.choice((*_VIVID, "sky", "peach", "pink", "yellow"))], np.float32)
-        colour = tuple((paper + (vivid - paper) * rng.uniform(0.1, 0.4)).tolist())
-        x, y = rng.random() * drawing.width, rng.uniform(0.2, 1.1) * drawing.height
-        size = rng.uniform(0.12, 0.6) * drawing.height
-        match rng.randrange(4):
-            case 0:
-                drawing.canvas.disc(drawing.paper, x, y, size, colour)
-            case 1:  # hills
-                points = [(x - size * 2, drawing.height), (x, y), (x + size * 2, drawing.height)]
-                drawing.canvas.polygon(drawing.paper, points, colour)
-            case 2:  # a strip of land or sky
-                box = 0.0, rng.choice((0.0, 0.6, 0.75)) * drawing.height, drawing.width, size
-                drawing.canvas.rectangle(drawing.paper, box, colour)
-            case _:
-                outline(rng, drawing, x, drawing.height / 2, size)

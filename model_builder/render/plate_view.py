@@ -15,6 +15,7 @@ from service.finding import rows
 Floats = NDArray[Any]
 
 _STRAIGHT = 0.5  # how often a plate is straightened by its corners instead of cut by an upright box
+_FRAMED = 0.2  # how often a dealer's frame, or a line on the plate, is taken for its edge
 _SHRINKS = 2.2  # pixels of the canvas on one of the crop from which they are averaged
 
 
@@ -70,6 +71,9 @@ def _believed(rng: random.Random, canvas: Canvas) -> Floats:
     wrong = min(math.exp(rng.gauss(-4.4, 0.6)), 0.05) * w
     out = rng.gauss(0.003, 0.012) * w
     away = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (out, min(out, 0.06 * h))
+    if rng.random() < _FRAMED:
+        left, right, top, bottom = (rng.uniform(-0.05, share) * h for share in (0.12, 0.12, 0.16, 0.16))
+        away = away + np.array([[-left, -top], [right, -top], [right, bottom], [-left, bottom]])
     noise = np.array([rng.gauss(0, wrong) for _ in range(8)]).reshape(4, 2)
     believed: Floats = _corners(canvas) + away + np.clip(noise, -0.14 * h, 0.14 * h)
     return believed

@@ -20,12 +20,14 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from model_builder.networks.reader import LPRNet
+from model_builder.networks.reader import LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET, PLATES, Plate
 from model_builder.train.data import Batch, Crops, development_set, encode, rendered_batches
 from model_builder.train.muon import Muon
+from model_builder.train.replay import replayed
 
 BLANK = len(ALPHABET)
+TUTOR = "tutor.pt"  # in the folder of a training that had one
 
 Item = TypeVar("Item")
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -50,6 +52,12 @@ class TrainConfig:
         0.2  # share of plates with Chinese characters only; a real plate has one, and it is the hardest to read
     )
     hidden: float = 0.05  # share of plates of which a part is not seen: so the network learns not to be sure there
+    replays: int = (
+        0  # earlier plates trained on again beside each new one: where a GPU learns faster than the CPU draws
+    )
+    tutor: float = (
+        0.0  # widths, in those of the network, of one that learns beside it and is distilled into it; 0: none
+    )
     seed: int = 1
     development: int = 2000  # rendered plates for the logged accuracy; others than those that the publisher measures
     log_every: int = 500  # steps between accuracies and checkpoints
@@ -125,40 +133,96 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     torch.set_flush_denormal(True)
-    model = _on(device, _begun(initial, config.dropout))
-    teacher = _on(device, copy.deepcopy(teacher).eval()) if teacher else None
-    averaged = AveragedModel(model, multi_avg_fn=moving_average(config.average), use_buffers=True)
-    optimizers = muon_and_adamw(model, model.classify, config.learning_rate, config.weight_decay)
-    schedule = partial(rate, steps=config.steps, warmup=config.warmup, decay=config.decay)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
+    learner = _Learner(_begun(initial, config.dropout), config, device)
+    tutor = _tutor(learner.network.widths, config, device) if config.tutor else None
+    teacher = copy.deepcopy(teacher).to(device).eval() if teacher else tutor.average if tutor else None
     identity = asdict(config) | {"crops": own.digest() if own else ""}
-    state = Checkpoint(folder / "checkpoint.pt", identity, model, averaged, *optimizers, *schedules)
+    state = Checkpoint(folder / "checkpoint.pt", identity, *learner.parts, *(tutor.parts if tutor else ()))
     first = state.restore(device)
     log = Log(folder / "log.csv", first)
     development = development_set(config.development)
     draw = partial(rendered_batches, hidden=config.hidden, fonts=fonts, plates=plates)
     batches = _batches(config, first, own, draw)
+    if config.replays:
+        batches = replayed(batches, config.replays, device, config.seed + first, config.steps - first)
     started = time.monotonic()
 
     def update(batch: Batch) -> Tensor:
-        loss = _step(model, batch, optimizers, config, device, teacher)
+        batch = Batch(batch.crops.to(device), batch.targets.to(device), batch.lengths)
+        if tutor:
+            _step(tutor, batch, config)
+            tutor.end_step()
+        loss = _step(learner, batch, config, teacher)
         if hold is not None:
-            hold(model)
-        for each in schedules:
-            each.step()
-        averaged.update_parameters(model)
+            hold(learner.network)
+        learner.end_step()
         return loss
 
     def record(step: int, loss: Tensor) -> str:
-        accuracy, lr = exact_match(averaged.module, development), optimizers[0].param_groups[0]["lr"]
+        accuracy, lr = exact_match(learner.average, development), learner.optimizers[0].param_groups[0]["lr"]
         log.write(step, float(loss), accuracy, lr, time.monotonic() - started)
         return f"loss {float(loss):.3f}, rendered {100 * accuracy:.1f} %"
 
     run(state, range(first, config.steps), config.log_every, batches, update, record)
-    network = averaged.module
-    assert isinstance(network, LPRNet)
-    flush_denormals(network)
-    return network.cpu().eval()
+    if tutor:
+        save_network(folder / TUTOR, tutor.finished())
+    return learner.finished()
+
+
+class _Learner:
+    """A network in training, with its optimizers, their schedules and the moving average of its weights."""
+
+    def __init__(self, network: LPRNet, config: TrainConfig, device: torch.device) -> None:
+        self.network: LPRNet = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._averaged = AveragedModel(network, multi_avg_fn=moving_average(config.average), use_buffers=True)
+        self._averaged.eval()
+        self.optimizers = muon_and_adamw(network, network.classify, config.learning_rate, config.weight_decay)
+        schedule = partial(rate, steps=config.steps, warmup=config.warmup, decay=config.decay)
+        self._schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in self.optimizers]
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What a checkpoint has to hold."""
+        return self.network, self._averaged, *self.optimizers, *self._schedules
+
+    @property
+    def average(self) -> LPRNet:
+        """The averaged network."""
+        network = self._averaged.module
+        assert isinstance(network, LPRNet)
+        return network
+
+    def end_step(self) -> None:
+        """After the weights were updated: the next learning rate, and the average."""
+        for each in self._schedules:
+            each.step()
+        self._averaged.update_parameters(self.network)
+
+    def finished(self) -> LPRNet:
+        """The averaged network, on the CPU, without denormals."""
+        flush_denormals(self.average)
+        return self.average.cpu().eval()
+
+
+def _tutor(widths: Widths, config: TrainConfig, device: torch.device) -> _Learner:
+    """A larger network that learns from the same batches (Anil et al., arXiv 1804.03235, with one side distilled)."""
+    return _Learner(LPRNet(BLANK + 1, widths.scaled(config.tutor), dropout=config.dropout), config, device)
+
+
+def save_network(path: Path, network: LPRNet) -> None:
+    """Write what `load_network` reads."""
+    torch.save({"network": network.configuration(), "weights": network.state_dict()}, path)
+
+
+def load_network(path: Path) -> LPRNet:
+    """A network that `save_network` wrote, in evaluation mode. Raises ValueError where the file holds none."""
+    try:
+        saved = torch.load(path, weights_only=True)
+        network = LPRNet.configured(BLANK + 1, saved["network"])
+        network.load_state_dict(saved["weights"])
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no network that a training saved: give its {TUTOR}") from error
+    return network.eval()
 
 
 def run(
@@ -198,10 +262,6 @@ def _begun(initial: LPRNet | None, dropout: float) -> LPRNet:
     return model
 
 
-def _on(device: torch.device, network: LPRNet) -> LPRNet:
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
 def muon_and_adamw(
     model: nn.Module, last: nn.Module, learning_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
@@ -238,25 +298,20 @@ def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
     return update
 
 
-def _step(
-    model: nn.Module,
-    batch: Batch,
-    optimizers: list[torch.optim.Optimizer],
-    config: TrainConfig,
-    device: torch.device,
-    teacher: LPRNet | None,
-) -> Tensor:
+def _step(learner: _Learner, batch: Batch, config: TrainConfig, teacher: LPRNet | None = None) -> Tensor:
+    """Update the weights by a batch whose crops are on the network's device; returns the loss."""
+    device, model = batch.crops.device, learner.network
     with torch.autocast(device.type, torch.bfloat16, enabled=_quick_in_bfloat16(device)):
-        logits = model.train()(batch.crops.to(device))
+        logits = model.train()(batch.crops)
         with torch.no_grad():
-            taught = teacher(batch.crops.to(device)) if teacher else None
+            taught = teacher(batch.crops) if teacher else None
     loss = ctc_loss(logits, batch)
     if taught is not None:
         loss = loss + distillation_loss(logits, taught, batch)
     model.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    for optimizer in optimizers:
+    for optimizer in learner.optimizers:
         optimizer.step()
     return loss.detach()
 
