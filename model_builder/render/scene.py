@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model_builder.plates.typefaces import Typefaces
 from model_builder.render.scene_backgrounds import Backgrounds
 from model_builder.render.scene_camera import photograph
 from model_builder.render.scene_objects import Vehicle, distractor, stamp_of_time
@@ -55,7 +56,7 @@ class SceneRenderer:
     def __init__(self, photographs: Sequence[Path] = (), fonts: Sequence[Path] = (), china: float = 0.45) -> None:
         self.backgrounds = Backgrounds(photographs)
         self.lines = Lines(*fonts)
-        self.artist = PlateArtist(self.lines, china)
+        self.artist = PlateArtist(self.lines, china, Typefaces(fonts) if fonts else None)
 
     def scene(self, seed: int, size: tuple[int, int]) -> Scene:
         """The scene of this seed on a canvas of `size` (width, height)."""
@@ -210,7 +211,7 @@ class _Draft:
         elif mode < 0.36:  # some of what is below shines through
             opacity = opacity * np.float32(rng.uniform(0.75, 0.95))
         blend(self.image, paint, opacity, covered[1])
-        if rng.random() < (0.25 if art.size[0] < 3 * art.size[1] else 0.04):
+        if rng.random() < (0.4 if art.size[0] < 2.4 * art.size[1] else 0.05):
             plate_frame(rng, Pen(self.image, view), self.tools.lines, *art.size)
         self.plates.append((art, quad))
 

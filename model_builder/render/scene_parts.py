@@ -158,20 +158,35 @@ def roof_sign(rng: random.Random, pen: Pen, lines: Lines, w: float, h: float) ->
 
 
 def plate_frame(rng: random.Random, pen: Pen, lines: Lines, w: float, h: float) -> None:
-    """A frame over the edges of a plate of this size, with a line of its own above or below."""
-    colour = shade(_CHROME, rng.choice((0.08, 0.12, 0.5, 0.9, 1.1)))
-    if rng.random() < 0.2:
+    """A dealer's frame around a plate of this size, with lettering above or below.
+
+    Its outer edge lies up to 0.12 `h` outside the plate, its inner one on the plate's edge or up to 0.14 `h` inside.
+    """
+    colour = shade(_CHROME, rng.choice((0.08, 0.12, 0.12, 0.5, 0.9, 1.15)))
+    if rng.random() < 0.15:
         colour = vary(rng, rng.choice(_ENAMEL), 20)
-    out, side = rng.uniform(0, 0.04) * h, rng.uniform(0.02, 0.07) * h
-    ink = (235, 235, 235) if sum(colour) < 380 else (25, 25, 25)
+    plain = (235, 235, 235) if sum(colour) < 380 else (25, 25, 25)
+    ink = rng.choice((plain, plain, plain, (40, 200, 240), (60, 50, 210), (150, 70, 30)))
+    out, inner = _frame_width(rng, 0.06) * h, rng.uniform(0, 0.05) * h
+    right = w / 2 + out
+    for side in (-1, 1):
+        pen.box(min(side * right, side * (w / 2 - inner)), -h / 2, out + inner, h, colour)
     for end in (-1, 1):
-        pen.box(end * (w / 2 - side / 2 + out / 2) - (side + out) / 2, -h / 2 - out, side + out, h + 2 * out, colour)
-        high = rng.uniform(0.03, 0.16) * h
-        top = -h / 2 - out if end < 0 else h / 2 - high
-        pen.box(-w / 2 - out, top, w + 2 * out, high + out, colour)
-        if high > 0.08 * h and rng.random() < 0.7:
-            share = rng.uniform(0.3, 0.85) * w
-            pen.stamp(lines.draw(rng), (-share / 2, top + 0.15 * high, share, 0.75 * high), ink)
+        above, covered = _frame_width(rng, 0.12) * h, rng.uniform(0, rng.choice((0.04, 0.14))) * h
+        outer, edge, round_off = h / 2 + above, h / 2 - covered, rng.uniform(0, 0.8) * (above + covered)
+        bar = [(right, edge), (right, outer - round_off), (right - round_off, outer)]
+        bar = [*bar, *((-x, y) for x, y in reversed(bar))]
+        pen.polygon([(x, end * y) for x, y in bar], colour)
+        pen.box(-w / 2, end * edge - 0.006 * h, w, 0.012 * h, shade(colour, rng.choice((0.5, 0.7, 1.3))))
+        tall = outer - edge
+        if tall > 0.08 * h and rng.random() < 0.75:
+            share, middle = rng.uniform(0.3, 0.9) * w, end * (outer + edge) / 2
+            pen.stamp(lines.draw(rng), (-share / 2, middle - 0.38 * tall, share, 0.76 * tall), ink)
+
+
+def _frame_width(rng: random.Random, most: float) -> float:
+    """How far a frame reaches out of a plate: mostly little."""
+    return most * math.pow(rng.random(), 1.5)
 
 
 def _polar(radius: float, angle: float) -> Point:

@@ -1,7 +1,8 @@
-"""Flat plates to be put into scenes: China's kinds after `plates.PLATES`, and plain Latin ones of the world.
+"""Flat plates to be put into scenes: kinds of `plates.PLATES`, and made-up Latin ones for all other countries.
 
-A finder learns what a plate looks like from afar, so exact letterforms matter little here; shapes, rows, colours,
-bands, stickers and lettering beside the number matter more.
+Those of China are drawn here, the other kinds by `plate_art`. A finder learns what a plate looks like from afar, so
+exact letterforms matter little here; shapes, rows, colours, bands, stickers and lettering beside the number matter
+more.
 """
 
 import functools
@@ -15,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_builder.plates import glyphs
-from model_builder.plates.kinds import CHINA, DIGITS, PROVINCES, SPECIAL, Plate
+from model_builder.plates.kinds import CHINA, DIGITS, PALETTE, PLATES, PROVINCES, SPECIAL, Plate
 from model_builder.plates.patterns import parse
+from model_builder.plates.typefaces import Typefaces
+from model_builder.render import plate_art
 from model_builder.render.plate import draw_text
 from model_builder.render.scene_text import Lines
 
@@ -49,6 +52,23 @@ _PAINTS: tuple[tuple[str, Colour, Colour, float], ...] = (  # name, paper, ink, 
     ("other", (225, 225, 190), (110, 50, 20), 1),
     ("other", (190, 215, 235), (60, 30, 120), 1),
 )
+_CALLED = {  # papers of kinds by their names in PALETTE; all others are "other"
+    "white": "white",
+    "black": "black",
+    "red": "red",
+    "maroon": "red",
+    "blue": "blue",
+    "light-blue": "blue",
+    "navy": "blue",
+    "yellow": "yellow",
+    "gold": "yellow",
+    "pale-green": "green",
+    "energy-green": "green",
+    "dull-green": "green",
+    "green": "green",
+}
+_NAMES = {PALETTE[paper]: name for paper, name in _CALLED.items()}
+_KNOWN = 0.65  # share of a country's kinds among plates that are not Chinese; the others are made up
 # width and height in mm of the world's plates, and how often each is drawn
 _SHAPES: tuple[tuple[float, float, float], ...] = (
     (520, 110, 6),
@@ -119,16 +139,28 @@ class _Sheet:
 
 
 class PlateArtist:
-    """Draws plates; `lines` give the lettering beside the number."""
+    """Draws plates. `lines` give the lettering beside a made-up number; kinds are set in `typefaces`, if there are any,
+    and in our own strokes."""
 
-    def __init__(self, lines: Lines, china: float = 0.5) -> None:
-        self.lines, self.china = lines, china
+    def __init__(self, lines: Lines, china: float = 0.5, typefaces: Typefaces | None = None) -> None:
+        self.lines, self.china, self.typefaces = lines, china, typefaces
 
     def draw(self, rng: random.Random) -> Art:
         """A plate: of China with the share `china`, else one of the world."""
         if rng.random() < self.china:
             return _chinese(rng, rng.choices(CHINA, [_share(plate) for plate in CHINA])[0])
+        if rng.random() < _KNOWN:
+            return self._known(rng, rng.choices(_WORLD, _WORLD_SHARES)[0])
         return self._latin(rng)
+
+    def _known(self, rng: random.Random, plate: Plate) -> Art:
+        """A plate of a country's kind."""
+        colours = rng.choice(plate.colours)
+        drawing = plate_art.Drawing(rng, plate._replace(colours=(colours,)), plate.draw(rng), self.typefaces)
+        sheet = _Sheet(drawing.width, drawing.height, colours.top)
+        height, width = sheet.image.shape[:2]
+        sheet.image = np.asarray(cv2.resize(_printed(drawing), (width, height)), np.uint8)
+        return _finished(rng, sheet, plate.rows, _name(colours.top), plate.name)
 
     def _latin(self, rng: random.Random) -> Art:
         width, height = _shape(rng)
@@ -227,6 +259,29 @@ def _share(plate: Plate) -> float:
     return 0.12 if plate.height > 200 else max(plate.share, 0.03)
 
 
+def _world_share(plate: Plate) -> float:
+    """American shapes and plates of two rows are seen more often than on roads.
+
+    Their corners are hard to tell: a state's name, slogans and pictures lie between the number and the edge. Most other
+    kinds are strips of one shape, which a network learns from few examples.
+    """
+    return plate.share * plate.country_share * (2.5 if plate.width < 2.4 * plate.height else 1.0)
+
+
+_WORLD = tuple(plate for plate in PLATES if not plate.slots)
+_WORLD_SHARES = [_world_share(plate) for plate in _WORLD]
+
+
+def _printed(drawing: plate_art.Drawing) -> Pixels:
+    """The plate alone, without what its canvas has around it, with its ink on its paper; BGR (H, W, 3)."""
+    canvas = drawing.canvas
+    x, y = (round(start * scale) for start, scale in zip(canvas.origin, canvas.scale, strict=True))
+    width, height = (round(size * scale) for size, scale in zip(canvas.plate, canvas.scale, strict=True))
+    part = slice(y, y + height), slice(x, x + width)
+    paper, ink = drawing.paper[part], drawing.ink[part][..., None] * np.float32(1 / 255)
+    return np.asarray(paper + (np.array(drawing.colours.ink, np.float32) - paper) * ink, np.uint8)
+
+
 def _chinese(rng: random.Random, plate: Plate) -> Art:
     colours = rng.choice(plate.colours)
     sheet = _Sheet(plate.width, plate.height, _jitter(rng, colours.top, 12))
@@ -256,15 +311,8 @@ def with_text(rng: random.Random, plate: Plate, text: str) -> Art:
 
 
 def _name(paper: tuple[int, int, int]) -> str:
-    """The colour's name, of China's papers."""
-    blue, green, red = paper
-    if min(paper) > 200:
-        return "green" if green > blue + 10 else "white"
-    if max(paper) < 60:
-        return "black"
-    if green > max(blue, red):
-        return "green"
-    return "yellow" if red > blue else "blue"
+    """What a kind's paper is called, one of COLOURS."""
+    return _NAMES.get(paper, "other")
 
 
 def _finished(rng: random.Random, sheet: _Sheet, rows: int, colour: str, kind: str) -> Art:
@@ -278,7 +326,8 @@ def _finished(rng: random.Random, sheet: _Sheet, rows: int, colour: str, kind: s
     if rng.random() < 0.35:
         _dirt(rng, sheet.image)
     opacity = np.zeros(sheet.image.shape[:2], np.uint8)
-    radius = round(rng.choice((0.0, 0.0, 8.0, 14.0)) * sheet.scale)
+    radii = (0.0, 8.0, 13.0, 17.0) if sheet.width < 350 else (0.0, 0.0, 8.0, 14.0)  # short plates are mostly rounded
+    radius = round(rng.choice(radii) * sheet.scale)
     height, width = opacity.shape
     opacity[radius : height - radius] = 255
     opacity[:, radius : width - radius] = 255

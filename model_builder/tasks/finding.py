@@ -28,7 +28,7 @@ from service.finding.search import Search
 SIZES: Final = ((384, 640), (640, 384), (544, 960), (960, 544), (224, 224))
 _SQUARE: Final = (320, 320)
 _CANVASES: Final = ((640, 384), (384, 640), (960, 544), _SQUARE)  # width and height of scenes, one after the other
-_RENDERED: Final = 500  # scenes, with 537 plates
+_RENDERED: Final = 500  # scenes, with 541 plates
 _ENLARGED: Final = 4  # times that a probe's scene is drawn smaller, so that its file is small
 _PROBE_SEED: Final = VALIDATION_SEED - 100
 

@@ -8,11 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
+from model_builder.plates.kinds import CHINA, PALETTE, PLATES
 from model_builder.render import scene_parts as parts
+from model_builder.render.plate_art import Drawing
 from model_builder.render.scene import Scene, SceneRenderer, _Draft, _share_within, _turned
 from model_builder.render.scene_camera import _dazzle
 from model_builder.render.scene_pen import Pen, pose, project, warp
-from model_builder.render.scene_plates import COLOURS
+from model_builder.render.scene_plates import COLOURS, _name, _printed
+from model_builder.render.scene_text import Lines
 from service.finding.canvas import FILL
 
 SIZE = (320, 256)
@@ -51,11 +54,50 @@ def test_plates_have_all_sizes_rows_and_directions(scenes):
     assert {plate.rows for plate in plates} == {1, 2}
     assert {plate.colour for plate in plates} <= set(COLOURS)
     assert any(plate.kind.startswith("cn-") for plate in plates)
-    assert any(plate.kind.startswith("latin-") for plate in plates)
+    assert any(plate.kind in ("latin-1", "latin-2") for plate in plates)  # made up
     rows = [plate.corners[1] - plate.corners[0] for plate in plates]
     quarters = Counter(round(math.atan2(y, x) / (math.pi / 2)) % 4 for x, y in rows)
     assert set(quarters) == {0, 1, 2, 3}
     assert quarters[0] > len(plates) / 2
+
+
+def test_plates_of_other_countries_occur_american_ones_most(scenes):
+    known = {plate.name: plate.rows for plate in PLATES if plate not in CHINA}
+    plates = [plate for scene in scenes for plate in scene.plates if plate.kind in known]
+    assert Counter(plate.kind for plate in plates).most_common(1)[0][0] == "us"
+    assert len({plate.kind for plate in plates}) > 10
+    assert all(plate.rows == known[plate.kind] for plate in plates)
+
+
+@pytest.mark.parametrize("name", ["us", "de", "br-two-rows"])
+def test_a_printed_plate_reaches_the_edges_of_its_image(name):
+    (plate,) = [plate for plate in PLATES if plate.name == name]
+    rng = random.Random(2)
+    drawing = Drawing(rng, plate, plate.draw(rng), None)
+    drawing.paper[:], drawing.ink[:] = drawing.body[..., None], 0
+    image = _printed(drawing)
+    assert (image > 0).mean() > 0.98
+    assert image[..., 0].size == pytest.approx((drawing.body > 127).sum(), rel=0.02)
+
+
+def test_papers_are_named():
+    expected = {"white": "white", "cream": "other", "sky": "other", "navy": "blue", "energy-green": "green"}
+    assert {paper: _name(PALETTE[paper]) for paper in expected} == expected
+    assert {_name(colours.top) for plate in CHINA for colours in plate.colours} <= set(COLOURS) - {"other"}
+
+
+def test_a_dealers_frame_lies_outside_the_plate_and_over_its_edge():
+    reaches = []
+    for seed in range(40):
+        image = np.full((300, 500, 3), 7, np.uint8)
+        pen = Pen(image, np.array([[1, 0, 250], [0, 1, 150], [0, 0, 1.0]]))
+        parts.plate_frame(random.Random(seed), pen, Lines(), 300, 150)
+        rows = (image != 7).any(2).any(1).nonzero()[0]
+        reaches.append(max(75 - rows[0], rows[-1] - 224))
+        assert (image[100:200, 115:385] == 7).all()
+        assert rows[0] >= 74 - 0.12 * 150
+        assert rows[-1] <= 226 + 0.12 * 150
+    assert max(reaches) > 0.08 * 150
 
 
 def test_some_scenes_leave_grey_around_a_smaller_photograph(scenes):
