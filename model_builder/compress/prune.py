@@ -248,12 +248,12 @@ def _saving(before: Size, after: Size, target: Size) -> float:
 
 @torch.inference_mode()
 def _loss(network: LPRNet, crops: Crops) -> float:
-    network.eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = copy.deepcopy(network).to(device).eval()
     starts = range(0, len(crops.texts), 250)
-    batches = (collate(crops.images[i : i + 250], crops.texts[i : i + 250]) for i in starts)
-    return sum(float(ctc_loss(network(batch.crops), batch)) * len(batch.lengths) for batch in batches) / len(
-        crops.texts
-    )
+    batches = [collate(crops.images[i : i + 250], crops.texts[i : i + 250]) for i in starts]
+    losses = [float(ctc_loss(network(batch.crops.to(device)), batch)) * len(batch.lengths) for batch in batches]
+    return sum(losses) / len(crops.texts)
 
 
 @dataclass(frozen=True)
