@@ -43,6 +43,7 @@ class Form(NamedTuple):
 
 
 SQUARE: Final = 2.6  # widths in heights, up to which a plate may have one row or two
+UPRIGHT: Final = 0.98  # probability from which on a plate is not read upside down as well
 STRIDE: Final = 4  # pixels of the crop a cell of the maps
 HEATS: Final = 4  # maps of the plate's corners; a cell's value is the logit of the corner lying in it
 
@@ -53,14 +54,15 @@ CORNERS, PLATE, TURNS, ROWS, CUT, COLOUR = slice(0, 8), 8, slice(9, 13), 13, 14,
 
 
 class Refined(NamedTuple):
-    """A plate: corners (4, 2) in reading order in pixels of the image, its probability, rows, colour, and whether the
-    edge of the image cuts it."""
+    """A plate: corners (4, 2) in reading order in pixels of the image, its probability, rows, colour, whether the edge
+    of the image cuts it, and the probability that it is not upside down."""
 
     corners: Floats
     probability: float
     rows: int
     colour: str
     cut: bool
+    upright: float = 1.0
 
     @property
     def width(self) -> float:
@@ -70,10 +72,13 @@ class Refined(NamedTuple):
 
     @property
     def ways(self) -> "tuple[Refined, ...]":
-        """As it is; and where its shape may have one row or two, with the other number: the reading tells which."""
+        """As it is; with the other number of rows, where its shape may have one or two; turned by a half, where it may
+        be upside down. The reading tells which is right."""
         a, b, c, d = self.corners
         wide, high = np.hypot(*(b - a + c - d)), np.hypot(*(d - a + c - b))
-        return (self, self._replace(rows=3 - self.rows)) if wide < SQUARE * high else (self,)
+        rows = (self.rows, 3 - self.rows) if wide < SQUARE * high else (self.rows,)
+        turns = (0, 2) if self.upright < UPRIGHT else (0,)
+        return tuple(self._replace(rows=n, corners=np.roll(self.corners, turn, 0)) for turn in turns for n in rows)
 
 
 def rectified(image: Pixels, plate: Refined, size: tuple[int, int]) -> Pixels:
@@ -155,10 +160,12 @@ def refined(answer: Floats, rough: Floats, form: Form) -> Refined:
     matrix = cv2.getPerspectiveTransform(frame((1, 1)), around(rough, form))
     corners = cv2.perspectiveTransform(places[None], matrix)[0]
     turns = int(answer[TURNS].argmax())  # the plate's first corner is so many places further on
+    other = answer[TURNS][(turns + 2) % 4] - answer[TURNS][turns]
     return Refined(
         np.roll(corners, -turns, 0),
         float(1 / (1 + np.exp(-answer[PLATE]))),
         2 if answer[ROWS] > 0 else 1,
         form.colours[int(answer[COLOUR:].argmax())],
         bool(answer[CUT] > 0),
+        float(1 / (1 + np.exp(other))),
     )

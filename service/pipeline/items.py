@@ -237,7 +237,7 @@ def _surest(outcomes: Sequence[Outcome]) -> Iterable[Outcome]:
     best: dict[int | bytes, Outcome] = {}
     for number, outcome in enumerate(outcomes):
         found = isinstance(outcome, Seen) and outcome.plate
-        key = found.corners.tobytes() if found else number
+        key = np.sort(found.corners, 0).tobytes() if found else number  # the same, wherever its first corner is
         best[key] = max(best.get(key, outcome), outcome, key=_confidence)
     return best.values()
 

@@ -328,11 +328,10 @@ class Rectify:
         if not isinstance(item.value, Found):
             return (item.value,)
         pixels, reduced, size, truncated, plate = item.value
-        there = plate._replace(corners=plate.corners * np.float32(reduced))
         crops = []
         for way in plate.ways:
             seen = inside(way, pixels.shape[:2], self.size[1]) if plate.cut else None
-            looks = there._replace(rows=way.rows)
+            looks = way._replace(corners=way.corners * np.float32(reduced))
             crops.append(Crop(rectified(pixels, way, self.size), size, truncated, looks, seen))
         return crops
 
