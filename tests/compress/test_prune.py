@@ -168,6 +168,20 @@ def test_what_was_pruned_stays_zero_in_training(network, tmp_path):
     assert not torch.equal(trained.classify.weight, pruned.classify.weight)
 
 
+def test_a_pruned_network_is_distilled_from_the_teacher_that_is_given(network, crops, tmp_path, monkeypatch):
+    teachers: list[LPRNet] = []
+
+    def trained(*_: object, initial: LPRNet, teacher: LPRNet) -> LPRNet:
+        teachers.append(teacher)
+        return initial
+
+    monkeypatch.setattr(prune, "train", trained)
+    config, other = prune.PruneConfig(0.9, 0.95, rounds=1), LPRNet(CLASSES)
+    prune.prune_network(tmp_path, network, config, crops, other)
+    prune.prune_network(tmp_path, network, config, crops)
+    assert teachers == [other, network]
+
+
 @pytest.mark.slow
 def test_a_pruning_goes_on_where_it_was(network, crops, tmp_path):
     config = prune.PruneConfig(0.6, 0.7, rounds=2, steps=2, last_steps=2)

@@ -110,4 +110,17 @@ def test_a_plate_as_high_as_those_of_two_rows_is_read_both_ways(width, rows):
     corners = np.array([[0, 0], [width, 0], [width, 150], [0, 150]], np.float32)
     plate = Refined(corners, 0.9, 1, "white", False)
     assert [way.rows for way in plate.ways] == rows
-    assert all(way.corners is corners for way in plate.ways)
+    assert all((way.corners == corners).all() for way in plate.ways)
+
+
+def test_a_plate_that_may_be_upside_down_is_read_turned_as_well():
+    answer = np.zeros(FORM.answers, np.float32)
+    answer[TURNS] = (2.0, 0.0, 1.5, 0.0)
+    quad = np.array([[0, 0], [520, 0], [520, 110], [0, 110]], np.float32)
+    unsure = refined(answer, quad, FORM)
+    assert unsure.upright == pytest.approx(1 / (1 + np.exp(-0.5)))
+    first, turned = unsure.ways
+    np.testing.assert_array_equal(first.corners, unsure.corners)
+    np.testing.assert_array_equal(turned.corners, np.roll(unsure.corners, 2, 0))
+    answer[TURNS] = (9.0, 0.0, 0.0, 0.0)
+    assert len(refined(answer, quad, FORM).ways) == 1

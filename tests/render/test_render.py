@@ -13,6 +13,8 @@ from model_builder.plates import patterns
 from model_builder.plates.kinds import GRAMMAR, PLATES, Plate, shares
 from model_builder.render import plate, plate_hidden, plate_photo
 from model_builder.render.plate import Renderer
+from model_builder.render.plate_art import Art, Drawing
+from model_builder.render.plate_seals import SEALS
 from service.finding import rows
 from service.settings import REPOSITORY
 
@@ -137,6 +139,22 @@ def test_the_rows_of_a_plate_with_two_stand_side_by_side(text, other, left):
         a, b = (renderer.sample(seed, two._replace(texts=(patterns.parse(each, {}),))) for each in (text, other))
         difference += np.abs(a.image.astype(float) - b.image).mean(axis=(0, 2))
     assert bool(np.argmax(difference) < rows.UPPER * 94) is left
+
+
+@pytest.mark.parametrize("seal", SEALS)
+def test_every_seal_is_drawn_beside_the_number_and_not_read(seal, monkeypatch):
+    us = next(plate for plate in PLATES if plate.name == "us")
+    sealed = us._replace(texts=(patterns.parse("@1234", {}),), seals=(seal,), words=(), stickers=0, pictures=0)
+
+    def drawn() -> Art:
+        rng = random.Random(4)
+        return Drawing(rng, sealed, sealed.draw(rng), None).art()
+
+    with_seal = drawn()
+    monkeypatch.setitem(SEALS, seal, lambda *_: None)
+    without = drawn()
+    assert (with_seal.paper != without.paper).any() or (with_seal.ink != without.ink).any()
+    assert Renderer(fonts=False).sample(3, sealed).text.isdigit()
 
 
 def test_a_seal_in_the_gap_is_drawn_and_not_read():

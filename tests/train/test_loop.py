@@ -16,11 +16,13 @@ from model_builder.train import loop as training
 from model_builder.train.data import Batch, Crops, collate, validation_set
 from model_builder.train.loop import (
     BLANK,
+    TUTOR,
     Interrupted,
     TrainConfig,
     ctc_loss,
     exact_match,
     flush_denormals,
+    load_network,
     train,
 )
 from model_builder.train.muon import Muon
@@ -205,6 +207,37 @@ def test_training_starts_from_the_weights_and_the_widths_that_are_given(crops, t
     network = train(tmp_path, replace(SHORT, steps=1, learning_rate=1e-7), own=crops, initial=initial)
     assert network.widths == TINY
     torch.testing.assert_close(network.classify.weight, initial.classify.weight, atol=1e-5, rtol=0)
+
+
+def test_a_tutor_learns_beside_the_network_and_goes_on_exactly(crops, tmp_path):
+    config = replace(SHORT, tutor=2.0)
+    at_once = train(tmp_path / "at once", config, own=crops, initial=tiny())
+    with pytest.raises(Interrupted):
+        train(tmp_path / "in two", config, own=StoppingCrops(crops.images, crops.texts), initial=tiny())
+    assert_same(at_once, train(tmp_path / "in two", config, own=crops, initial=tiny()))
+    tutor = load_network(tmp_path / "at once" / TUTOR)
+    assert tutor.widths == Widths(16, (16,), (16, 16), (16,), 16, 16)
+    alone = train(tmp_path / "alone", SHORT, own=crops, initial=tiny())
+    assert not torch.equal(alone.classify.weight, at_once.classify.weight)
+
+
+def test_what_is_no_saved_network_is_refused(tmp_path):
+    (tmp_path / TUTOR).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"is no network that a training saved"):
+        load_network(tmp_path / TUTOR)
+
+
+def test_replays_make_batches_larger(crops, tmp_path, monkeypatch):
+    sizes: list[int] = []
+
+    def counted(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        sizes.append(len(batch.lengths))
+        assert len(logits) == len(batch.crops) == len(batch.lengths)
+        return ctc_loss(logits, batch)
+
+    monkeypatch.setattr(training, "ctc_loss", counted)
+    train(tmp_path, replace(SHORT, steps=2, replays=3), own=crops, initial=tiny())
+    assert sizes == [16, 16]
 
 
 def test_the_loss_is_ctc_with_the_blank_last(crops):
