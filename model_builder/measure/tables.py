@@ -16,8 +16,10 @@ RENDERED = "plates-500"
 FIGURE = "comparison.svg"
 USE = {  # of the published variants
     "world": "x86-64 with AVX2, plates of 36 countries: the default",
+    "world-quantized": "every other CPU, ARM too, plates of 36 countries",
+    "world-baseline": "training and fine-tuning, plates of 36 countries",
     "tvm-fast": "x86-64 with AVX2, plates of China alone: the fastest",
-    "pruned-quantized": "every other CPU, ARM too",
+    "pruned-quantized": "every other CPU, ARM too, plates of China alone",
     "quantized": "every CPU: all channels, in int8",
     "tvm": "x86-64 with AVX2: float32",
     "pruned": "fine-tuning, and float32",
