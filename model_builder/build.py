@@ -126,7 +126,8 @@ def compiled(
 STAGES: Final = (
     Stage("pruned", BASELINE, partial(pruned, config=PruneConfig())),
     Stage("quantized", BASELINE, partial(quantized, config=QuantizeConfig())),
-    Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig())),
+    # Trained as the pruned network was, without plates of Chinese characters only.
+    Stage("pruned-quantized", "pruned", partial(quantized, config=QuantizeConfig(drill=0.0))),
     Stage("tvm", BASELINE, compiled),
     Stage("tvm-fast", "pruned-quantized", compiled),
 )
@@ -273,10 +274,13 @@ def _state_of(artifact: Artifact) -> str:
 
 
 def _taken(published: Artifact, source: Artifact, kind: type[Made], settings: dict[str, Any]) -> Made | None:
-    """How `published` was made, where that was of the weights of `source` with `settings`: then its own are taken."""
+    """How `published` was made, where that was of the weights of `source` with `settings`: then its own are taken.
+
+    A setting that it lacks is newer than it, and had the value of today's default.
+    """
     was = published.manifest.provenance
     same = was.source is not None and was.source.weights == Source.of(source.manifest).weights
-    if not (same and isinstance(was.made, kind) and was.made.settings == settings):
+    if not (same and isinstance(was.made, kind) and {**settings, **was.made.settings} == settings):
         return None
     print(f"its weights are those of {published.folder}, made of the same source with the same settings", flush=True)
     return was.made

@@ -269,7 +269,7 @@ class PruneConfig:
     last_steps: int = option(33000, "steps of training after the last round; a smaller network learns more slowly")
     learning_rate: float = option(6e-3, "Muon's, the baseline's own: half of it was slower")
     drill: float = option(
-        0.2, "share of plates with Chinese characters only; with 0 it forgets provinces of real plates"
+        0.0, "share of plates with Chinese characters only; without any, a network of 36 countries forgets provinces"
     )
     replays: int = option(0, "earlier plates trained on again beside each new one, as in train")
     plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
