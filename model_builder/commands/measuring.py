@@ -16,6 +16,7 @@ from model_builder.measure import bench, by_kind, covered, found, reliability, t
 from model_builder.render.scene import Scene
 from model_builder.tasks import finding, task_of
 from model_builder.train.data import DEVELOPMENT_SEED
+from model_builder.train.labels import DataError
 from model_builder.train.loop import Interrupted
 from service import artifact as contract
 from service.backends import Backend
@@ -140,7 +141,11 @@ def _print_found(no_plate: list[Path], artifact: contract.Artifact, backend: Bac
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.*")) if path.is_dir() else [path]
+    """The file, or the files in the folder and below. Raises DataError where it holds none."""
+    files = sorted(path.rglob("*.*")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} is empty: name a folder of images without a plate")
+    return files
 
 
 def _add_bench(commands: flags.Commands) -> None:
