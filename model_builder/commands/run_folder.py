@@ -53,7 +53,7 @@ def load(folder: Path) -> tuple[Origin, Network]:
     if not path.is_file():
         raise DataError(f"there is no {path}: give the folder of a training that has come to its end")
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         origin = Origin.model_validate(saved["origin"])
         network = _CONFIGURED[saved.get("kind", LPRNet.__name__)](saved["network"])
         network.load_state_dict(saved["weights"])

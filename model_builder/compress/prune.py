@@ -310,7 +310,7 @@ def _cut_round(path: Path, network: LPRNet, crops: Crops, source: LPRNet, target
     """Cut to `target`. The result of an earlier run at `path` is used if it had the same aim."""
     aim = target.model_dump()
     if path.exists():
-        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if saved["target"] != aim:
             raise ValueError(f"{path} was cut to {saved['target']}, not to {aim}: give another --out")
         network = LPRNet.configured(network.classify.out_channels, saved["network"])

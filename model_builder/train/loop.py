@@ -217,7 +217,7 @@ def save_network(path: Path, network: LPRNet) -> None:
 def load_network(path: Path) -> LPRNet:
     """A network that `save_network` wrote, in evaluation mode. Raises ValueError where the file holds none."""
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         network = LPRNet.configured(BLANK + 1, saved["network"])
         network.load_state_dict(saved["weights"])
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
