@@ -44,6 +44,7 @@ class Form(NamedTuple):
 
 SQUARE: Final = 2.6  # widths in heights, up to which a plate may have one row or two
 UPRIGHT: Final = 0.98  # probability from which on a plate is not read upside down as well
+LEVEL: Final = 0.8  # how much more text from left to right is believed: cameras and vehicles stand upright
 STRIDE: Final = 4  # pixels of the crop a cell of the maps
 HEATS: Final = 4  # maps of the plate's corners; a cell's value is the logit of the corner lying in it
 
@@ -73,12 +74,25 @@ class Refined(NamedTuple):
     @property
     def ways(self) -> "tuple[Refined, ...]":
         """As it is; with the other number of rows, where its shape may have one or two; turned by a half, where it may
-        be upside down. The reading tells which is right."""
+        be upside down. That with the highest `odds` is right."""
         a, b, c, d = self.corners
         wide, high = np.hypot(*(b - a + c - d)), np.hypot(*(d - a + c - b))
         rows = (self.rows, 3 - self.rows) if wide < SQUARE * high else (self.rows,)
-        turns = (0, 2) if self.upright < UPRIGHT else (0,)
+        leftwards = b[0] + c[0] < a[0] + d[0]
+        turns = (0, 2) if leftwards or self.upright < UPRIGHT else (0,)
         return tuple(self._replace(rows=n, corners=np.roll(self.corners, turn, 0)) for turn in turns for n in rows)
+
+    def odds(self, confidence: float) -> float:
+        """The odds that a text of this confidence was read in the right way.
+
+        They are LEVEL times those of the confidence for text that runs from left to right in the image, 1 - LEVEL times
+        for text from right to left, and in between by its angle. For rendered plates, read both ways, odds decided
+        better than confidences; with 2 to 5 in 100 turned, 0.8 lost the fewest.
+        """
+        a, b, c, d = self.corners
+        x, y = b - a + c - d
+        level = 0.5 + (LEVEL - 0.5) * x / max(np.hypot(x, y), 1e-9)
+        return float(level * confidence / max(1 - confidence, 1e-6))
 
 
 def rectified(image: Pixels, plate: Refined, size: tuple[int, int]) -> Pixels:

@@ -238,12 +238,15 @@ def _surest(outcomes: Sequence[Outcome]) -> Iterable[Outcome]:
     for number, outcome in enumerate(outcomes):
         found = isinstance(outcome, Seen) and outcome.plate
         key = np.sort(found.corners, 0).tobytes() if found else number  # the same, wherever its first corner is
-        best[key] = max(best.get(key, outcome), outcome, key=_confidence)
+        best[key] = max(best.get(key, outcome), outcome, key=_odds)
     return best.values()
 
 
-def _confidence(outcome: Outcome) -> float:
-    return outcome.reading.confidence if isinstance(outcome, Seen) and outcome.reading.text else 0.0
+def _odds(outcome: Outcome) -> float:
+    """The odds that a plate that was found was read in the right way."""
+    if not isinstance(outcome, Seen) or not outcome.reading.text or outcome.plate is None:
+        return 0.0
+    return outcome.plate.odds(outcome.reading.confidence)
 
 
 def fail(items: Sequence[Item], error: Exception) -> None:

@@ -61,11 +61,13 @@ class Engines:
             return []
         ways = [(number, way) for number, plate in enumerate(plates) for way in plate.ways]
         crops = np.stack([rectified(image, way, self.manifest.size) for _, way in ways])
-        best: dict[int, Reading] = {}
-        for (number, _), logits in zip(ways, self._all[0].infer(crops), strict=True):
+        best: dict[int, tuple[float, Reading]] = {}
+        for (number, way), logits in zip(ways, self._all[0].infer(crops), strict=True):
             reading = self._texts.read(logits, CANDIDATES)
-            best[number] = max(best.get(number, reading), reading, key=lambda one: one.confidence if one.text else 0.0)
-        return list(best.values())
+            odds = way.odds(reading.confidence) if reading.text else 0.0
+            if number not in best or odds > best[number][0]:
+                best[number] = odds, reading
+        return [reading for _, reading in best.values()]
 
     def close(self) -> None:
         """Free the engines."""

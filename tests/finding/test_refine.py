@@ -124,3 +124,4 @@ def test_a_plate_that_may_be_upside_down_is_read_turned_as_well():
     np.testing.assert_array_equal(turned.corners, np.roll(unsure.corners, 2, 0))
     answer[TURNS] = (9.0, 0.0, 0.0, 0.0)
     assert len(refined(answer, quad, FORM).ways) == 1
+    assert len(refined(answer, np.roll(quad, 2, 0), FORM).ways) == 2  # text from right to left is rare

@@ -5,11 +5,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.errors import EmptyImage, TooLate, UndecodableImage
-from service.pipeline.items import Item, Request
+from service.finding.refine import Refined
+from service.pipeline.items import Item, Request, Seen
 from service.pipeline.stages import Each, Stage, line, refused, through, wanted
+from service.reading.text import Reading
 
 
 class Asked(Request):
@@ -24,6 +27,12 @@ class Asked(Request):
             self.end.set_exception(error)
         else:
             self.end.set_result(None)
+
+
+def seen(text: str, confidence: float, plate: Refined) -> Seen:
+    """A plate with this reading."""
+    reading = Reading(text, confidence, (), (), ())
+    return Seen(640, 480, np.zeros((23, 76), np.float32), reading, plate=plate)
 
 
 def outcomes(images: Sequence[Any], *stages: Stage) -> list[tuple[Any, ...]]:
@@ -134,3 +143,25 @@ def test_what_still_refers_to_a_request_keeps_no_image():
     (item,) = request.items
     request.free()
     assert (request.items, item.value) == ([], b"")
+
+
+@pytest.mark.parametrize(("turn", "text"), [(0, "NOX218"), (2, "81ZXON")])
+def test_of_a_plate_read_both_ways_text_from_left_to_right_is_believed_more(turn, text):
+    corners = np.array([[0, 0], [300, 0], [300, 150], [0, 150]], np.float32)
+    plate = Refined(np.roll(corners, turn, 0), 0.9, 2, "white", False, upright=0.7)
+    ways = [way for way in plate.ways if way.rows == 2]
+    request = Asked("photograph")
+    (item,) = request.items
+    parts = item.become([seen("NOX218", 0.5, ways[0]), seen("81ZXON", 0.6, ways[1])])
+    for part in parts:
+        part.finish(part.value)
+    assert [outcome.reading.text for outcome in request.outcomes()[0]] == [text]
+
+
+def test_a_much_surer_reading_outweighs_its_direction():
+    corners = np.array([[0, 0], [300, 0], [300, 150], [0, 150]], np.float32)
+    plate = Refined(corners, 0.9, 1, "white", False)
+    turned = plate._replace(corners=np.roll(corners, 2, 0))
+    assert turned.odds(0.97) > plate.odds(0.8) > turned.odds(0.8)
+    down = plate._replace(corners=np.roll(corners, 1, 0) @ np.array([[0, 1], [-1, 0]], np.float32))
+    assert turned.odds(0.8) < down.odds(0.8) <= plate.odds(0.8)
