@@ -1,8 +1,9 @@
 """Pruning: the sensitivity of each layer, the published L1 recipe, and the removal of channels.
 
 The widths of `pruned` are chosen as by NetAdapt (Yang et al., arXiv 1804.03230). Each step of the search cuts the
-weakest channels of one convolution: that which increases the loss least for the multiply-adds saved. After each round
-of cuts the network is trained, distilled from its source.
+weakest channels of one convolution: that which increases the loss least for the multiply-adds saved. The layers that
+read a cut channel are fitted to do without it (`refit`). After each round of cuts the network is trained, distilled
+from its source.
 """
 
 import copy
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from tqdm import tqdm
 
+from model_builder.compress import refit
 from model_builder.graph.description import Graph
 from model_builder.graph.ops import Concatenate, Context, Convolution, Pixels
 from model_builder.graph.trace import trace
@@ -117,17 +119,33 @@ def masked(network: LPRNet, keep: Keep) -> LPRNet:
     return result
 
 
-def slim(network: LPRNet, keep: Keep) -> LPRNet:
-    """A smaller network that has only the channels in `keep`. It computes what `masked` does."""
+def slim(network: LPRNet, keep: Keep, moments: refit.Moments | None = None) -> LPRNet:
+    """A smaller network that has only the channels in `keep`. It computes what `masked` does.
+
+    With the network's `moments`, the layers that read cut channels are fitted to what they computed before.
+    """
     graph, result = trace(network, SIZE), copy.deepcopy(network)
-    for node in graph.weighted:
-        unit = result.get_submodule(node.name)
+    for name, layer in _layers(result).items():
+        kept = _kept_of_joined(graph, graph[name].inputs, keep)
+        if moments and len(kept) < layer.in_channels:
+            _replace(result.get_submodule(name), layer, *refit.fitted(layer, kept, moments[name]))
+        else:
+            layer.weight = nn.Parameter(layer.weight.detach()[:, kept])
+        layer.in_channels = len(kept)
+        if name in keep:
+            _cut_outputs(units(result)[name], keep[name])
+    return result
+
+
+def _layers(network: LPRNet) -> dict[str, nn.Conv2d]:
+    """The convolutions by the names of their units, in the order of computation."""
+    found = {}
+    for node in trace(network, SIZE).weighted:
+        unit = network.get_submodule(node.name)
         layer = unit[0] if isinstance(unit, ConvUnit) else unit
         assert isinstance(layer, nn.Conv2d)
-        _cut_inputs(layer, _kept_of_joined(graph, node.inputs, keep))
-        if isinstance(unit, ConvUnit):
-            _cut_outputs(unit, keep[node.name])
-    return result
+        found[node.name] = layer
+    return found
 
 
 def _kept_of_joined(graph: Graph, names: tuple[str, ...], keep: Keep) -> Tensor:
@@ -157,9 +175,14 @@ def _kept(graph: Graph, name: str, keep: Keep) -> Tensor:
     return kept[0]
 
 
-def _cut_inputs(layer: nn.Conv2d, kept: Tensor) -> None:
-    layer.weight = nn.Parameter(layer.weight.detach()[:, kept])
-    layer.in_channels = len(kept)
+@torch.no_grad()
+def _replace(unit: nn.Module, layer: nn.Conv2d, weights: Tensor, constants: Tensor) -> None:
+    """Give a layer other weights, and add constants to what it puts out."""
+    layer.weight = nn.Parameter(weights)
+    if isinstance(unit, ConvUnit):
+        unit[1].running_mean -= constants  # type: ignore[operator]
+    else:
+        layer.bias += constants  # type: ignore[operator]
 
 
 def _cut_outputs(unit: ConvUnit, kept: Tensor) -> None:
@@ -194,9 +217,10 @@ def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator
     Yields each step with the network after it. The loss is that of CTC on `crops`: rendered plates that are used for
     neither training nor validation. Raises ValueError when nothing is left to cut.
     """
+    moments = refit.moments(start, _layers(start), crops)
 
     def measured(unit: str, keep: Keep) -> tuple[Cut, Keep]:
-        network = slim(start, keep)
+        network = slim(start, keep, moments)
         return Cut(unit=unit, channels=len(keep[unit]), size=left(network, source), loss=_loss(network, crops)), keep
 
     keep: Keep = strongest(start, {})
@@ -207,7 +231,7 @@ def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator
             raise ValueError(f"nothing is left to cut at {size}, and {target} was asked for")
         cut, keep = min(possible, key=lambda step: (step[0].loss - loss) / _saving(size, step[0].size, target))
         size, loss = cut.size, cut.loss
-        yield cut, slim(start, keep)
+        yield cut, slim(start, keep, moments)
     while True:
         larger = [measured(name, more) for name in keep if (more := _more(start, keep, name))]
         helpful = [step for step in larger if _within(step[0].size, target) and step[0].loss < loss]
@@ -215,7 +239,7 @@ def adapt(start: LPRNet, crops: Crops, source: LPRNet, target: Size) -> Iterator
             return
         cut, keep = min(helpful, key=lambda step: step[0].loss)
         loss = cut.loss
-        yield cut, slim(start, keep)
+        yield cut, slim(start, keep, moments)
 
 
 def _fewer(start: LPRNet, keep: Keep, name: str) -> Keep | None:

@@ -56,7 +56,7 @@ def shield(rng: random.Random, drawing: "Drawing", x: float, y: float, radius: f
 
 def discs(rng: random.Random, drawing: "Drawing", x: float, y: float, radius: float) -> None:
     """Stamped seals, one above the other."""
-    small = min(radius * 0.98, radius)
+    small = radius * 0.98
     for dy in rng.choice(((-1.05, 1.05), (-1.05, 1.05), (0.0,), (-1.0,), (1.05,))):
         ring, inner = drawing.colour(rng.choice(("any", "silver", "white", "grey"))), drawing.colour("any", 25)
         drawing.canvas.disc(drawing.paper, x, y + dy * radius, small, ring)

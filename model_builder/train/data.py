@@ -27,11 +27,15 @@ MAX_CHARACTERS = 11  # repeats need a blank between them: 11 characters and thei
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops uint8 (n, 24, 94, 3) BGR; their texts' classes one after the other, int64; and each text's length."""
+    """Crops uint8 (n, 24, 94, 3) BGR; their texts' classes one after the other, int64; and each text's length.
+
+    `taught` are a teacher's logits (n, steps, classes), where they are known already.
+    """
 
     crops: Tensor
     targets: Tensor
     lengths: Tensor
+    taught: Tensor | None = None
 
 
 def encode(text: str) -> list[int]:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -144,15 +144,18 @@ def train(
     draw = partial(rendered_batches, hidden=config.hidden, fonts=fonts, plates=plates)
     batches = _batches(config, first, own, draw)
     if config.replays:
-        batches = replayed(batches, config.replays, device, config.seed + first, config.steps - first)
+        fixed = None if tutor or not teacher else partial(_logits, teacher)  # a tutor changes with each step
+        batches = replayed(batches, config.replays, device, config.seed + first, config.steps - first, fixed)
     started = time.monotonic()
 
     def update(batch: Batch) -> Tensor:
-        batch = Batch(batch.crops.to(device), batch.targets.to(device), batch.lengths)
+        batch = replace(batch, crops=batch.crops.to(device), targets=batch.targets.to(device))
         if tutor:
-            _step(tutor, batch, config)
+            tutor.learn(batch)
             tutor.end_step()
-        loss = _step(learner, batch, config, teacher)
+        if teacher and batch.taught is None:
+            batch = replace(batch, taught=_logits(teacher, batch.crops))
+        loss = learner.learn(batch)
         if hold is not None:
             hold(learner.network)
         learner.end_step()
@@ -173,6 +176,7 @@ class _Learner:
     """A network in training, with its optimizers, their schedules and the moving average of its weights."""
 
     def __init__(self, network: LPRNet, config: TrainConfig, device: torch.device) -> None:
+        self._clip = config.clip
         self.network: LPRNet = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._averaged = AveragedModel(network, multi_avg_fn=moving_average(config.average), use_buffers=True)
         self._averaged.eval()
@@ -191,6 +195,21 @@ class _Learner:
         network = self._averaged.module
         assert isinstance(network, LPRNet)
         return network
+
+    def learn(self, batch: Batch) -> Tensor:
+        """Update the weights by a batch whose crops are on the network's device; returns the loss."""
+        device, network = batch.crops.device, self.network
+        with torch.autocast(device.type, torch.bfloat16, enabled=_quick_in_bfloat16(device)):
+            logits = network.train()(batch.crops)
+        loss = ctc_loss(logits, batch)
+        if batch.taught is not None:
+            loss = loss + distillation_loss(logits, batch.taught, batch)
+        network.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), self._clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.detach()
 
     def end_step(self) -> None:
         """After the weights were updated: the next learning rate, and the average."""
@@ -298,22 +317,12 @@ def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
     return update
 
 
-def _step(learner: _Learner, batch: Batch, config: TrainConfig, teacher: LPRNet | None = None) -> Tensor:
-    """Update the weights by a batch whose crops are on the network's device; returns the loss."""
-    device, model = batch.crops.device, learner.network
-    with torch.autocast(device.type, torch.bfloat16, enabled=_quick_in_bfloat16(device)):
-        logits = model.train()(batch.crops)
-        with torch.no_grad():
-            taught = teacher(batch.crops) if teacher else None
-    loss = ctc_loss(logits, batch)
-    if taught is not None:
-        loss = loss + distillation_loss(logits, taught, batch)
-    model.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    for optimizer in learner.optimizers:
-        optimizer.step()
-    return loss.detach()
+@torch.no_grad()
+def _logits(network: LPRNet, crops: Tensor) -> Tensor:
+    """Logits of crops on the network's device."""
+    with torch.autocast(crops.device.type, torch.bfloat16, enabled=_quick_in_bfloat16(crops.device)):
+        logits: Tensor = network(crops)
+    return logits
 
 
 def _quick_in_bfloat16(device: torch.device) -> bool:

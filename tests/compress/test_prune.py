@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from model_builder.compress import prune
+from model_builder.compress import prune, refit
 from model_builder.networks.reader import LPRNet, Widths
 from model_builder.plates.kinds import ALPHABET
 from model_builder.train.data import Crops, validation_set
@@ -85,6 +85,30 @@ def test_surgery_equals_the_masked_network(network, crops):
         again = prune.slim(smaller, prune.strongest(smaller, {"block2.1": 2}))  # a pruned network can be cut again
         both = prune.masked(smaller, prune.strongest(smaller, {"block2.1": 2}))
         torch.testing.assert_close(again(images), both(images), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_layers_that_read_cut_channels_are_fitted_to_what_they_computed(network, crops):
+    images = torch.from_numpy(crops.images)
+    moments = refit.moments(network, prune._layers(network), crops)
+    keep = prune.strongest(network, {"stem": 24, "block2.0": 32, "block3.1": 16, "column": 16})
+    cut = prune.slim(network, keep), prune.slim(network, keep, moments)
+    wanted, plain, fitted = (each(images) for each in (network, *cut))
+    assert (fitted - wanted).square().mean() < 0.5 * (plain - wanted).square().mean()
+
+
+@torch.inference_mode()
+def test_a_channel_that_others_tell_is_cut_without_a_loss(network, crops):
+    images = torch.from_numpy(crops.images)
+    copied = copy.deepcopy(network)
+    for tensor in (copied.block2[0][0].weight, *copied.block2[0][1].state_dict().values()):
+        if tensor.ndim:
+            tensor[7] = tensor[3]
+    moments = refit.moments(copied, prune._layers(copied), crops)
+    keep = prune.strongest(copied, {}) | {"block2.0": torch.tensor([index for index in range(48) if index != 7])}
+    cut = prune.slim(copied, keep), prune.slim(copied, keep, moments)
+    wanted, plain, fitted = (each(images) for each in (copied, *cut))
+    assert (fitted - wanted).square().mean() < 1e-3 * (plain - wanted).square().mean()
 
 
 @torch.inference_mode()

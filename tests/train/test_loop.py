@@ -162,7 +162,7 @@ def test_a_second_ctrl_c_does_not_wait_and_what_was_saved_stays(crops, tmp_path,
 
     train(tmp_path, replace(SHORT, steps=2), own=crops, initial=tiny())
     saved = (tmp_path / "checkpoint.pt").read_bytes()
-    monkeypatch.setattr(training, "_step", hang)
+    monkeypatch.setattr(Muon, "step", hang)
     with pytest.raises(Interrupted, match="stopped within a step"):
         train(tmp_path, SHORT, own=crops, initial=tiny())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

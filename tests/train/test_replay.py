@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from model_builder.train.data import Crops, collate, encode, validation_set
-from model_builder.train.replay import changed, replayed
+from model_builder.train.replay import changed, relit, replayed
 
 CPU = torch.device("cpu")
 
@@ -48,3 +48,31 @@ def test_the_same_seed_changes_alike():
     first, second = (list(replayed(iter(batches), 2, CPU, seed=3, steps=2)) for _ in range(2))
     for one, other in itertools.zip_longest(first, second):
         assert torch.equal(one.crops, other.crops)
+
+
+def test_a_teacher_sees_each_crop_once_and_its_logits_stay_with_the_crop():
+    images = np.repeat(np.arange(0, 240, 20, dtype=np.uint8), 24 * 94 * 3).reshape(12, 24, 94, 3)
+    texts = [f"A{number:02}" for number in range(12)]
+    drawn = [collate(images[start : start + 4], texts[start : start + 4]) for start in (0, 4, 8)]
+    seen: list[torch.Tensor] = []
+
+    def teacher(crops: torch.Tensor) -> torch.Tensor:
+        seen.append(crops)
+        return crops[:, 0, :5, :2].float()
+
+    found = list(replayed(iter(drawn), 3, CPU, seed=1, steps=3, teacher=teacher))
+    assert torch.equal(torch.cat(seen), torch.from_numpy(images))
+    for batch in found:
+        assert batch.taught is not None
+        assert batch.taught.shape == (16, 5, 2)
+        shades = batch.taught[:, 0, 0].tolist()
+        assert texts_of(batch.targets, batch.lengths) == [encode(texts[int(shade) // 20]) for shade in shades]
+
+
+def test_crops_in_other_light_are_not_moved():
+    images = torch.zeros((32, 24, 94, 3), dtype=torch.uint8)
+    images[:, 8:16, 40:50] = 200
+    again = relit(images, torch.Generator().manual_seed(0)).float().mean(3)
+    inner, outer = again[:, 9:15, 41:49].flatten(1).mean(1), again[:, :7, :38].flatten(1).mean(1)
+    assert (inner - outer > 100).all()
+    assert not torch.equal(again[0], again[1])
