@@ -142,7 +142,8 @@ def choose(artifact: Artifact, flags: frozenset[str]) -> Library:
     )
     raise ArtifactError(
         f"{artifact.folder} holds no library that this CPU can run ({lacking or 'it lists none'}). Compile one here "
-        "with `python -m model_builder compile --target native`, or name another variant in LPR_VARIANT."
+        "with `python -m model_builder compile --target native`, or name variants for every CPU in LPR_VARIANT and "
+        "LPR_FINDER: those whose names end in -quantized."
     )
 
 
