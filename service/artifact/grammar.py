@@ -117,10 +117,11 @@ class Grammar(Frozen):
         """
         found: dict[str, float] = {}
         for format in self.formats:
-            if format.kinds and format.name in names:
+            if format.name in names:
                 likely = format.likelihood(text)
-                for kind in format.kinds:
-                    found[kind.region] = found.get(kind.region, 0.0) + kind.share * likely * kind.likelihood(looks)
+                shares = [(kind.region, kind.share * kind.likelihood(looks)) for kind in format.kinds]
+                for region, share in shares or [(region, 1.0) for region in format.regions]:
+                    found[region] = found.get(region, 0.0) + share * likely
         code = max(found, key=found.__getitem__, default="")
         return Region(code, found[code] / sum(found.values())) if code else None
 

@@ -13,6 +13,7 @@ from service.finding.canvas import shrunk
 from service.finding.refine import Refined, rectified
 from service.pipeline.stages import search_with
 from service.reading.geometry import Pixels
+from service.reading.plates import restrict
 from service.reading.text import Reader, Reading
 
 LONGEST: Final = 1200  # pixels of the longer side of what is searched: the finder takes its smaller canvas up to there
@@ -31,13 +32,19 @@ class Box(NamedTuple):
 class Engines:
     """The networks of a variant that reads and of one that finds, loaded and proved by their probes."""
 
-    def __init__(self, artifacts: Path, variant: str, finder: str | None) -> None:
-        """Raises ArtifactError where one cannot be loaded or proved, or where no finder is named."""
+    def __init__(self, artifacts: Path, variant: str, finder: str | None, regions: Sequence[str] = ()) -> None:
+        """Only plates of the `regions` are read, where any are named.
+
+        Raises ArtifactError where a network cannot be loaded or proved, or where no finder is named, and BadParameter
+        for a region that the reader does not know.
+        """
         if not finder:
             raise ArtifactError("Video needs a finder: set LPR_FINDER.")
         model = artifact.find(artifacts, variant)
         found = artifact.find_finder(artifacts, finder)
         self.manifest = model.reader
+        self._only = restrict(self.manifest.grammar, None, None, regions)
+        self.grammar = self._only or self.manifest.grammar
         self._all = [backends.load(one) for one in (model, *found)]
         for engine, one in zip(self._all, (model, *found), strict=True):
             check_probe(engine, one)
@@ -63,7 +70,7 @@ class Engines:
         crops = np.stack([rectified(image, way, self.manifest.size) for _, way in ways])
         best: dict[int, tuple[float, Reading]] = {}
         for (number, way), logits in zip(ways, self._all[0].infer(crops), strict=True):
-            reading = self._texts.read(logits, CANDIDATES)
+            reading = self._texts.read(logits, CANDIDATES, self._only)
             odds = way.odds(reading.confidence) if reading.text else 0.0
             if number not in best or odds > best[number][0]:
                 best[number] = odds, reading

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from service.artifact.grammar import Looks
 from service.video.lists import Match
 from service.video.tracks import Track
 
@@ -41,7 +42,7 @@ class Event(BaseModel):
     text: str
     confidence: float = Field(description="Probability that the plate has exactly this text, by all frames together.")
     formats: list[str] = Field(description="Names of the formats that the text fits.")
-    region: str | None = Field(default=None, description="Country or region, where the formats tell a single one.")
+    region: str | None = Field(default=None, description="Country, by text, rows and colour, where one is probable.")
     characters: list[Character]
     candidates: list[Candidate]
     first: datetime = Field(description="When the plate was first seen.")
@@ -63,19 +64,21 @@ def event(camera: str, track: Track, start: float) -> Event:
     fused = track.fused
     assert fused is not None
     moves, distance = direction(track.begin, track.plate.corners)
+    looks = Looks(track.rows.most_common(1)[0][0], track.colours.most_common(1)[0][0])
+    region = fused.grammar.region(fused.text, looks, fused.formats)
     return Event(
         id=uuid.uuid4().hex,
         camera=camera,
         text=fused.text,
         confidence=round(fused.confidence, 4),
         formats=list(fused.formats),
-        region=_region(fused.formats),
+        region=region.code if region else None,
         characters=[Character(char=char, confidence=round(share, 4)) for char, share in fused.characters],
         candidates=[Candidate(text=text, confidence=round(share, 4)) for text, share in fused.candidates],
         first=_moment(start + track.first),
         last=_moment(start + track.last),
-        rows=track.rows.most_common(1)[0][0],
-        colour=track.colours.most_common(1)[0][0],
+        rows=looks.rows,
+        colour=looks.colour,
         found=round(track.plate.probability, 4),
         moves=moves,
         distance=distance,
@@ -95,12 +98,6 @@ def direction(begin: NDArray[np.float32], end: NDArray[np.float32]) -> tuple[Mov
         moves = ("left" if dx < 0 else "right") if abs(dx) > abs(dy) else ("up" if dy < 0 else "down")
     ratio = sizes[1] / sizes[0]
     return moves, "nears" if ratio > NEARER else "leaves" if ratio < 1 / NEARER else None
-
-
-def _region(formats: tuple[str, ...]) -> str | None:
-    """The part before the first dash of the formats' names, such as `cn`, where it is the same in all."""
-    regions = {name.partition("-")[0] for name in formats}
-    return regions.pop() if len(regions) == 1 else None
 
 
 def _moment(seconds: float) -> datetime:

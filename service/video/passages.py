@@ -35,7 +35,7 @@ class Follower:
     def __init__(self, engines: Engines, rules: Rules = RULES) -> None:
         self.frames = self.looks = 0
         self._engines, self._rules = engines, rules
-        self._motion, self._tracks = Motion(), Tracks(engines.manifest.grammar)
+        self._motion, self._tracks = Motion(), Tracks(engines.grammar)
         self._told: list[Told] = []
         self._time, self._searched = 0.0, -AGAIN_S
 

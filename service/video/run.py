@@ -36,11 +36,16 @@ def run(options: argparse.Namespace) -> int:
     )
     for sentence in warnings():
         print(f"lpr: {sentence}", file=sys.stderr)
-    settings = Settings()
-    with Engines(settings.artifacts, settings.variant, settings.finder) as engines, _telling(options, sources) as tell:
+    with _engines() as engines, _telling(options, sources) as tell:
         watch = Watch(sources, engines, lambda event, _: tell(event), chosen)
         with _stopped_by_signals(watch.stop):
             return DONE if watch.run() else SOME_NOT_READ
+
+
+def _engines() -> Engines:
+    """Those that the settings name."""
+    settings = Settings()
+    return Engines(settings.artifacts, settings.variant, settings.finder, settings.regions)
 
 
 @contextmanager

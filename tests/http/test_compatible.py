@@ -183,6 +183,24 @@ def test_strict_regions_leave_only_their_texts(compatible):
         assert len(answer["results"]) == count
 
 
+def test_a_strict_region_is_any_country_that_the_reader_knows(street):
+    data = {"regions": "us-ca", "config": json.dumps({"region": "strict"})}
+    files = {"upload": encode(".png", BOTH)}
+    answer = requests.post(street + READER, data=data, files=files, timeout=60).json()
+    assert {result["region"]["code"] for result in answer["results"]} <= {"us"}
+    assert not {result["plate"] for result in answer["results"]}.intersection(text.lower() for text in TEXTS.values())
+
+
+def test_a_region_is_that_of_recognize(street):
+    files = {"upload": encode(".png", BOTH)}
+    answer = requests.post(street + READER, files=files, timeout=60).json()
+    own = requests.post(street + "/recognize", files={"image": encode(".png", BOTH)}, timeout=60).json()
+    regions = [plate["region"] for plate in own["results"][0]["plates"]]
+    assert [result["region"] for result in answer["results"]] == [
+        {"code": region["code"], "score": region["probability"]} for region in regions
+    ]
+
+
 def test_a_key_is_a_token(keyed):
     for headers in ({}, {"Authorization": "Token no key of this server"}):
         refused = keyed.post(READER, files={"upload": encode()}, headers=headers)

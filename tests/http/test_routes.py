@@ -286,15 +286,25 @@ def test_the_server_reads_its_usual_regions_where_a_request_names_none(tmp_path)
     folder.mkdir()
     save_tiny_model(folder)
     write(folder, describe().model_copy(update={"grammar": grammar}))
-    usual = Settings(variant="tiny", finder=None, artifacts=tmp_path, threads=1, regions=("de",))
+    usual = Settings(
+        variant="tiny",
+        finder=None,
+        artifacts=tmp_path,
+        threads=1,
+        regions=("de",),
+        compatible=("plate-recognizer", "codeproject"),
+    )
     with running(usual) as url, httpx.Client(base_url=url) as there:
         (held,) = plates(there, min_confidence=0, top_k=1)
         (free,) = plates(there, region="any", top_k=1)
         (asked,) = plates(there, format="cn-standard", top_k=1)
+        foreign = there.post("/v1/plate-reader/", files={"upload": encode()}).json()["results"]
+        alpr = there.post("/v1/vision/alpr", files={"upload": encode()}).json()["predictions"]
     assert (len(held["text"]), held["formats"]) == (4, ["de"])
     assert held["region"] == {"code": "de", "probability": 1.0}
     assert free["text"] == asked["text"] == TINY_TEXT
-    assert free["region"] is None  # its formats name no kinds
+    assert free["region"] == {"code": "cn", "probability": 1.0}  # by the format's name: it has no kinds
+    assert foreign == alpr == []  # held to the region, its text is not sure enough
 
 
 def test_regions_that_the_model_does_not_read_keep_the_server_from_starting(tiny):

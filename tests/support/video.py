@@ -1,7 +1,6 @@
 """What tests of video share: readings, plates, engines that see what they are told, and frames."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -32,7 +31,7 @@ def plate(x: float, y: float, width: float = 100, cut: bool = False) -> Refined:
 class Seeing:
     """Engines that find and read what is written in frames: see `frame`."""
 
-    manifest = SimpleNamespace(grammar=GRAMMAR)
+    grammar = GRAMMAR
 
     def __init__(self) -> None:
         self.shown: list[tuple[Refined, Reading]] = []

@@ -4,8 +4,12 @@ import itertools
 
 import pytest
 
+from service import bundled
+from service.video.engines import Box, Engines
 from service.video.events import direction, event
 from service.video.passages import Follower, Rules
+from tests.support.photographed import BOTH
+from tests.support.photographs import TEXTS
 from tests.support.video import HEIGHT, Seeing, plate, reading
 
 TEXT = reading(("京A12345", 0.9))
@@ -134,3 +138,14 @@ def test_an_event_tells_all(seeing):
     assert told.first.timestamp() == 1_700_000_000
     assert track.best.image.shape[0] < HEIGHT / 4
     assert told.crop is None
+
+
+@pytest.mark.slow
+def test_engines_read_plates_of_the_regions_alone():
+    height, width = BOTH.shape[:2]
+    with Engines(bundled.artifacts(), bundled.VARIANT, bundled.finder(bundled.artifacts()), ("de",)) as engines:
+        plates = engines.find(BOTH, Box(0, 0, width, height))
+        readings = engines.read(BOTH, plates)
+    assert len(readings) == 2
+    assert all(reading.region is None or reading.region.code == "de" for reading in readings)
+    assert not {reading.text for reading in readings}.intersection(TEXTS.values())

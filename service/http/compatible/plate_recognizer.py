@@ -57,9 +57,8 @@ def of_regions(grammar: Grammar, fields: Fields) -> Grammar | None:
     if not isinstance(config, dict) or config.get("region") != "strict":
         return None
     named = ",".join(fields.texts.get("regions", ())).lower().split(",")
-    countries = tuple(f"{region.strip().partition('-')[0]}-" for region in named if region.strip())
-    names = {format.name for format in grammar.formats if format.name.startswith(countries)}
-    return grammar.only(names) if names else None
+    countries = {region.strip().partition("-")[0] for region in named}.intersection(grammar.regions)
+    return grammar.within(countries) if countries else None
 
 
 def compose(answer: Answer) -> dict[str, Any]:
@@ -80,11 +79,11 @@ def compose(answer: Answer) -> dict[str, Any]:
 
 def _result(plate: dict[str, Any]) -> dict[str, Any]:
     box = dict(zip(("xmin", "ymin", "xmax", "ymax"), upright(plate["box"]), strict=True))
-    country = plate["formats"][0].partition("-")[0] if plate["formats"] else ""
+    region = plate["region"] or {"code": "", "probability": 0.0}
     return {
         "box": box,
         "plate": plate["text"].lower(),
-        "region": {"code": country, "score": plate["confidence"] if country else 0.0},
+        "region": {"code": region["code"], "score": region["probability"]},
         "score": plate["confidence"],
         "candidates": [{"score": one["confidence"], "plate": one["text"].lower()} for one in plate["candidates"]],
         "dscore": plate["confidence"] if plate["found"] is None else plate["found"],

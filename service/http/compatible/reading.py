@@ -14,6 +14,7 @@ from service.http.fetch import fetched
 from service.http.state import state_of
 from service.http.uploads import gone
 from service.pipeline.items import Timing
+from service.reading.plates import restrict
 
 CANDIDATES = 5
 
@@ -27,12 +28,13 @@ class Answer(NamedTuple):
 
 
 def any_text(grammar: Grammar, fields: Fields) -> Grammar | None:
-    """No restriction of what a plate may say."""
+    """No restriction by the request of what a plate may say."""
     return None
 
 
 async def read(request: Request, only: Callable[[Grammar, Fields], Grammar | None] = any_text) -> Answer:
-    """Read the image of a request; raises LprError. `only` tells, by the request's fields, what a plate may say."""
+    """Read the image of a request; raises LprError. `only` tells, by the request's fields, what a plate may
+    say; where it is None, LPR_REGIONS does."""
     state = state_of(request)
     state.keys.check(request.headers)
     chosen = state.variants.choose(None)
@@ -41,7 +43,8 @@ async def read(request: Request, only: Callable[[Grammar, Fields], Grammar | Non
         assert fields.image is not None
         (upload,) = await fetched(request, [fields.image], state.fetcher)
         recognizer = await get()
-        allowed = only(recognizer.manifest.grammar, fields)
+        grammar = recognizer.manifest.grammar
+        allowed = only(grammar, fields) or restrict(grammar, None, None, state.regions)
         find = recognizer.finding(None)
         outcomes, timing = await recognizer.recognize(
             [upload.content], CANDIDATES, allowed, partial(gone, request), find
