@@ -50,12 +50,14 @@ class Options:
 
 @dataclass
 class Done:
-    """Images that were read now, those that were not, plates, and partitions that were there already."""
+    """Images that were read now, those that were not, plates, and partitions that were there already, with the images
+    that were not read in them."""
 
     images: int = 0
     errors: int = 0
     plates: int = 0
     before: int = 0
+    unread_before: int = 0
 
 
 def run(listing: Listing, output: str, options: Options) -> Done:
@@ -68,7 +70,8 @@ def run(listing: Listing, output: str, options: Options) -> Done:
     count = -(-len(listing.paths) // options.size)
     there = {path.rsplit("/", 1)[-1] for path in out.system.ls(out.path, detail=False)}
     waiting = [number for number in range(count) if _name(number) not in there]
-    done = Done(before=count - len(waiting))
+    earlier = sorted(set(range(count)).difference(waiting))
+    done = Done(before=len(earlier), unread_before=sum(_unread(out, number) for number in earlier))
     with tqdm(total=len(listing.paths), unit=" images", disable=None) as bar:
         bar.update(len(listing.paths) - sum(len(_part(listing, number, options.size)) for number in waiting))
         for part in _parts(listing, out, waiting, options) if waiting else ():
@@ -113,6 +116,13 @@ def _claim(out: Place, job: dict[str, Any]) -> None:
         raise BadParameter(
             f"{out.path} was made with other {', '.join(changed)}: name another folder, or delete this one."
         )
+
+
+def _unread(out: Place, number: int) -> int:
+    """How many images of a partition that is there were not read."""
+    with out.system.open(f"{out.path}/{_name(number)}", "rb") as file:
+        errors = pq.read_table(file, columns=["error"])["error"]
+    return len(errors) - int(errors.null_count)
 
 
 def _name(number: int) -> str:

@@ -1,5 +1,6 @@
 """Rows of the Parquet files: those of `lpr read --json`, one a plate, with columns of a type each."""
 
+import os
 import types
 from collections.abc import Iterator
 from functools import cache
@@ -23,9 +24,13 @@ def schema() -> pa.Schema:
 
 
 def rows(file: str, result: ImageResult) -> Iterator[dict[str, Any]]:
-    """One row a plate; one without a plate, with a note or the error, where there is none."""
+    """One row a plate; one without a plate, with a note or the error, where there is none.
+
+    Of a file name that is not UTF-8, as in old archives, the other bytes are written as \\xNN.
+    """
     error = None if result.error is None else str(result.error)
-    whole = {"file": file, "truncated": result.truncated, "note": result.note, "error": error}
+    name = os.fsencode(file).decode("utf-8", "backslashreplace")
+    whole = {"file": name, "truncated": result.truncated, "note": result.note, "error": error}
     for number, plate in enumerate(result.plates, 1):
         yield whole | {"plate": number} | plate.model_dump()
     if not result.plates:

@@ -46,10 +46,11 @@ def run(options: argparse.Namespace) -> int:
         options.output,
         bulk.Options(options.variant, chosen, options.partition, options.workers, options.address),
     )
-    before = f" {done.before} partitions were there already." if done.before else ""
+    unread = f", with {done.unread_before} images that were not read" if done.unread_before else ""
+    before = f" {done.before} partitions were there already{unread}." if done.before else ""
     told = f"{done.images - done.errors} images read with {done.plates} plates, {done.errors} not.{before}"
     print(f"lpr: {told} {printable(options.output)}", file=sys.stderr)
-    return SOME_NOT_READ if done.errors else ALL_READ
+    return SOME_NOT_READ if done.errors or done.unread_before else ALL_READ
 
 
 def _names(text: str) -> list[str]:

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from service.bulk import listing, run
+from service.bulk import listing, run, table
 from service.client import cli
-from service.reader import Reader
+from service.reader import ImageResult, Reader
 from tests.support.images import encode
 from tests.support.photographed import with_location
 from tests.support.photographs import street
@@ -93,6 +93,8 @@ def test_interrupted_and_killed_it_loses_nothing_and_doubles_nothing(folder, tmp
     check_rows(folder, output)
     assert {name: (output / name).stat().st_mtime_ns for name in before} == before
     assert list(output.glob("*.tmp")) == []
+    assert cli.main(["bulk", str(folder), str(output), "--partition", str(PARTITION)]) == 1
+    assert "partitions were there already, with 1 images that were not read" in capsys.readouterr().err
     (folder / "new.jpg").write_bytes(b"x")
     assert cli.main(["bulk", str(folder), str(output)]) == 2
     assert "name another folder" in capsys.readouterr().err
@@ -149,3 +151,9 @@ def test_where_there_is_no_image_nothing_begins(tmp_path, capsys, name):
     assert cli.main(["bulk", str(tmp_path / name), str(tmp_path / "out")]) == 2
     assert "There is no image at" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_name_that_is_not_utf_8_is_written_with_its_bytes():
+    name = os.fsdecode("车.jpg".encode("gbk"))
+    (row,) = table.rows(name, ImageResult(note="no plate"))
+    assert row["file"] == r"\xb3\xb5.jpg"
