@@ -88,7 +88,7 @@ def server(
 def inside(folder: Path, name: str) -> Path:
     """The path of a file below a folder, links resolved; raises BadParameter for any other."""
     path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
+    if folder not in path.parents:
         raise BadParameter(f"{name} does not lie below {folder}.")
     return path
 

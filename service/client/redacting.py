@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from tqdm import tqdm
@@ -124,9 +125,11 @@ def covering_here(reader: "Reader", how: Any) -> Cover:
 def write_new(target: Path, data: bytes) -> None:
     """Write a file that is not there yet, whole or not at all; raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.write_bytes(data)
+    part = target.with_name(f".{token_hex(8)}.part")
+    file = part.open("xb")  # opens nothing that is there, and follows no link
     try:
+        with file:
+            file.write(data)
         os.link(part, target)  # unlike a renaming, it replaces nothing
     except FileExistsError:
         raise

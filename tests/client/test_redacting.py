@@ -86,3 +86,12 @@ def test_a_server_covers_them_too(folder, capsys):
         assert cli.main(["redact", str(folder), str(folder.parent / "out"), "--url", url]) == 0
         assert httpx.get(f"{url}/healthz").status_code == 200
     assert "2 redacted" in capsys.readouterr().err
+
+
+def test_writing_touches_no_other_file(tmp_path):
+    (tmp_path / ".a.jpg.part").write_text("mine")
+    (tmp_path / ".b.jpg.part").symlink_to(tmp_path / "outside")
+    for name in ("a.jpg", "b.jpg"):
+        redacting.write_new(tmp_path / name, b"one")
+    assert (tmp_path / ".a.jpg.part").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.jpg.part", ".b.jpg.part", "a.jpg", "b.jpg"]
