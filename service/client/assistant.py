@@ -4,8 +4,9 @@ An assistant may be led by what it reads, so its tools see the files of one fold
 """
 
 import argparse
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from service.client import redacting
-from service.errors import BadParameter
+from service.errors import BadParameter, LprError, quoted
 from service.settings import ClientSettings, Settings
 from service.wire import Plate
 
@@ -72,24 +73,45 @@ def server(
     @tools.tool()
     def read(file: str) -> Reading:
         """Read the licence plates on an image file: texts, confidences, corners, colours."""
-        return read_plates(inside(folder, file))
+        with _told(file):
+            return read_plates(inside(folder, file))
 
     @tools.tool()
     def redact(file: str, out: str, how: Literal["blur", "pixelate", "fill"] = "blur") -> Covered:
         """Write an image file again, as the new file `out`, with its licence plates covered and without EXIF."""
-        source, target = inside(folder, file), inside(folder, out)
-        data, plates = cover_plates(source, how)
-        redacting.write_new(target, data)
+        with _told(file):
+            source, target = inside(folder, file), inside(folder, out)
+            if os.path.lexists(target):
+                raise BadParameter(f"{out} exists already: name a new file.")
+            data, plates = cover_plates(source, how)
+        with _told(out):
+            redacting.write_new(target, data)
         return Covered(file=str(target.relative_to(folder)), plates=plates)
 
     return tools
 
 
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Tell the assistant what is wrong with a file: of any error but ToolError, the package hides the message."""
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    try:
+        yield
+    except OSError as error:
+        raise ToolError(f"{name}: {error.strerror or error}.") from error
+    except LprError as error:
+        raise ToolError(str(error)) from error
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of a file below a folder, links resolved; raises BadParameter for any other."""
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a null character
+        raise BadParameter(f"{quoted(name)} is no path: {error}.") from error
     if folder not in path.parents:
-        raise BadParameter(f"{name} does not lie below {folder}.")
+        raise BadParameter(f"{name} does not lie below {folder}: name a file that does.")
     return path
 
 
@@ -100,11 +122,13 @@ def _engines(
     if url:
         return _there(url, stack)
 
+    threads = Settings().threads
+
     @cache
     def reader() -> Any:
         from service.reader import Reader
 
-        return stack.enter_context(Reader(threads=Settings().threads))
+        return stack.enter_context(Reader(threads=threads))
 
     def read(file: Path) -> Reading:
         (result,) = reader().read_all([file])
