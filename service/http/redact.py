@@ -31,6 +31,9 @@ class Covering(BaseModel):
     )
 
 
+_NAMES = list(Covering.model_fields)
+
+
 async def redact(request: Request) -> Response:
     """All that may be a plate is covered, so that more is covered than POST /recognize gives. The answer has the
     format and the size of the image; a HEIC comes as JPEG, an animation as its first frame. X-Plates tells how many
@@ -39,7 +42,7 @@ async def redact(request: Request) -> Response:
     how = _query(request).how
     chosen = state.variants.choose(None)
     with admitted(request, state, chosen) as get:
-        uploads = await read_images(request, Limits(state.limits.max_bytes, 1))
+        uploads = await read_images(request, Limits(state.limits.max_bytes, 1), _NAMES)
         (upload,) = await fetched(request, uploads, state.fetcher)
         recognizer = await get()
         find = recognizer.finding(True)
@@ -56,7 +59,7 @@ async def redact(request: Request) -> Response:
 
 def _query(request: Request) -> Covering:
     given = request.query_params.multi_items()
-    check_names("parameter", [name for name, _ in given], list(Covering.model_fields))
+    check_names("parameter", [name for name, _ in given], _NAMES)
     try:
         return Covering.model_validate(dict(given))
     except ValidationError as error:

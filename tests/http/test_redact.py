@@ -72,6 +72,8 @@ def test_what_is_wrong_is_refused(photographs, client):
     problem(photographs.post("/redact", content=encode(), params={"way": "x"}), 422, errors.BadParameter)
     problem(photographs.post("/redact", content=b"x", headers=JPEG), 400, errors.UndecodableImage)
     problem(photographs.post("/redact", content=png_bomb(), headers=JPEG), 413, errors.TooManyPixels)
+    answer = photographs.post("/redact", files=[("image", encode()), ("how", (None, "fill"))])
+    assert "put it into the address, as ?how=VALUE" in problem(answer, 422, errors.BadParameter)
     two = [("image", encode()), ("image", encode())]
     problem(photographs.post("/redact", files=two), 422, errors.TooManyImages)
     problem(client.post("/redact", content=encode(), headers=JPEG), 422, errors.BadParameter)  # it has no finder
