@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 from tqdm import tqdm
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
         bar.update(len(targets) - len(waiting))
         done = list(_reported(faults, bar))
         if waiting:
+            _check_writable(out)
             cover, threads = coverer(options, stack)
             done += _reported(_written(waiting, cover, threads), bar)
     failed = sum(one.error is not None for one in done)
@@ -80,6 +82,18 @@ def run(options: argparse.Namespace) -> int:
     told = f"lpr: {len(done) - failed} redacted with {plates} plates covered{there}, {failed} not."
     print(" ".join(filter(None, (told, printable(found.summary() or "")))), file=sys.stderr)
     return SOME_NOT if failed else ALL
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder; raises BadParameter where no file can be written in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except FileExistsError:
+        raise BadParameter(f"{out} is no folder: name one to write to.") from None
+    except OSError as error:
+        raise BadParameter(f"{out} cannot be written to: {error.strerror}.") from error
 
 
 def target_of(file: Path, top: Path, out: Path) -> Path:
@@ -148,7 +162,6 @@ def _written(waiting: Iterable[tuple[Path, Path]], cover: Cover, threads: int) -
     def work(file: Path, target: Path) -> Done:
         try:
             data, plates = cover(file)
-            write_new(target, data)
         except OSError as error:
             return Done(file, error=f"{error.strerror or error}.")
         except InputError as error:
@@ -157,6 +170,10 @@ def _written(waiting: Iterable[tuple[Path, Path]], cover: Cover, threads: int) -
             if error.status not in IMAGE_FAULTS:
                 raise
             return Done(file, error=str(error))
+        try:
+            write_new(target, data)
+        except OSError as error:
+            return Done(file, error=f"{target} cannot be written: {error.strerror or error}.")
         return Done(file, plates)
 
     ahead: deque[Future[Done]] = deque()

@@ -95,3 +95,20 @@ def test_writing_touches_no_other_file(tmp_path):
         redacting.write_new(tmp_path / name, b"one")
     assert (tmp_path / ".a.jpg.part").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.jpg.part", ".b.jpg.part", "a.jpg", "b.jpg"]
+
+
+def test_an_output_that_cannot_be_written_is_named_once(folder, capsys, monkeypatch):
+    out = folder.parent / "out"
+    out.write_text("x")
+    assert cli.main(["redact", str(folder), str(out)]) == 2
+    assert capsys.readouterr().err == f"lpr: {out} is no folder: name one to write to.\n"
+    assert cli.main(["redact", str(folder), str(out / "deeper")]) == 2
+    assert capsys.readouterr().err == f"lpr: {out / 'deeper'} cannot be written to: Not a directory.\n"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(redacting, "write_new", full)
+    monkeypatch.setattr(redacting, "coverer", lambda *_: (lambda _: (b"", 0), 1))
+    assert cli.main(["redact", str(folder), str(folder.parent / "new")]) == 1
+    assert f"{folder.parent / 'new' / 'a.jpg'} cannot be written: No space left on device." in capsys.readouterr().err
