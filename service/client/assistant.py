@@ -21,6 +21,9 @@ from service.wire import Plate
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
+    from service.client import client
+    from service.pipeline.items import Redacted
+
 INSTRUCTIONS = "Reads licence plates on images, and covers them. Files are named by their paths below {folder}."
 
 
@@ -32,10 +35,15 @@ class Reading(BaseModel):
 
 
 class Covered(BaseModel):
-    """The file that was written, and how many plates are covered in it."""
+    """The file that was written, how many plates are covered in it, and whether it is grey where `file` ended early."""
 
     file: str
     plates: int
+    truncated: bool
+
+
+Read = Callable[[Path], Reading]
+Cover = Callable[[Path, Any], "Redacted | client.Covered"]
 
 
 def add_command(commands: Any) -> None:
@@ -60,9 +68,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def server(
-    folder: Path, read_plates: Callable[[Path], Reading], cover_plates: Callable[[Path, Any], tuple[bytes, int]]
-) -> "MCPServer":
+def server(folder: Path, read_plates: Read, cover_plates: Cover) -> "MCPServer":
     """A server of the tools over the files below a folder."""
     try:
         from mcp.server import MCPServer
@@ -83,10 +89,10 @@ def server(
             source, target = inside(folder, file), inside(folder, out)
             if os.path.lexists(target):
                 raise BadParameter(f"{out} exists already: name a new file.")
-            data, plates = cover_plates(source, how)
+            covered = cover_plates(source, how)
         with _told(out):
-            redacting.write_new(target, data)
-        return Covered(file=str(target.relative_to(folder)), plates=plates)
+            redacting.write_new(target, covered.data)
+        return Covered(file=str(target.relative_to(folder)), plates=covered.plates, truncated=covered.truncated)
 
     return tools
 
@@ -115,9 +121,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _engines(
-    url: str | None, stack: ExitStack
-) -> tuple[Callable[[Path], Reading], Callable[[Path, Any], tuple[bytes, int]]]:
+def _engines(url: str | None, stack: ExitStack) -> tuple[Read, Cover]:
     """What reads and covers, on a server or in this process; loaded when it is first asked for."""
     if url:
         return _there(url, stack)
@@ -136,10 +140,10 @@ def _engines(
             raise result.error
         return Reading(plates=result.plates, note=result.note)
 
-    return read, lambda file, how: redacting.covering_here(reader(), how)(file)
+    return read, lambda file, how: reader().redact(file, how)
 
 
-def _there(url: str, stack: ExitStack) -> tuple[Callable[[Path], Reading], Callable[[Path, Any], tuple[bytes, int]]]:
+def _there(url: str, stack: ExitStack) -> tuple[Read, Cover]:
     from service.client import Client
 
     key = ClientSettings().api_key
@@ -149,4 +153,4 @@ def _there(url: str, stack: ExitStack) -> tuple[Callable[[Path], Reading], Calla
         (result,) = client.read(file).results
         return Reading(plates=result.plates, note=result.note)
 
-    return read, lambda file, how: redacting.covering_there(client, how)(file)
+    return read, client.redact

@@ -20,8 +20,8 @@ from service.errors import BadParameter, InputError, Refused, printable
 from service.settings import ClientSettings, Settings
 
 if TYPE_CHECKING:
-    from service.client.client import Client
-    from service.reader import Reader
+    from service.client.client import Covered
+    from service.pipeline.items import Redacted
 
 ALL, SOME_NOT = 0, 1  # exit statuses
 AS_JPEG: Final = (".heic", ".heif")  # what nothing here can write
@@ -29,7 +29,7 @@ HOW: Final = ("blur", "pixelate", "fill")
 AT_ONCE: Final = 4  # requests under way, to a server
 IMAGE_FAULTS: Final = (400, 413, 415)  # statuses that say something of the image, not of the whole undertaking
 
-Cover = Callable[[Path], tuple[bytes, int]]  # a file to its image with the plates covered, and their number
+Cover = Callable[[Path], "Redacted | Covered"]  # a file to its image with the plates covered
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Done:
 
     file: Path
     plates: int = 0
+    truncated: bool = False  # whether the file ends early
     error: str | None = None
 
 
@@ -109,31 +110,13 @@ def coverer(options: argparse.Namespace, stack: ExitStack) -> tuple[Cover, int]:
         from service.client import Client
 
         key = settings.api_key.get_secret_value() if settings.api_key else None
-        return covering_there(stack.enter_context(Client(url, api_key=key)), options.how), AT_ONCE
+        client = stack.enter_context(Client(url, api_key=key))
+        return lambda file: client.redact(file, options.how), AT_ONCE
     from service.reader import Reader
 
     threads = Settings().threads
-    return covering_here(stack.enter_context(Reader(threads=threads)), options.how), threads + 1
-
-
-def covering_there(client: "Client", how: Any) -> Cover:
-    """Covers by a server."""
-
-    def cover(file: Path) -> tuple[bytes, int]:
-        covered = client.redact(file, how)
-        return covered.data, covered.plates
-
-    return cover
-
-
-def covering_here(reader: "Reader", how: Any) -> Cover:
-    """Covers in this process."""
-
-    def cover(file: Path) -> tuple[bytes, int]:
-        redacted = reader.redact(file, how)
-        return redacted.data, redacted.plates
-
-    return cover
+    reader = stack.enter_context(Reader(threads=threads))
+    return lambda file: reader.redact(file, options.how), threads + 1
 
 
 def write_new(target: Path, data: bytes) -> None:
@@ -161,7 +144,7 @@ def _written(waiting: Iterable[tuple[Path, Path]], cover: Cover, threads: int) -
 
     def work(file: Path, target: Path) -> Done:
         try:
-            data, plates = cover(file)
+            covered = cover(file)
         except OSError as error:
             return Done(file, error=f"{error.strerror or error}.")
         except InputError as error:
@@ -171,10 +154,10 @@ def _written(waiting: Iterable[tuple[Path, Path]], cover: Cover, threads: int) -
                 raise
             return Done(file, error=str(error))
         try:
-            write_new(target, data)
+            write_new(target, covered.data)
         except OSError as error:
             return Done(file, error=f"{target} cannot be written: {error.strerror or error}.")
-        return Done(file, plates)
+        return Done(file, covered.plates, covered.truncated)
 
     ahead: deque[Future[Done]] = deque()
     pool = ThreadPoolExecutor(threads)
@@ -193,5 +176,7 @@ def _reported(done: Iterable[Done], bar: Any) -> Iterator[Done]:
     for one in done:
         if one.error is not None:
             bar.write(printable(f"lpr: {one.file}: {one.error}"), file=sys.stderr)
+        if one.truncated:
+            bar.write(printable(f"lpr: {one.file} ends early: what is missing is grey."), file=sys.stderr)
         bar.update()
         yield one

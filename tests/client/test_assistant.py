@@ -10,6 +10,7 @@ from mcp import Client, StdioServerParameters
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 
 from service.client.assistant import Reading, inside, server
+from service.client.client import Covered
 from service.errors import BadParameter, UndecodableImage
 from service.settings import REPOSITORY, Settings
 from tests.support.images import encode
@@ -94,8 +95,8 @@ def failure(folder: Path, tool: str, **given: str) -> str:
         file.read_bytes()
         raise UndecodableImage("The file is no image.")
 
-    def cover(file: Path, _: Any) -> tuple[bytes, int]:
-        return file.read_bytes(), 0
+    def cover(file: Path, _: Any) -> Covered:
+        return Covered(file.read_bytes(), "image/png", 0)
 
     with pytest.raises(ToolError) as caught:
         asyncio.run(server(folder, read, cover).call_tool(tool, given))
