@@ -99,7 +99,7 @@ def create_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
             allow_origins=settings.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
-            expose_headers=["Retry-After", "X-Plates", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Plates", "X-Request-Id", "X-Truncated"],
             max_age=3600,
         )
     app.add_middleware(Access, variants=variants)  # the outermost, so that what is refused is logged too

@@ -31,11 +31,15 @@ How = Literal["blur", "pixelate", "fill"]
 
 @dataclass(frozen=True)
 class Covered:
-    """An image whose plates are covered: its bytes, their media type, and how many plates were covered."""
+    """An image whose plates are covered: its bytes, their media type, and how many plates were covered.
+
+    `truncated`: the file ended early, and what is missing is grey.
+    """
 
     data: bytes
     media_type: str
     plates: int
+    truncated: bool = False
 
 
 class Client:
@@ -213,7 +217,8 @@ def _part(image: Image) -> tuple[str, tuple[str | None, bytes, str]]:
 
 
 def _covered(response: httpx.Response) -> Covered:
-    return Covered(response.content, response.headers["content-type"], int(response.headers["x-plates"]))
+    told = response.headers
+    return Covered(response.content, told["content-type"], int(told["x-plates"]), told.get("x-truncated") == "1")
 
 
 def _checked(response: httpx.Response) -> httpx.Response:

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 from tqdm import tqdm
@@ -18,8 +20,8 @@ from service.errors import BadParameter, InputError, Refused, printable
 from service.settings import ClientSettings, Settings
 
 if TYPE_CHECKING:
-    from service.client.client import Client
-    from service.reader import Reader
+    from service.client.client import Covered
+    from service.pipeline.items import Redacted
 
 ALL, SOME_NOT = 0, 1  # exit statuses
 AS_JPEG: Final = (".heic", ".heif")  # what nothing here can write
@@ -27,7 +29,7 @@ HOW: Final = ("blur", "pixelate", "fill")
 AT_ONCE: Final = 4  # requests under way, to a server
 IMAGE_FAULTS: Final = (400, 413, 415)  # statuses that say something of the image, not of the whole undertaking
 
-Cover = Callable[[Path], tuple[bytes, int]]  # a file to its image with the plates covered, and their number
+Cover = Callable[[Path], "Redacted | Covered"]  # a file to its image with the plates covered
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Done:
 
     file: Path
     plates: int = 0
+    truncated: bool = False  # whether the file ends early
     error: str | None = None
 
 
@@ -71,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
         bar.update(len(targets) - len(waiting))
         done = list(_reported(faults, bar))
         if waiting:
+            _check_writable(out)
             cover, threads = coverer(options, stack)
             done += _reported(_written(waiting, cover, threads), bar)
     failed = sum(one.error is not None for one in done)
@@ -79,6 +83,18 @@ def run(options: argparse.Namespace) -> int:
     told = f"lpr: {len(done) - failed} redacted with {plates} plates covered{there}, {failed} not."
     print(" ".join(filter(None, (told, printable(found.summary() or "")))), file=sys.stderr)
     return SOME_NOT if failed else ALL
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder; raises BadParameter where no file can be written in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except FileExistsError:
+        raise BadParameter(f"{out} is no folder: name one to write to.") from None
+    except OSError as error:
+        raise BadParameter(f"{out} cannot be written to: {error.strerror}.") from error
 
 
 def target_of(file: Path, top: Path, out: Path) -> Path:
@@ -94,39 +110,23 @@ def coverer(options: argparse.Namespace, stack: ExitStack) -> tuple[Cover, int]:
         from service.client import Client
 
         key = settings.api_key.get_secret_value() if settings.api_key else None
-        return covering_there(stack.enter_context(Client(url, api_key=key)), options.how), AT_ONCE
+        client = stack.enter_context(Client(url, api_key=key))
+        return lambda file: client.redact(file, options.how), AT_ONCE
     from service.reader import Reader
 
     threads = Settings().threads
-    return covering_here(stack.enter_context(Reader(threads=threads)), options.how), threads + 1
-
-
-def covering_there(client: "Client", how: Any) -> Cover:
-    """Covers by a server."""
-
-    def cover(file: Path) -> tuple[bytes, int]:
-        covered = client.redact(file, how)
-        return covered.data, covered.plates
-
-    return cover
-
-
-def covering_here(reader: "Reader", how: Any) -> Cover:
-    """Covers in this process."""
-
-    def cover(file: Path) -> tuple[bytes, int]:
-        redacted = reader.redact(file, how)
-        return redacted.data, redacted.plates
-
-    return cover
+    reader = stack.enter_context(Reader(threads=threads))
+    return lambda file: reader.redact(file, options.how), threads + 1
 
 
 def write_new(target: Path, data: bytes) -> None:
     """Write a file that is not there yet, whole or not at all; raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.write_bytes(data)
+    part = target.with_name(f".{token_hex(8)}.part")
+    file = part.open("xb")  # opens nothing that is there, and follows no link
     try:
+        with file:
+            file.write(data)
         os.link(part, target)  # unlike a renaming, it replaces nothing
     except FileExistsError:
         raise
@@ -144,8 +144,7 @@ def _written(waiting: Iterable[tuple[Path, Path]], cover: Cover, threads: int) -
 
     def work(file: Path, target: Path) -> Done:
         try:
-            data, plates = cover(file)
-            write_new(target, data)
+            covered = cover(file)
         except OSError as error:
             return Done(file, error=f"{error.strerror or error}.")
         except InputError as error:
@@ -154,7 +153,11 @@ def _written(waiting: Iterable[tuple[Path, Path]], cover: Cover, threads: int) -
             if error.status not in IMAGE_FAULTS:
                 raise
             return Done(file, error=str(error))
-        return Done(file, plates)
+        try:
+            write_new(target, covered.data)
+        except OSError as error:
+            return Done(file, error=f"{target} cannot be written: {error.strerror or error}.")
+        return Done(file, covered.plates, covered.truncated)
 
     ahead: deque[Future[Done]] = deque()
     pool = ThreadPoolExecutor(threads)
@@ -173,5 +176,7 @@ def _reported(done: Iterable[Done], bar: Any) -> Iterator[Done]:
     for one in done:
         if one.error is not None:
             bar.write(printable(f"lpr: {one.file}: {one.error}"), file=sys.stderr)
+        if one.truncated:
+            bar.write(printable(f"lpr: {one.file} ends early: what is missing is grey."), file=sys.stderr)
         bar.update()
         yield one

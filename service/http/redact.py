@@ -19,6 +19,7 @@ from service.http.uploads import Limits, gone, read_images
 from service.pipeline.items import Redacted
 
 PLATES = "X-Plates"
+TRUNCATED = "X-Truncated"
 
 router = APIRouter()
 
@@ -31,15 +32,19 @@ class Covering(BaseModel):
     )
 
 
+_NAMES = list(Covering.model_fields)
+
+
 async def redact(request: Request) -> Response:
     """All that may be a plate is covered, so that more is covered than POST /recognize gives. The answer has the
     format and the size of the image; a HEIC comes as JPEG, an animation as its first frame. X-Plates tells how many
-    plates were covered. A plate may be missed: docs/redacting.md tells how many are."""
+    plates were covered; X-Truncated: 1, that the file ended early and what is missing is grey. A plate may be missed:
+    docs/redacting.md tells how many are."""
     state = await reader(request)
     how = _query(request).how
     chosen = state.variants.choose(None)
     with admitted(request, state, chosen) as get:
-        uploads = await read_images(request, Limits(state.limits.max_bytes, 1))
+        uploads = await read_images(request, Limits(state.limits.max_bytes, 1), _NAMES)
         (upload,) = await fetched(request, uploads, state.fetcher)
         recognizer = await get()
         find = recognizer.finding(True)
@@ -51,12 +56,14 @@ async def redact(request: Request) -> Response:
     assert isinstance(redacted, Redacted)
     access_log.note(request, variant=chosen, images=1, plates=redacted.plates)
     headers = {PLATES: str(redacted.plates), "Cache-Control": "no-store"}
+    if redacted.truncated:
+        headers[TRUNCATED] = "1"
     return Response(redacted.data, headers=headers, media_type=redacted.kind.media_type)
 
 
 def _query(request: Request) -> Covering:
     given = request.query_params.multi_items()
-    check_names("parameter", [name for name, _ in given], list(Covering.model_fields))
+    check_names("parameter", [name for name, _ in given], _NAMES)
     try:
         return Covering.model_validate(dict(given))
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """Requests: who may send one, and what its query asks for, checked before the body is read."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Path, Request, Response
 from pydantic import ValidationError
@@ -12,7 +12,7 @@ from service.http.openapi import PARAMETERS
 from service.http.schema import Options
 from service.http.state import State, state_of
 
-_NAMES = [str(parameter["name"]) for parameter in PARAMETERS]
+NAMES: Final = [str(parameter["name"]) for parameter in PARAMETERS]  # of the query
 _DEFAULTS = Options()
 
 
@@ -65,7 +65,7 @@ def query(request: Request) -> Options:
     if not request.scope["query_string"]:
         return _DEFAULTS
     given = request.query_params.multi_items()
-    check_names("parameter", [name for name, _ in given], _NAMES)
+    check_names("parameter", [name for name, _ in given], NAMES)
     try:
         return Options.model_validate(dict(given))
     except ValidationError as error:

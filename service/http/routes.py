@@ -10,7 +10,7 @@ from service.http.admission import admitted
 from service.http.answers import compose, log, record, refusal_of
 from service.http.fetch import fetched
 from service.http.openapi import PARAMETERS, REFUSALS, REFUSALS_TO_CHANGE, REQUEST_BODY, UNKNOWN_PARAMETER
-from service.http.requests import NO_QUERY, Anybody, Name, Operator, Plain, query, reader
+from service.http.requests import NAMES, NO_QUERY, Anybody, Name, Operator, Plain, query, reader
 from service.http.uploads import JSON, gone, read_images
 from service.metrics import CONTENT_TYPE
 from service.reading.plates import restrict
@@ -26,7 +26,7 @@ async def recognize(request: Request) -> Response:
     options = query(request)
     chosen = state.variants.choose(options.variant)
     with admitted(request, state, chosen) as get:
-        uploads = await fetched(request, await read_images(request, state.limits), state.fetcher)
+        uploads = await fetched(request, await read_images(request, state.limits, NAMES), state.fetcher)
         recognizer = await get()
         only = restrict(recognizer.manifest.grammar, options.formats, options.regions, state.regions)
         images = [upload.content for upload in uploads]

@@ -2,7 +2,7 @@
 
 import asyncio
 import binascii
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.errors import (
     ECHOED,
+    BadParameter,
     BodyTooLarge,
     ClientGone,
     InputError,
@@ -69,17 +70,18 @@ class Upload:
     url: str | None = None  # where it is, if it is not in the request
 
 
-async def read_images(request: Request, limits: Limits) -> list[Upload]:
+async def read_images(request: Request, limits: Limits, parameters: Sequence[str]) -> list[Upload]:
     """The images of a request: its raw body, the `image` parts of a multipart body, or those in JSON. At least one.
 
     Only a form and JSON go by the Content-Type; of anything else the bytes decide. What is wrong with a single image is
-    its content, and the others are not lost. Raises InputError: UnsupportedMediaType, NoImage, TooManyImages,
-    BadParameter, BodyTooLarge, MalformedBody or ClientGone.
+    its content, and the others are not lost. `parameters` are those of the query, which are refused as form fields.
+    Raises InputError: UnsupportedMediaType, NoImage, TooManyImages, BadParameter, BodyTooLarge, MalformedBody or
+    ClientGone.
     """
     media_type, options = media_type_of(request.headers.get("content-type"))
     chunks = limited(request, limits.max_bytes)
     if media_type == FORM:
-        return await _read_multipart(chunks, options.get(b"boundary", b""), limits.max_images)
+        return await _read_multipart(chunks, options.get(b"boundary", b""), Form(limits.max_images, parameters))
     body = await joined(chunks)
     if media_type == JSON:
         return await parsed(body, partial(_read_json, max_images=limits.max_images))
@@ -134,8 +136,7 @@ async def limited(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         raise ClientGone("The connection closed before the whole request had arrived: send it again.") from error
 
 
-async def _read_multipart(chunks: AsyncIterator[bytes], boundary: bytes, max_images: int) -> list[Upload]:
-    form = Form(max_images)
+async def _read_multipart(chunks: AsyncIterator[bytes], boundary: bytes, form: "Form") -> list[Upload]:
     await feed(form, chunks, boundary)
     if not form.images:
         raise NoImage(f"The multipart body has no part named {FIELD!r}: {ACCEPTED}.")
@@ -239,7 +240,8 @@ class Part:
 class Form:
     """Collects the `image` parts of a multipart body from the parser's events; there may be no others."""
 
-    def __init__(self, max_images: int) -> None:
+    def __init__(self, max_images: int, parameters: Sequence[str] = ()) -> None:
+        self._parameters = parameters
         self.images: list[Part] = []
         self.complete = False
         self._max_images = max_images
@@ -275,6 +277,8 @@ class Form:
 
     def begin(self, name: str, part: Part) -> None:
         """Take a part whose head is there."""
+        if name in self._parameters:
+            raise BadParameter(f"{name} is no form field: put it into the address, as ?{name}=VALUE.")
         check_names("form field", [name], [FIELD])
         check_count(len(self.images) + 1, self._max_images)
         self.images.append(part)

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from service.client import Client, cli, redacting
+from service.client.client import Covered
 from service.settings import Settings
 from tests.support.photographed import BOTH, NEAR, detail, pixels, with_location
 from tests.support.servers import running
@@ -86,3 +87,47 @@ def test_a_server_covers_them_too(folder, capsys):
         assert cli.main(["redact", str(folder), str(folder.parent / "out"), "--url", url]) == 0
         assert httpx.get(f"{url}/healthz").status_code == 200
     assert "2 redacted" in capsys.readouterr().err
+
+
+def test_writing_touches_no_other_file(tmp_path):
+    (tmp_path / ".a.jpg.part").write_text("mine")
+    (tmp_path / ".b.jpg.part").symlink_to(tmp_path / "outside")
+    for name in ("a.jpg", "b.jpg"):
+        redacting.write_new(tmp_path / name, b"one")
+    assert (tmp_path / ".a.jpg.part").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.jpg.part", ".b.jpg.part", "a.jpg", "b.jpg"]
+
+
+def test_an_output_that_cannot_be_written_is_named_once(folder, capsys, monkeypatch):
+    out = folder.parent / "out"
+    out.write_text("x")
+    assert cli.main(["redact", str(folder), str(out)]) == 2
+    assert capsys.readouterr().err == f"lpr: {out} is no folder: name one to write to.\n"
+    assert cli.main(["redact", str(folder), str(out / "deeper")]) == 2
+    assert capsys.readouterr().err == f"lpr: {out / 'deeper'} cannot be written to: Not a directory.\n"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(redacting, "write_new", full)
+    monkeypatch.setattr(redacting, "coverer", lambda *_: (lambda _: Covered(b"", "image/png", 0), 1))
+    assert cli.main(["redact", str(folder), str(folder.parent / "new")]) == 1
+    assert f"{folder.parent / 'new' / 'a.jpg'} cannot be written: No space left on device." in capsys.readouterr().err
+
+
+def test_a_file_that_ends_early_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setattr(redacting, "coverer", lambda *_: (lambda _: Covered(b"", "image/png", 0, truncated=True), 1))
+    assert cli.main(["redact", str(folder), str(folder.parent / "out")]) == 0
+    assert f"lpr: {folder / 'a.jpg'} ends early" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_photograph_that_ends_early_is_named(tmp_path, capsys, where):
+    (tmp_path / "in").mkdir()
+    whole = with_location()
+    (tmp_path / "in" / "a.jpg").write_bytes(whole[: len(whole) * 9 // 10])
+    with running(Settings(threads=1)) as url:
+        asked = ["redact", str(tmp_path / "in"), str(tmp_path / "out")]
+        assert cli.main([*asked, "--url", url] if where == "there" else asked) == 0
+    assert "a.jpg ends early" in capsys.readouterr().err

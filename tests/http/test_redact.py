@@ -72,6 +72,8 @@ def test_what_is_wrong_is_refused(photographs, client):
     problem(photographs.post("/redact", content=encode(), params={"way": "x"}), 422, errors.BadParameter)
     problem(photographs.post("/redact", content=b"x", headers=JPEG), 400, errors.UndecodableImage)
     problem(photographs.post("/redact", content=png_bomb(), headers=JPEG), 413, errors.TooManyPixels)
+    answer = photographs.post("/redact", files=[("image", encode()), ("how", (None, "fill"))])
+    assert "put it into the address, as ?how=VALUE" in problem(answer, 422, errors.BadParameter)
     two = [("image", encode()), ("image", encode())]
     problem(photographs.post("/redact", files=two), 422, errors.TooManyImages)
     problem(client.post("/redact", content=encode(), headers=JPEG), 422, errors.BadParameter)  # it has no finder
@@ -80,3 +82,9 @@ def test_what_is_wrong_is_refused(photographs, client):
 def test_it_asks_for_a_key_as_reading_does():
     with running(Settings(threads=1, api_keys="a key of 20 letters.")) as url:
         problem(httpx.post(f"{url}/redact", content=encode(), headers=JPEG), 401, errors.BadKey)
+
+
+def test_an_image_that_ends_early_says_so(photographs):
+    whole = encode(".jpg", BOTH)
+    assert "x-truncated" not in photographs.post("/redact", content=whole).headers
+    assert photographs.post("/redact", content=whole[: len(whole) * 9 // 10]).headers["x-truncated"] == "1"

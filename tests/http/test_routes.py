@@ -118,7 +118,7 @@ def test_no_image(client):
     problem(client.post("/recognize", content=b"--x--\r\n", headers=FORM), 422, errors.NoImage)
 
 
-@pytest.mark.parametrize("name", ["file", "images", "top_k", ""])
+@pytest.mark.parametrize("name", ["file", "images", ""])
 def test_an_unknown_part_of_a_form(client, name):
     response = client.post("/recognize", files=[part(encode()), part(encode(), name=name)])
     assert "send only image" in problem(response, 422, errors.BadParameter)
@@ -601,3 +601,8 @@ def test_formats_that_are_not_read_are_refused_by_name(client):
         for kind in ("application/octet-stream", "application/x-other"):
             answer = client.post("/recognize", content=data, headers={"Content-Type": kind})
             assert (answer.status_code, told in answer.json()["detail"]) == (415, True)
+
+
+def test_a_parameter_in_the_form_is_sent_to_the_address(client):
+    answer = client.post("/recognize", files=[("image", encode()), ("top_k", (None, "2"))])
+    assert "?top_k=VALUE" in problem(answer, 422, errors.BadParameter)
