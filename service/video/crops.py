@@ -1,6 +1,8 @@
 """Pictures of the plates of events, kept for some hours where somebody asks for them."""
 
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +24,16 @@ class Crops:
         folder.mkdir(parents=True, exist_ok=True)
         self.clean()
 
-    def keep(self, number: str, image: Pixels) -> str:
-        """Write the picture of an event; the file's path."""
+    def keep(self, number: str, image: Pixels) -> str | None:
+        """Write the picture of an event; the file's path, or None where it cannot be written, which stderr tells."""
         file = self._folder / f"lpr-{number}.jpg"
-        file.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+        try:
+            file.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+        except OSError as error:
+            print(f"lpr: the crop {file} cannot be written: {error.strerror}", file=sys.stderr)
+            with suppress(OSError):
+                file.unlink(missing_ok=True)  # a full disk leaves a part of it
+            return None
         return str(file)
 
     def clean(self) -> None:
@@ -34,6 +42,14 @@ class Crops:
         if now < self._due:
             return
         self._due = now + CHECKED_S
+        errors = []
         for file in self._folder.glob(NAMES):
-            if now - file.stat().st_mtime > self._seconds:
-                file.unlink(missing_ok=True)
+            try:
+                if now - file.stat().st_mtime > self._seconds:
+                    file.unlink()
+            except FileNotFoundError:  # somebody else deleted it
+                continue
+            except OSError as error:
+                errors.append(error)
+        if errors:
+            print(f"lpr: {len(errors)} old crops cannot be deleted: {errors[0]}", file=sys.stderr)
