@@ -7,8 +7,12 @@ PREFIX/CAMERA/plate                                  the event, with quality of 
 PREFIX/status                                        online or offline, retained; the broker says offline by the will
 homeassistant/sensor/PREFIX_CAMERA/plate/config      what Home Assistant is to know of the camera, retained
 ==================================================== ================================================================
+
+A name with characters that may not stand there has _ for each of them, and at its end a digest of the name, so that
+different names stay different.
 """
 
+import hashlib
 import json
 import re
 import threading
@@ -22,6 +26,8 @@ from service.video.outbox import NotTaken
 TIMEOUT_S: Final = 10.0
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 DISCOVERY: Final = "homeassistant"
+NOT_IN_TOPICS: Final = r"[/+#\x00-\x1f\x7f-\x9f]"
+NOT_IN_DISCOVERY: Final = r"[^A-Za-z0-9_-]"  # Home Assistant ignores other topics
 
 
 class Broker(NamedTuple):
@@ -100,12 +106,13 @@ class Mqtt:
 
 def topic(prefix: str, camera: str) -> str:
     """Where a camera's events go."""
-    return f"{prefix}/{_word(camera)}/plate"
+    return f"{prefix}/{_word(camera, NOT_IN_TOPICS)}/plate"
 
 
 def discovery(prefix: str, camera: str) -> tuple[str, dict[str, Any]]:
     """Topic and message by which Home Assistant makes a sensor of a camera: its state is the last plate's text."""
-    node = _word(f"{prefix}_{camera}")
+    group = re.sub("/+", "_", prefix)
+    node = f"{_word(group, NOT_IN_DISCOVERY)}_{_word(camera, NOT_IN_DISCOVERY)}"
     state = topic(prefix, camera)
     return f"{DISCOVERY}/sensor/{node}/plate/config", {
         "name": "Plate",
@@ -121,9 +128,10 @@ def discovery(prefix: str, camera: str) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _word(text: str) -> str:
-    """Letters of ASCII, digits, _ and - alone: what Home Assistant allows in a topic."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
+def _word(text: str, forbidden: str) -> str:
+    """The text without what is forbidden, and different for each text."""
+    allowed = re.sub(forbidden, "_", text)
+    return allowed if allowed == text else f"{allowed}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _client() -> Any:
