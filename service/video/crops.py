@@ -8,6 +8,7 @@ from typing import Final
 
 import cv2
 
+from service.errors import BadParameter
 from service.reading.geometry import Pixels
 
 HOUR_S: Final = 3600.0
@@ -19,9 +20,12 @@ class Crops:
     """A folder of JPEG files named after events."""
 
     def __init__(self, folder: Path, hours: float) -> None:
-        """What is older than `hours` is deleted, at the start too."""
+        """What is older than `hours` is deleted, at the start too. Raises BadParameter where there can be no folder."""
         self._folder, self._seconds, self._due = folder, hours * HOUR_S, 0.0
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadParameter(f"Crops cannot be kept in {folder} ({error.strerror}): name another folder.") from error
         self.clean()
 
     def keep(self, number: str, image: Pixels) -> str | None:

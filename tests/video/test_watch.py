@@ -100,3 +100,9 @@ def test_old_crops_that_cannot_be_deleted_are_told(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(Path, "unlink", full)
     Crops(tmp_path, 1.0)
     assert capsys.readouterr().err.startswith("lpr: 1 old crops cannot be deleted: ")
+
+
+def test_crops_need_a_folder(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BadParameter, match="name another folder"):
+        Crops(tmp_path / "file", 1.0)
