@@ -15,6 +15,7 @@ from model_builder.measure import video
 from model_builder.render.video import VideoRenderer
 from service.client import cli
 from service.errors import BadParameter
+from service.video import run
 from service.video import watch as watching
 from service.video.crops import Crops
 from service.video.sources import Source
@@ -106,3 +107,9 @@ def test_crops_need_a_folder(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(BadParameter, match="name another folder"):
         Crops(tmp_path / "file", 1.0)
+
+
+@pytest.mark.parametrize("name", ["none/events", "."])
+def test_events_need_a_file_that_can_be_appended_to(tmp_path, name):
+    with pytest.raises(BadParameter, match="Events cannot be appended"):
+        run._receivers(SimpleNamespace(events=tmp_path / name, webhook=None, mqtt=None), [])
