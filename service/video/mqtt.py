@@ -24,6 +24,7 @@ from service.errors import BadParameter
 from service.video.outbox import NotTaken
 
 TIMEOUT_S: Final = 10.0
+AWAY: Final = "the broker does not answer"
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 DISCOVERY: Final = "homeassistant"
 NOT_IN_TOPICS: Final = r"[/+#\x00-\x1f\x7f-\x9f]"
@@ -60,9 +61,10 @@ class Mqtt:
 
     def __init__(self, where: Broker, cameras: Sequence[str]) -> None:
         self._where, self._cameras = where, cameras
-        self._connected = threading.Event()
+        self._connected, self._why = threading.Event(), AWAY  # why it is not connected
         self._client = client = _client()
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_connect_fail = self._on_connect_fail
         client.will_set(f"{where.prefix}/status", "offline", qos=1, retain=True)
         client.reconnect_delay_set(1, 60)
         if where.user:
@@ -75,7 +77,7 @@ class Mqtt:
     def send(self, body: str) -> None:
         """Publish, and wait until the broker has taken it."""
         if not self._connected.wait(TIMEOUT_S):
-            raise NotTaken("the broker does not answer")
+            raise NotTaken(self._why)
         message = self._client.publish(topic(self._where.prefix, json.loads(body)["camera"]), body, qos=1)
         try:
             message.wait_for_publish(TIMEOUT_S)
@@ -93,12 +95,17 @@ class Mqtt:
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
+            self._why = f"the broker refuses the connection: {reason}"
             return
+        self._why = AWAY
         for camera in self._cameras:
             where, message = discovery(self._where.prefix, camera)
             client.publish(where, json.dumps(message), qos=1, retain=True)
         client.publish(f"{self._where.prefix}/status", "online", qos=1, retain=True)
         self._connected.set()
+
+    def _on_connect_fail(self, client: Any, data: Any) -> None:
+        self._why = AWAY
 
     def _on_disconnect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         self._connected.clear()

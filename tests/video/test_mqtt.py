@@ -14,6 +14,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from service.errors import BadParameter
+from service.video import mqtt
 from service.video.mqtt import Mqtt, broker, discovery, topic
 from service.video.outbox import NotTaken, Outbox
 from tests.support.processes import program
@@ -186,3 +187,26 @@ def test_plain_names_are_their_own_topics():
         "garage_lpr_gate-1_plate",
     )
     assert topic("garage/lpr", "gate-1") == "garage/lpr/gate-1/plate"
+
+
+def refusing(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"\x20\x02\x00\x04")  # CONNACK: bad user name or password
+
+
+def test_why_the_broker_refuses_is_told(monkeypatch):
+    monkeypatch.setattr(mqtt, "TIMEOUT_S", 0.02)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refusing, args=(listener,), daemon=True).start()
+        receiver = Mqtt(broker(f"mqtt://lpr@127.0.0.1:{listener.getsockname()[1]}", "wrong"), [])
+
+        def told() -> str:
+            with pytest.raises(NotTaken) as raised:
+                receiver.send(event(1))
+            return str(raised.value).lower()
+
+        assert until(lambda: "bad user name or password" in told())
+    assert until(lambda: "does not answer" in told())  # it is no longer there
+    receiver.close()
