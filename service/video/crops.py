@@ -1,11 +1,14 @@
 """Pictures of the plates of events, kept for some hours where somebody asks for them."""
 
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import cv2
 
+from service.errors import BadParameter
 from service.reading.geometry import Pixels
 
 HOUR_S: Final = 3600.0
@@ -17,15 +20,24 @@ class Crops:
     """A folder of JPEG files named after events."""
 
     def __init__(self, folder: Path, hours: float) -> None:
-        """What is older than `hours` is deleted, at the start too."""
+        """What is older than `hours` is deleted, at the start too. Raises BadParameter where there can be no folder."""
         self._folder, self._seconds, self._due = folder, hours * HOUR_S, 0.0
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadParameter(f"Crops cannot be kept in {folder} ({error.strerror}): name another folder.") from error
         self.clean()
 
-    def keep(self, number: str, image: Pixels) -> str:
-        """Write the picture of an event; the file's path."""
+    def keep(self, number: str, image: Pixels) -> str | None:
+        """Write the picture of an event; the file's path, or None where it cannot be written, which stderr tells."""
         file = self._folder / f"lpr-{number}.jpg"
-        file.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+        try:
+            file.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+        except OSError as error:
+            print(f"lpr: the crop {file} cannot be written: {error.strerror}", file=sys.stderr)
+            with suppress(OSError):
+                file.unlink(missing_ok=True)  # a full disk leaves a part of it
+            return None
         return str(file)
 
     def clean(self) -> None:
@@ -34,6 +46,14 @@ class Crops:
         if now < self._due:
             return
         self._due = now + CHECKED_S
+        errors = []
         for file in self._folder.glob(NAMES):
-            if now - file.stat().st_mtime > self._seconds:
-                file.unlink(missing_ok=True)
+            try:
+                if now - file.stat().st_mtime > self._seconds:
+                    file.unlink()
+            except FileNotFoundError:  # somebody else deleted it
+                continue
+            except OSError as error:
+                errors.append(error)
+        if errors:
+            print(f"lpr: {len(errors)} old crops cannot be deleted: {errors[0]}", file=sys.stderr)

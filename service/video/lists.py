@@ -48,7 +48,9 @@ def read(files: Sequence[Path]) -> WatchList:
     for file in files:
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise BadParameter(f"The list {file} is not UTF-8: save it as UTF-8.") from error
+        except OSError as error:
             raise BadParameter(f"The list {file} cannot be read: {error}.") from error
         for row in csv.reader(line for line in lines if line.strip() and not line.startswith("#")):
             entries.append((row[0], ",".join(row[1:]).strip()))

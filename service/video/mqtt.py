@@ -7,8 +7,12 @@ PREFIX/CAMERA/plate                                  the event, with quality of 
 PREFIX/status                                        online or offline, retained; the broker says offline by the will
 homeassistant/sensor/PREFIX_CAMERA/plate/config      what Home Assistant is to know of the camera, retained
 ==================================================== ================================================================
+
+A name with characters that may not stand there has _ for each of them, and at its end a digest of the name, so that
+different names stay different.
 """
 
+import hashlib
 import json
 import re
 import threading
@@ -20,8 +24,11 @@ from service.errors import BadParameter
 from service.video.outbox import NotTaken
 
 TIMEOUT_S: Final = 10.0
+AWAY: Final = "the broker does not answer"
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 DISCOVERY: Final = "homeassistant"
+NOT_IN_TOPICS: Final = r"[/+#\x00-\x1f\x7f-\x9f]"
+NOT_IN_DISCOVERY: Final = r"[^A-Za-z0-9_-]"  # Home Assistant ignores other topics
 
 
 class Broker(NamedTuple):
@@ -54,9 +61,10 @@ class Mqtt:
 
     def __init__(self, where: Broker, cameras: Sequence[str]) -> None:
         self._where, self._cameras = where, cameras
-        self._connected = threading.Event()
+        self._connected, self._why = threading.Event(), AWAY  # why it is not connected
         self._client = client = _client()
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_connect_fail = self._on_connect_fail
         client.will_set(f"{where.prefix}/status", "offline", qos=1, retain=True)
         client.reconnect_delay_set(1, 60)
         if where.user:
@@ -69,7 +77,7 @@ class Mqtt:
     def send(self, body: str) -> None:
         """Publish, and wait until the broker has taken it."""
         if not self._connected.wait(TIMEOUT_S):
-            raise NotTaken("the broker does not answer")
+            raise NotTaken(self._why)
         message = self._client.publish(topic(self._where.prefix, json.loads(body)["camera"]), body, qos=1)
         try:
             message.wait_for_publish(TIMEOUT_S)
@@ -87,12 +95,17 @@ class Mqtt:
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
+            self._why = f"the broker refuses the connection: {reason}"
             return
+        self._why = AWAY
         for camera in self._cameras:
             where, message = discovery(self._where.prefix, camera)
             client.publish(where, json.dumps(message), qos=1, retain=True)
         client.publish(f"{self._where.prefix}/status", "online", qos=1, retain=True)
         self._connected.set()
+
+    def _on_connect_fail(self, client: Any, data: Any) -> None:
+        self._why = AWAY
 
     def _on_disconnect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         self._connected.clear()
@@ -100,12 +113,13 @@ class Mqtt:
 
 def topic(prefix: str, camera: str) -> str:
     """Where a camera's events go."""
-    return f"{prefix}/{_word(camera)}/plate"
+    return f"{prefix}/{_word(camera, NOT_IN_TOPICS)}/plate"
 
 
 def discovery(prefix: str, camera: str) -> tuple[str, dict[str, Any]]:
     """Topic and message by which Home Assistant makes a sensor of a camera: its state is the last plate's text."""
-    node = _word(f"{prefix}_{camera}")
+    group = re.sub("/+", "_", prefix)
+    node = f"{_word(group, NOT_IN_DISCOVERY)}_{_word(camera, NOT_IN_DISCOVERY)}"
     state = topic(prefix, camera)
     return f"{DISCOVERY}/sensor/{node}/plate/config", {
         "name": "Plate",
@@ -121,9 +135,10 @@ def discovery(prefix: str, camera: str) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _word(text: str) -> str:
-    """Letters of ASCII, digits, _ and - alone: what Home Assistant allows in a topic."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
+def _word(text: str, forbidden: str) -> str:
+    """The text without what is forbidden, and different for each text."""
+    allowed = re.sub(forbidden, "_", text)
+    return allowed if allowed == text else f"{allowed}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _client() -> Any:

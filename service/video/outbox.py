@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from service.errors import LprError, brief
+from service.errors import BadParameter, LprError, brief
 
 FIRST_S, MOST_S = 1.0, 300.0  # seconds between two tries
 LIMIT: Final = 100_000  # events that wait for one receiver
@@ -21,7 +21,8 @@ _TABLES: Final = """
 create table if not exists events
     (id integer primary key, receiver text not null, body text not null, tries integer not null, due real not null);
 create index if not exists next on events (receiver, due, id);
-"""
+pragma user_version = 1;
+"""  # the last writes always, so that a file which cannot be written is refused also where it has the tables
 
 
 class NotTaken(LprError):
@@ -48,11 +49,19 @@ class Outbox:
     def __init__(
         self, file: Path, receivers: Mapping[str, Receiver], limit: int = LIMIT, first_s: float = FIRST_S
     ) -> None:
-        """`receivers` have names that stay the same over restarts; `limit` bounds what waits for each of them."""
+        """`receivers` have names that stay the same over restarts; `limit` bounds what waits for each of them.
+
+        Raises BadParameter where the file cannot be used.
+        """
         self._file, self._receivers, self._limit, self._first_s = file, receivers, limit, first_s
         self._news, self._stopped = threading.Condition(), False
-        self._connection = self._connect()
-        self._connection.executescript(_TABLES)
+        try:
+            self._connection = self._connect()
+        except sqlite3.Error as error:
+            raise BadParameter(
+                f"The queue {file} cannot be used ({brief(error)}): name a file, or the queue of an earlier run, "
+                "in a folder that is there and can be written."
+            ) from error
         self._threads = [
             threading.Thread(target=self._run, args=entry, name=f"outbox {entry[0]}", daemon=True)
             for entry in receivers.items()
@@ -100,6 +109,7 @@ class Outbox:
         connection = sqlite3.connect(self._file, check_same_thread=False, timeout=30)
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = full")  # what is accepted is on disk
+        connection.executescript(_TABLES)
         return connection
 
     def _count(self, name: str) -> int:

@@ -5,9 +5,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
-from service.errors import BadParameter, printable
+from service.errors import BadParameter, brief, printable
 from service.settings import Settings, WatchSettings, warnings
 from service.video.crops import Crops
 from service.video.engines import Engines
@@ -74,6 +75,7 @@ def _telling(options: argparse.Namespace, sources: list[Source]) -> Iterator[Cal
 def _receivers(options: argparse.Namespace, cameras: list[str]) -> dict[str, Receiver]:
     settings, found = WatchSettings(), dict[str, Receiver]()
     if options.events:
+        _check_appends(options.events)
         found["events"] = JsonLines(options.events)
     if options.webhook:
         if not options.webhook.startswith(("http://", "https://")):
@@ -84,6 +86,16 @@ def _receivers(options: argparse.Namespace, cameras: list[str]) -> dict[str, Rec
         password = settings.mqtt_password
         found["mqtt"] = Mqtt(broker(options.mqtt, password.get_secret_value() if password else None), cameras)
     return found
+
+
+def _check_appends(file: Path) -> None:
+    try:
+        file.open("a+b").close()
+    except OSError as error:
+        raise BadParameter(
+            f"Events cannot be appended to {file} ({error.strerror or brief(error)}): "
+            "name a file in a folder that is there and can be written."
+        ) from error
 
 
 @contextmanager

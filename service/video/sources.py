@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import BadParameter, LprError, brief, printable
+from service.errors import BadParameter, LprError, brief, printable, quoted
 from service.reading.geometry import Pixels
 
 FIRST_S, MOST_S = 1.0, 60.0  # seconds between two tries to open a source
+KNOWN: Final = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "udp", "tcp", "tls", "mmsh", "file")
+SCHEMES: Final = (*KNOWN, "srt")  # srt only where PyAV was built with it
 SILENT_S: Final = 10.0  # seconds without a packet, after which a stream has ended
 PLANAR: Final = (
     "yuv420p",
@@ -119,6 +121,9 @@ def parse(text: str) -> Source:
     if not equals or not re.fullmatch(r"[\w.-]{1,64}", name):
         name, address = _name(text), text
     source = Source(name, address)
+    scheme, colon, _ = address.partition("://")
+    if colon and scheme not in SCHEMES:  # PyAV, too, knows them in small letters only
+        raise BadParameter(f"There is no stream of {quoted(scheme)}: an address begins with one of {', '.join(KNOWN)}.")
     if not source.live and not Path(address).is_file():
         raise BadParameter(f"{printable(address)!r} is no file, address or camera.")
     return source

@@ -52,3 +52,10 @@ def test_a_file_holds_plates_with_notes(tmp_path):
 def test_a_list_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(BadParameter, match="cannot be read"):
         lists.read([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
+def test_a_list_that_is_not_utf_8_is_refused_with_advice(tmp_path, encoding):
+    (tmp_path / "list.csv").write_text("京A12345, ours", encoding=encoding)
+    with pytest.raises(BadParameter, match="save it as UTF-8"):
+        lists.read([tmp_path / "list.csv"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from service.errors import BadParameter
+from service.video import mqtt
 from service.video.mqtt import Mqtt, broker, discovery, topic
 from service.video.outbox import NotTaken, Outbox
 from tests.support.processes import program
@@ -108,9 +110,9 @@ def test_home_assistant_discovers_each_camera(mosquitto, listening):
     receiver = Mqtt(broker(mosquitto.address, None), ["front door"])
     receiver.send(event(1))
     where, message = discovery("lpr", "front door")
-    assert until(lambda: listening.of("lpr/front_door/plate") and listening.of(where) and listening.of("lpr/status"))
+    assert until(lambda: listening.of("lpr/front door/plate") and listening.of(where) and listening.of("lpr/status"))
     assert json.loads(listening.of(where)[0]) == message
-    assert message["state_topic"] == topic("lpr", "front door") == "lpr/front_door/plate"
+    assert message["state_topic"] == topic("lpr", "front door") == "lpr/front door/plate"
     assert listening.of("lpr/status") == ["online"]
     receiver.close()
     assert until(lambda: listening.of("lpr/status")[-1] == "offline")
@@ -122,7 +124,7 @@ def test_nothing_is_lost_where_the_broker_is_killed(mosquitto, listening, tmp_pa
     for number in range(5):
         outbox.accept(event(number))
     assert outbox.drain(20) == 0
-    assert until(lambda: len(listening.of("lpr/front_door/plate")) == 5)
+    assert until(lambda: len(listening.of("lpr/front door/plate")) == 5)
     mosquitto.process.kill()
     mosquitto.process.wait()
     for number in range(5, 10):
@@ -134,7 +136,7 @@ def test_nothing_is_lost_where_the_broker_is_killed(mosquitto, listening, tmp_pa
     assert listening.ready.wait(20)
     assert outbox.drain(30) == 0  # the broker has acknowledged all, perhaps before the listener was there again
     outbox.accept(event(10))
-    assert until(lambda: "10" in {json.loads(body)["id"] for body in listening.of("lpr/front_door/plate")})
+    assert until(lambda: "10" in {json.loads(body)["id"] for body in listening.of("lpr/front door/plate")})
     outbox.close()
 
 
@@ -165,3 +167,46 @@ def test_other_addresses_are_refused(address):
     with pytest.raises(BadParameter) as raised:
         broker(address, None)
     assert "secret" not in str(raised.value)
+
+
+def test_cameras_of_different_names_are_different():
+    names = ["门", "院", "front.door", "front_door", "a/b", "a+b", "a_b"]
+    told = [discovery("lpr", name) for name in names]
+    assert [topic("lpr", name) for name in names[:4]] == [f"lpr/{name}/plate" for name in names[:4]]
+    for distinct in ([topic("lpr", name) for name in names], [where for where, _ in told]):
+        assert len(set(distinct)) == len(names)
+    assert len({message["unique_id"] for _, message in told}) == len(names)
+    assert all(re.fullmatch(r"homeassistant/sensor/[a-zA-Z0-9_-]+/plate/config", where) for where, _ in told)
+    assert all(topic("lpr", name).count("/") == 2 and not set("+#") & set(topic("lpr", name)) for name in names)
+
+
+def test_plain_names_are_their_own_topics():
+    where, message = discovery("garage/lpr", "gate-1")
+    assert (where, message["unique_id"]) == (
+        "homeassistant/sensor/garage_lpr_gate-1/plate/config",
+        "garage_lpr_gate-1_plate",
+    )
+    assert topic("garage/lpr", "gate-1") == "garage/lpr/gate-1/plate"
+
+
+def refusing(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"\x20\x02\x00\x04")  # CONNACK: bad user name or password
+
+
+def test_why_the_broker_refuses_is_told(monkeypatch):
+    monkeypatch.setattr(mqtt, "TIMEOUT_S", 0.02)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refusing, args=(listener,), daemon=True).start()
+        receiver = Mqtt(broker(f"mqtt://lpr@127.0.0.1:{listener.getsockname()[1]}", "wrong"), [])
+
+        def told() -> str:
+            with pytest.raises(NotTaken) as raised:
+                receiver.send(event(1))
+            return str(raised.value).lower()
+
+        assert until(lambda: "bad user name or password" in told())
+    assert until(lambda: "does not answer" in told())  # it is no longer there
+    receiver.close()

@@ -3,6 +3,7 @@
 import hmac
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from threading import Thread
 
 import pytest
 
+from service.errors import BadParameter
 from service.settings import REPOSITORY
 from service.video.outbox import NotTaken, Outbox
 from service.video.receivers import SIGNATURE, JsonLines, Webhook, signature, verified
@@ -234,3 +236,18 @@ def test_a_line_that_was_cut_off_ends_before_the_next(tmp_path):
 def test_a_file_that_cannot_be_written_keeps_the_event(tmp_path):
     with pytest.raises(NotTaken, match="cannot be written"):
         JsonLines(tmp_path / "none" / "events").send("{}")
+
+
+@pytest.mark.parametrize("name", ["none/queue", "text", "."])
+def test_a_queue_that_cannot_be_used_is_refused(tmp_path, name):
+    (tmp_path / "text").write_text("no database" * 100)
+    with pytest.raises(BadParameter, match="name a file"):
+        Outbox(tmp_path / name, {"it": Taking()})
+
+
+def test_a_queue_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    Outbox(tmp_path / "queue", {}).close()
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda file, **how: connect(f"file:{file}?mode=ro", uri=True, **how))
+    with pytest.raises(BadParameter, match="readonly"):
+        Outbox(tmp_path / "queue", {"it": Taking()})

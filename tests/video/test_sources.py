@@ -138,3 +138,17 @@ def test_a_file_that_is_not_there_is_refused(film):
     assert parse(f"front={film}") == Source("front", str(film))
     with pytest.raises(BadParameter, match="no file, address or camera"):
         parse("none.mp4")
+
+
+@pytest.mark.parametrize("text", ["rtps://user:secret@host/1", "gate=RTSP://host/1"])
+def test_a_scheme_that_is_not_known_is_refused(text):
+    with pytest.raises(BadParameter, match="one of rtsp, ") as raised:
+        parse(text)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", sources.KNOWN)
+def test_pyav_knows_each_scheme(scheme):
+    with pytest.raises(av.FFmpegError) as raised:
+        av.open(f"{scheme}://127.0.0.1:1/none", timeout=0.1)
+    assert not isinstance(raised.value, av.error.ProtocolNotFoundError)

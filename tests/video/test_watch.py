@@ -1,8 +1,12 @@
 """`lpr watch` from a video to its events."""
 
+import errno
 import json
 import os
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from model_builder.measure import video
 from model_builder.render.video import VideoRenderer
 from service.client import cli
 from service.errors import BadParameter
+from service.video import run
+from service.video import watch as watching
 from service.video.crops import Crops
 from service.video.sources import Source
 from service.video.watch import Options, Watch
@@ -70,3 +76,40 @@ def test_pictures_are_kept_for_some_hours(tmp_path):
     Crops(tmp_path, 1.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["holiday.jpg", "lpr-new.jpg"]
     assert new.endswith("lpr-new.jpg")
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_event_goes_on_without_a_crop_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    told = []
+    watch = Watch([Source("a", "rtsp://a/1")], Seeing(), lambda event, _: told.append(event), Options())
+    watch._options.crops = Crops(tmp_path, 1.0)
+    monkeypatch.setattr(watching, "event", lambda *_: SimpleNamespace(id="1", crop=None))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    track: Any = SimpleNamespace(fused=None, best=SimpleNamespace(image=np.zeros((20, 60, 3), np.uint8)))
+    watch._give("a", [track])
+    assert [event.crop for event in told] == [None]
+    assert capsys.readouterr().err.splitlines() == [
+        f"lpr: the crop {tmp_path / 'lpr-1.jpg'} cannot be written: No space left on device"
+    ]
+
+
+def test_old_crops_that_cannot_be_deleted_are_told(tmp_path, monkeypatch, capsys):
+    os.utime(Crops(tmp_path, 1.0).keep("old", np.zeros((20, 60, 3), np.uint8)), (time.time() - 3601,) * 2)
+    monkeypatch.setattr(Path, "unlink", full)
+    Crops(tmp_path, 1.0)
+    assert capsys.readouterr().err.startswith("lpr: 1 old crops cannot be deleted: ")
+
+
+def test_crops_need_a_folder(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BadParameter, match="name another folder"):
+        Crops(tmp_path / "file", 1.0)
+
+
+@pytest.mark.parametrize("name", ["none/events", "."])
+def test_events_need_a_file_that_can_be_appended_to(tmp_path, name):
+    with pytest.raises(BadParameter, match="Events cannot be appended"):
+        run._receivers(SimpleNamespace(events=tmp_path / name, webhook=None, mqtt=None), [])
