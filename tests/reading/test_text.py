@@ -49,7 +49,10 @@ def test_the_search_finds_every_labelling_in_order_with_the_sum_over_all_its_pat
     blank = data.draw(st.integers(0, logits.shape[1] - 1))
     expected = oracle(logits, blank)
     found = list(ctc.Search(ctc.softmax(logits), blank, uniform(logits), patience=100_000))
-    assert sorted(labels for labels, _ in found) == sorted(expected)
+    labellings = [labels for labels, _ in found]
+    assert len(set(labellings)) == len(labellings)
+    rounding = 1e-15  # what is left of a probability of 1 is not known better
+    assert {labels for labels, probability in expected.items() if probability > rounding} <= {*labellings}
     np.testing.assert_allclose([p for _, p in found], [expected[labels] for labels, _ in found], rtol=1e-9)
     assert all(a >= b * (1 - 1e-9) for (_, a), (_, b) in itertools.pairwise(found))
 
