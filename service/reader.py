@@ -29,7 +29,8 @@ from service.errors import BadParameter, BodyTooLarge, InputError, UndecodableIm
 from service.finding.cover import How
 from service.pipeline.inference_threads import Crew
 from service.pipeline.items import Item, Redacted, Request, Seen, fail
-from service.pipeline.stages import Check, Each, Infer, Stage, decoding, line, reading, search_with
+from service.pipeline.stages import Check, Each, Stage, decoding, line, reading, search_with
+from service.reading import text
 from service.reading.geometry import Pixels
 from service.reading.plates import plates_of, restrict
 from service.settings import Settings
@@ -86,7 +87,7 @@ class Reader:
         name = self._settings.finder
         self._finder = artifact.find_finder(self._settings.artifacts, name) if name else None
         self._entry: list[Stage] = [Each("open", self._open), Each("decode", Check(self._settings.max_pixels))]
-        self._back = reading(self.manifest)
+        self._texts = text.Reader.of(self.manifest)
         self._ahead = 2 * threads * self.manifest.max_batch
         self._closed = False
         self._crew: Crew[Item] = Crew(
@@ -182,7 +183,8 @@ class Reader:
 
     def _work(self, engine: Backend, *finder: Backend) -> Callable[[Sequence[Item]], None]:
         front = decoding(self._settings.max_pixels, self.manifest.size, search_with(self._finder, finder))
-        return line([*self._entry, *front, Infer(engine, lambda images, cpu_s: None), *self._back])
+        back = reading(self._texts, self.manifest.size, engine, lambda images, cpu_s: None)
+        return line([*self._entry, *front, *back])
 
     def _open(self, item: Item) -> Sequence[bytes | bytearray | Pixels]:
         """The bytes of the image, or its pixels."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model_builder import calibrate, evaluate
-from model_builder.measure import by_kind, reliability, thresholds
+from model_builder.measure import by_kind, by_view, reliability, thresholds
 from model_builder.plates import CROP
 from model_builder.plates.kinds import GRAMMAR, PLATES, Plate, shares
 from model_builder.render.plate import Renderer, draw_text
@@ -153,3 +153,10 @@ def test_each_kind_of_plate_is_measured_for_itself(tiny):
 
 def _texts(plate: Plate) -> list[str]:
     return [Renderer().sample(VALIDATION_SEED + number, plate).text for number in range(3)]
+
+
+def test_several_views_are_measured_beside_one(tiny):
+    once, several = by_view.measured(tiny, load(tiny), 4)
+    assert (once.views, several.views, once.total, once.again) == (1, 5, 4, 0)
+    assert 0 <= several.again <= 4
+    assert "| 5 | 4 | 0.0 % (0.0 to " in by_view.table([once, several])  # it reads one text only

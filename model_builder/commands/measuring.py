@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
-from model_builder.measure import bench, by_kind, covered, found, reliability, thresholds
+from model_builder.measure import bench, by_kind, by_view, covered, found, reliability, thresholds
 from model_builder.render.scene import Scene
 from model_builder.tasks import finding, task_of
 from model_builder.train.data import DEVELOPMENT_SEED
@@ -53,6 +53,12 @@ def _add_evaluate(commands: flags.Commands) -> None:
         type=flags.positive,
         metavar="COUNT",
         help="of a reader: print how many of so many rendered plates of each kind are exact",
+    )
+    parser.add_argument(
+        "--views",
+        type=flags.positive,
+        metavar="COUNT",
+        help="of a reader: print how many of so many rendered plates are exact in one view, and in several",
     )
     parser.add_argument(
         "--reliability",
@@ -115,6 +121,8 @@ def _print_readings(
         judged[name] = thresholds.judge(read, crops.texts)
     if options.kinds:
         print(by_kind.table(list(by_kind.measured(artifact, backend, options.kinds))))
+    if options.views:
+        print(by_view.table(by_view.measured(artifact, backend, options.views)))
     if options.reliability:
         print(reliability.table(judged))
         reliability.diagram(options.reliability, judged)

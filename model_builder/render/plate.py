@@ -47,10 +47,13 @@ class Renderer:
         self.typefaces = Typefaces(folders) if fonts else None
         self._slotted = Slotted(self.typefaces)
 
-    def sample(self, seed: int, kind: Plate | None = None, *, hidden: bool = False) -> Sample:
+    def sample(
+        self, seed: int, kind: Plate | None = None, *, hidden: bool = False, shift: tuple[float, float] = (0, 0)
+    ) -> Sample:
         """The plate of this seed, of a kind drawn by its share or of the one given.
 
         Where it is `hidden`, something lies before a part of it, or the edge of the image cuts it; its text stays.
+        `shift` is that of a further view of the same plate: how far beside the crop it is cut, in widths and heights.
         """
         rng = random.Random(seed)
         noise = np.random.Generator(np.random.SFC64(seed))
@@ -62,7 +65,7 @@ class Renderer:
             _bolts(rng, art)
         if rng.random() < 0.3:
             _frame_lettering(rng, art)
-        painted = _paint(rng, noise, art, text, *viewed(rng, art))
+        painted = _paint(rng, noise, art, text, *viewed(rng, art, shift))
         is_cut = hidden and rng.random() < _CUT
         if hidden and not is_cut:
             hide(rng, painted)

@@ -7,7 +7,7 @@ item ends with an outcome: what was seen, or why it cannot be read. A request is
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,6 +42,11 @@ class Seen:
     reading: Reading
     truncated: bool = False  # whether the file ended early, and only a part of the image was seen
     plate: Refined | None = None
+
+    @property
+    def odds(self) -> float:
+        """The odds that a plate that was found was read in the right way; 0 where there is no text or no such plate."""
+        return self.plate.odds(self.reading.confidence) if self.plate and self.reading.text else 0.0
 
 
 @dataclass(frozen=True)
@@ -224,29 +229,12 @@ class Request:
         found: list[list[Outcome]] = [[] for _ in range(self._images)]
         for place in sorted(self._outcomes):
             found[place[0]].append(self._outcomes[place])
-        return [tuple(_surest(outcomes)) for outcomes in found]
+        return [tuple(outcomes) for outcomes in found]
 
     def timing(self, total: float) -> Timing:
         """Where the `total` seconds went."""
         spent = {stage: self._last.get(stage, 0.0) for stage in STAGES}
         return Timing(**spent, queue=max(0.0, total - sum(spent.values())), total=total)
-
-
-def _surest(outcomes: Sequence[Outcome]) -> Iterable[Outcome]:
-    """Of a plate that was read in several ways the surest one; the other outcomes as they are."""
-    best: dict[int | bytes, Outcome] = {}
-    for number, outcome in enumerate(outcomes):
-        found = isinstance(outcome, Seen) and outcome.plate
-        key = np.sort(found.corners, 0).tobytes() if found else number  # the same, wherever its first corner is
-        best[key] = max(best.get(key, outcome), outcome, key=_odds)
-    return best.values()
-
-
-def _odds(outcome: Outcome) -> float:
-    """The odds that a plate that was found was read in the right way."""
-    if not isinstance(outcome, Seen) or not outcome.reading.text or outcome.plate is None:
-        return 0.0
-    return outcome.plate.odds(outcome.reading.confidence)
 
 
 def fail(items: Sequence[Item], error: Exception) -> None:

@@ -31,7 +31,6 @@ from service.pipeline.stages import (
     TURN_S,
     Check,
     Each,
-    Infer,
     Stage,
     decoding,
     is_large,
@@ -45,6 +44,7 @@ from service.pipeline.stages import (
     wanted,
     within,
 )
+from service.reading.text import Reader
 
 ENDING_S: Final = 0.01  # between looks whether the threads have ended
 PHOTOGRAPHS: Final = 4  # that a thread takes at a time: the last one waits for the plates of the first to be found
@@ -82,7 +82,7 @@ class Recognizer:
         front = decoding(max_pixels, self.manifest.size)
         self._entry: list[Stage] = [refused, Each("decode", Check(max_pixels, LARGE_BYTES))]
         self._large: list[Stage] = [wanted, Each("decode", Check(max_pixels)), within(budget, front)]
-        self._back: list[Stage] = [taking_turns, *reading(self.manifest)]
+        self._texts = Reader.of(self.manifest)
         most = min(PHOTOGRAPHS, artifact.manifest.max_batch) if finder else artifact.manifest.max_batch
         self._crew: Crew[Item] = Crew((artifact, *(finder or ())), threads, self._work, fail, most, batch_wait_s)
         self.engine = self._crew.engine
@@ -211,7 +211,7 @@ class Recognizer:
     def stages(self, engine: Backend, *finder: Backend) -> list[Stage]:
         """The stages of an inference thread, which owns the engines."""
         front = decoding(self._max_pixels, self.manifest.size, search_with(self._finder, finder))
-        return [taking_turns, wanted, *front, Infer(engine, self._told), *self._back]
+        return [taking_turns, wanted, *front, *reading(self._texts, self.manifest.size, engine, self._told)]
 
     def _work(self, engine: Backend, *finder: Backend) -> Callable[[Sequence[Item]], None]:
         return line(self.stages(engine, *finder))

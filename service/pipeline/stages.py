@@ -8,10 +8,12 @@ stage       value of an item before                        after
 `Decode`    a file, `Contained`, pixels                    `Photograph` to search, else `Decoded`
 `Redact`    `Photograph`, if its plates are to be covered  `Redacted`
 `Find`      `Photograph`                                   `Found`, one for each plate
-`Rectify`   `Found`                                        `Crop`, one for each way to read it
+`Rectify`   `Found`                                        `Crop`
 `Prepare`   `Decoded`                                      `Crop`
 `Infer`     `Crop`                                         `Computed`
-`Read`      `Computed`                                     `Seen`
+`Read`      `Computed`                                     `Seen`, or `Unsure` of its text
+`Infer`     `Unsure`                                       `Computed`
+`Reread`    `Computed`                                     `Seen`
 =========== ============================================== ======================================
 
 Stages are lazy where they can be: an image is decoded and reduced before the next one is decoded, so that the pixels of
@@ -20,25 +22,27 @@ a batch are never in memory together.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Artifact, Looks, Reads
+from service.artifact import Artifact, Looks
 from service.backends import Backend
 from service.errors import InputError
 from service.finding.cover import cover
 from service.finding.refine import Form, Refined, inside, rectified
 from service.finding.search import Search, distinct
+from service.finding.views import SURE, surroundings, views
 from service.pipeline.budget import Budget
 from service.pipeline.items import Empty, Item, Redacted, Seen
 from service.reading import decode, encode, geometry
 from service.reading.containers import WALKED, Contained, announced, sniff
 from service.reading.decode import Decoded
 from service.reading.geometry import Pixels
-from service.reading.text import Reader
+from service.reading.plates import doubt
+from service.reading.text import Reader, Reading
 
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
 LARGE_BYTES: Final = 128 * 1024  # of a file; to look through a larger one takes too long for the event loop
@@ -49,6 +53,7 @@ PAUSE_S: Final = 20e-6  # for which it does: enough for the kernel to wake one o
 
 T = TypeVar("T")
 Stage = Callable[[Iterable[Item]], Iterable[Item]]
+Told = Callable[[int, float], None]  # of what was computed together: how many images, and the CPU time in seconds
 
 
 class Photograph(NamedTuple):
@@ -68,23 +73,37 @@ class Found(NamedTuple):
     plate: Refined
 
 
-class Crop(NamedTuple):
-    """What a network takes of a plate (H, W, 3), and of which image it is: width, height, whether it was cut off.
+class Way(NamedTuple):
+    """A way to read a plate: as what it was found, None for an image that is one plate. `seen` (W,) are the shares of
+    the crop's columns that lie in the image, where its edge cuts the plate."""
 
-    `seen` (W,) are the shares of its columns that lie in the image, of a plate that the edge of the image cuts.
-    """
-
-    pixels: Pixels
-    size: tuple[int, int]
-    truncated: bool = False
     plate: Refined | None = None
     seen: NDArray[np.float32] | None = None
 
 
-class Computed(NamedTuple):
-    """What a network made of a crop: logits (T, C)."""
+class Crop(NamedTuple):
+    """What a network takes of a plate, (N, H, W, 3), one for each way to read it, and of which image it is: width,
+    height, whether it was cut off. `around` is what further views are cut from, where there may be any."""
 
-    crop: Crop
+    pixels: Pixels
+    size: tuple[int, int]
+    truncated: bool
+    ways: tuple[Way, ...] = (Way(),)
+    around: Pixels | None = None
+
+
+class Unsure(NamedTuple):
+    """Further views (N, H, W, 3) of a plate, and what is seen on it so far."""
+
+    pixels: Pixels
+    way: Way
+    seen: Seen
+
+
+class Computed(NamedTuple):
+    """What a network made of crops or views: logits (N, T, C)."""
+
+    of: Crop | Unsure
     logits: NDArray[np.float32]
 
 
@@ -126,9 +145,10 @@ def search_with(finder: tuple[Artifact, Artifact] | None, engines: Sequence[Back
     return Search(find.infer, refine.infer, finds.sizes, Form(refines.size, refines.around, refines.colours))
 
 
-def reading(manifest: Reads) -> list[Stage]:
-    """The stages from logits to what is read."""
-    return [Each("postprocess", Read(manifest))]
+def reading(texts: Reader, size: tuple[int, int], engine: Backend, told: Told) -> list[Stage]:
+    """The stages from the input of a network, of this height and width, to what is read."""
+    infer = Infer(engine, told)
+    return [infer, Each("postprocess", Read(texts, size)), infer, Each("postprocess", Reread(texts))]
 
 
 def refused(items: Iterable[Item]) -> Iterator[Item]:
@@ -324,21 +344,22 @@ class Rectify:
     size: tuple[int, int]
 
     def __call__(self, item: Item) -> Sequence[Any]:
-        """A `Crop` for each way to read the plate, with its corners in pixels of the image."""
+        """A `Crop` of the plate, with its corners in pixels of the image."""
         if not isinstance(item.value, Found):
             return (item.value,)
         pixels, reduced, size, truncated, plate = item.value
-        crops = []
+        crops, ways = [], []
         for way in plate.ways:
             seen = inside(way, pixels.shape[:2], self.size[1]) if plate.cut else None
-            looks = way._replace(corners=way.corners * np.float32(reduced))
-            crops.append(Crop(rectified(pixels, way, self.size), size, truncated, looks, seen))
-        return crops
+            crops.append(rectified(pixels, way, self.size))
+            ways.append(Way(way._replace(corners=way.corners * np.float32(reduced)), seen))
+        around = surroundings(pixels, plate, self.size)
+        return (Crop(np.array(crops), size, truncated, tuple(ways), around),)
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Makes the input of a network: uint8 (H, W, 3) of this size."""
+    """Makes the input of a network: uint8 (1, H, W, 3) of this size."""
 
     size: tuple[int, int]
 
@@ -347,49 +368,87 @@ class Prepare:
         image = item.value
         if not isinstance(image, Decoded):
             return (image,)
-        return (Crop(geometry.prepare(image.pixels, self.size), image.size, image.truncated),)
+        return (Crop(geometry.prepare(image.pixels, self.size)[None], image.size, image.truncated),)
 
 
 class Infer:
-    """Computes the items of all requests together, in one batch. Belongs to the thread that owns the engine."""
+    """Computes the crops of all requests together, in one batch; lets everything else pass. Belongs to the thread that
+    owns the engine."""
 
-    def __init__(self, engine: Backend, told: Callable[[int, float], None]) -> None:
-        """`told` is told of each batch: how many images, and the CPU time in seconds."""
+    def __init__(self, engine: Backend, told: Told) -> None:
+        """`told` is told of each batch."""
         self._engine = engine
         self._told = told
 
     def __call__(self, items: Iterable[Item]) -> Sequence[Item]:
         """The items with their logits; an error of the engine fails all their requests."""
-        ready = [item for item in items if item.request.begin(item)]
+        passing, ready = [], []
+        for item in items:
+            if not isinstance(item.value, Crop | Unsure):
+                passing.append(item)
+            elif item.request.begin(item):
+                ready.append(item)
         if not ready:
-            return ready
+            return passing
+        counts = [len(item.value.pixels) for item in ready]
         started, cpu_s = time.perf_counter(), -time.thread_time()
         try:
-            logits = self._engine.infer(np.array([item.value.pixels for item in ready]))  # half of what `stack` takes
+            logits = self._engine.infer(np.concatenate([item.value.pixels for item in ready]))
         except Exception as error:  # belongs to those who wait; the thread goes on
             for item in ready:
                 item.request.fail(error)
-            return ()
+            return passing
         cpu_s += time.thread_time()
         seconds = time.perf_counter() - started
-        self._told(len(ready), cpu_s)
+        self._told(sum(counts), cpu_s)
         for item in {item.request: item for item in ready}.values():  # the time of a batch counts once for a request
             item.spend("inference", seconds)
-        return [
-            part for item, row in zip(ready, logits, strict=True) for part in item.become((Computed(item.value, row),))
-        ]
+        first = 0
+        for item, count in zip(ready, counts, strict=True):
+            passing += item.become((Computed(item.value, logits[first : first + count]),))
+            first += count
+        return passing
 
 
 class Read:
-    """Reads the text in the logits of a model."""
+    """Reads the text in the logits of a model, in the best of the ways."""
 
-    def __init__(self, manifest: Reads) -> None:
-        self._reader = Reader.of(manifest)
+    def __init__(self, texts: Reader, size: tuple[int, int]) -> None:
+        self._texts = texts
+        self._size = size
+
+    def __call__(self, item: Item) -> Sequence[Seen | Unsure]:
+        """What is seen on the image; of a plate that is one but read unsurely, further views."""
+        crop, logits = item.value
+        width, height = crop.size
+        all_seen = [
+            Seen(width, height, one, _text(self._texts, item, one, way), crop.truncated, way.plate)
+            for one, way in zip(logits, crop.ways, strict=True)
+        ]
+        best = max(range(len(all_seen)), key=lambda number: all_seen[number].odds)
+        seen, way = all_seen[best], crop.ways[best]
+        if way.plate is None or seen.reading.confidence >= SURE or doubt(seen.reading, None, way.plate):
+            return (seen,)
+        turned = bool((way.plate.corners[0] != crop.ways[0].plate.corners[0]).any())
+        return (Unsure(views(crop.around, way.plate.rows, turned, self._size), way, seen),)
+
+
+class Reread:
+    """Reads the text of unsure plates in all their views; lets everything else pass."""
+
+    def __init__(self, texts: Reader) -> None:
+        self._texts = texts
 
     def __call__(self, item: Item) -> Sequence[Seen]:
         """What is seen on the image."""
-        crop, logits = item.value
-        width, height = crop.size
-        looks = Looks(crop.plate.rows, crop.plate.colour) if crop.plate else None
-        reading = self._reader.read(logits, item.request.top_k, item.request.only, looks, crop.seen)
-        return (Seen(width, height, logits, reading, crop.truncated, crop.plate),)
+        match item.value:
+            case Computed(Unsure(_, way, seen), logits):
+                reading = _text(self._texts, item, np.concatenate([seen.logits[None], logits]), way)
+                return (replace(seen, reading=reading),)
+        return (item.value,)
+
+
+def _text(texts: Reader, item: Item, logits: NDArray[np.float32], way: Way) -> Reading:
+    """What the request of an item wants read in the logits of one crop, or of several views."""
+    looks = Looks(way.plate.rows, way.plate.colour) if way.plate else None
+    return texts.read(logits, item.request.top_k, item.request.only, looks, way.seen)

@@ -82,11 +82,12 @@ class _Lattice:
 
     def likeliest(self) -> _Way:
         """The way of the most probable path."""
-        labels, begins = tuple([label for label, _, _ in self._runs]), [begin for _, begin, _ in self._runs]
-        reach = [1.0]
-        for q in self._blanks:
-            reach.append(reach[-1] * q)
-        return self._way((self._blank,), [-1], reach, 0, labels, begins)
+        return self._whole(tuple([label for label, _, _ in self._runs]), [begin for _, begin, _ in self._runs])
+
+    def product(self, labels: Labels) -> float:
+        """The probability of a labelling, times its prior weight."""
+        way = self._whole(labels, [])
+        return way.reach[-1][-1] * self.weight(way)
 
     def branched(self, way: _Way, depth: int, label: int) -> _Way:
         """The way that leaves another for `label` and then goes on like that one, with what it reads later."""
@@ -117,6 +118,13 @@ class _Lattice:
         branches[places[-1] + self._blank] = 0.0
         branches *= self._prior.weights.take(way.states, axis=0).ravel()
         return branches
+
+    def _whole(self, labels: Labels, begins: list[int]) -> _Way:
+        """The way of a labelling from its first label on."""
+        reach = [1.0]
+        for q in self._blanks:
+            reach.append(reach[-1] * q)
+        return self._way((self._blank,), [-1], reach, 0, labels, begins)
 
     def _way(
         self, labels: Labels, begins: list[int], reach: list[float], state: int, rest: Labels, rest_begins: list[int]
@@ -194,6 +202,10 @@ class Search:
     def exhausted(self) -> bool:
         """Whether the patience is at an end, so that something more probable may be missing in what is found."""
         return not self._patience
+
+    def posterior(self, labels: Labels) -> float:
+        """That of any labelling, as it is yielded. To be called when the first one is found."""
+        return min(self._lattice.product(labels) / self.evidence, 1.0)
 
     def align(self, labels: Labels) -> list[Place]:
         """Where each label is seen, and its largest probability within its run of the best path that reads `labels`.

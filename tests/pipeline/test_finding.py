@@ -2,23 +2,29 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
 
+import cv2
 import numpy as np
 import pytest
 
 from service import Reader, artifact
+from service.backends import Backend, load
 from service.errors import ArtifactError, BadParameter, TooManyPixels
 from service.finding.refine import Refined
+from service.finding.views import views
 from service.pipeline.budget import AT_ONCE, Budget
 from service.pipeline.items import Empty, Item, Outcome, Request, Seen
 from service.pipeline.recognizer import Recognizer
-from service.pipeline.stages import Found, Rectify
+from service.pipeline.stages import Found, Rectify, reading, through
+from service.reading.text import Reader as TextReader
 from service.settings import REPOSITORY
 from service.wire import Plate
 from tests.support.images import encode
 from tests.support.photographs import TEXTS, overlap, street, with_plate
 
 ARTIFACTS = REPOSITORY / "artifacts"
+SIZE = (24, 94)
 NEAR = [(300.0, 400.0), (520.0, 410.0), (516.0, 480.0), (298.0, 466.0)]
 FAR = [(700.0, 300.0), (790.0, 296.0), (792.0, 324.0), (701.0, 329.0)]
 BOTH = with_plate(with_plate(street(), "yellow", FAR), "blue", NEAR)
@@ -151,8 +157,9 @@ def test_of_a_plate_that_the_edge_cuts_the_columns_beyond_it_are_told(cut, seen)
     corners = np.array([[-20, 20], [80, 20], [80, 45], [-20, 45]], np.float32)
     found = Found(street()[:200, :300], 1.0, (300, 200), False, Refined(corners, 0.99, 1, "blue", cut))
     (crop,) = Rectify((24, 94))(Item(Request([b""], print), (0,), found))
-    assert crop.pixels.shape == (24, 94, 3)
-    assert (crop.seen is None) if seen is None else (crop.seen[0], crop.seen[-1]) == (seen, 1.0)
+    assert crop.pixels.shape == (1, 24, 94, 3)
+    (way,) = crop.ways
+    assert (way.seen is None) if seen is None else (way.seen[0], way.seen[-1]) == (seen, 1.0)
 
 
 def test_a_cut_plate_is_less_sure_of_its_outer_character(reader):
@@ -163,3 +170,50 @@ def test_a_cut_plate_is_less_sure_of_its_outer_character(reader):
         if less.cut and len(less.characters) == len(plate.characters):
             assert less.characters[-1].confidence < 0.8 * less.characters[2].confidence
         assert less.confidence < plate.confidence
+
+
+def straightened(image: np.ndarray, corners: list[tuple[float, float]], probability: float) -> Item:
+    """A plate that was found, as a network takes it."""
+    plate = Refined(np.array(corners, np.float32), probability, 1, "blue", False)
+    found = Found(image, 1.0, image.shape[1::-1], False, plate)
+    item = Item(Request([b""], print), (0,), found)
+    return item.become(Rectify(SIZE)(item))[0]
+
+
+@pytest.mark.parametrize(("fade", "probability", "again"), [(1, 0.99, 0), (0.3, 0.99, 1), (0.3, 0.1, 0)])
+def test_only_a_plate_that_is_one_and_read_unsurely_is_looked_at_again(read, fade, probability, again):
+    texts, engine, batches = read
+    item = straightened(with_plate(street(), "blue", NEAR), NEAR, probability)
+
+    class Faded:
+        """The engine, less sure of everything."""
+
+        def infer(self, batch: np.ndarray) -> np.ndarray:
+            return engine.infer(batch) * np.float32(fade)
+
+    (done,) = through(reading(texts, SIZE, Faded(), lambda images, cpu_s: batches.append(images)), [item])
+    assert batches == [1, 4][: 1 + again]
+    assert isinstance(done.value, Seen)
+    assert done.value.reading.text == TEXTS["blue"]
+    assert done.value.logits.shape == (23, 74)
+
+
+def test_several_views_tell_more_than_one(read):
+    texts, engine, _ = read
+    noise = np.random.default_rng(1)
+    right = {1: 0, 5: 0}
+    for _ in range(40):
+        blurred = cv2.GaussianBlur(BOTH, (0, 0), noise.uniform(3.2, 4.2))
+        off = np.array(NEAR) + noise.normal(0, 3, (4, 2))
+        crop = straightened(blurred, [tuple(corner) for corner in off], 0.99).value
+        logits = engine.infer(np.concatenate([crop.pixels, views(crop.around, 1, False, SIZE)]))
+        for count in right:
+            right[count] += texts.read(logits[:count]).text == TEXTS["blue"]
+    assert right[5] > right[1]
+
+
+@pytest.fixture
+def read() -> Iterator[tuple[TextReader, Backend, list[int]]]:
+    found = artifact.find(ARTIFACTS, "pruned-quantized")
+    with closing(load(found)) as engine:
+        yield TextReader.of(found.reader), engine, []

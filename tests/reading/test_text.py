@@ -169,6 +169,43 @@ def test_held_to_formats_a_text_is_as_sure_as_without():
         assert candidate.confidence == pytest.approx(sure[candidate.text], rel=1e-9)
 
 
+def test_of_several_views_the_text_that_none_of_them_rules_out_is_read():
+    alphabet = "AB01"
+    reader = Reader(alphabet, 4, NO_GRAMMAR)
+    views = [spelled("A10", alphabet, {1: "0", 2: "1"}), spelled("A00", alphabet, {}), spelled("A00", alphabet, {})]
+    views[0][3] *= 0.2  # the first is rather sure of a 1, not of the end
+    views[1][3] *= 0.05
+    together = reader.read(np.stack(views), 3)
+    assert [reader.read(view).text for view in views] == ["A10", "A00", "A00"]
+    assert together.text == "A00"
+    assert [character.char for character in together.characters] == list("A00")
+    assert sum(candidate.confidence for candidate in together.candidates) <= 1
+    assert reader.read(np.stack([views[2]] * 3)).confidence == pytest.approx(
+        reader.read(views[2]).confidence, abs=(text.TEXTS + 1) * text.LEAST
+    )
+
+
+def test_of_several_views_neither_the_number_of_texts_nor_formats_change_a_confidence():
+    alphabet = "京AB01"
+    one, other = (
+        Format(name="x", templates=(("京", "AB", "01", "01"),)),
+        Format(name="y", templates=(("京", "AB", "1"),)),
+    )
+    reader = Reader(alphabet, 5, Grammar(formats=(one, other)))
+    views = np.stack([spelled("京A10", alphabet, {1: "B"}), spelled("京B11", alphabet, {1: "A"})])
+    views[:, 3] *= 0.3
+    most = reader.read(views, 10)
+    sure = dict(most.candidates)
+    held = reader.read(views, 10, Grammar(formats=(one,)))
+    assert len(most.candidates) == 10
+    for candidate in (*reader.read(views, 1).candidates, *reader.read(views, 4).candidates):
+        assert candidate.confidence == pytest.approx(sure[candidate.text])
+    shared = [candidate for candidate in held.candidates if candidate.text in sure]
+    assert len(shared) >= 2
+    for candidate in shared:
+        assert candidate.confidence == pytest.approx(sure[candidate.text])
+
+
 SMALL = Grammar(
     formats=(
         Format(name="twice", templates=(("ab", "b"), ("b",))),

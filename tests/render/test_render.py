@@ -54,6 +54,17 @@ def test_another_process_draws_the_same():
     assert process.stdout.strip() == digest(*plate.batch(Renderer(), 7, 20))
 
 
+def test_a_view_shows_the_same_plate_a_little_beside():
+    renderer = Renderer(fonts=False)
+    nearer = 0
+    for seed in range(30):
+        there, beside = renderer.sample(seed), renderer.sample(seed, shift=(0.1, 0.0))
+        assert there[1:] == beside[1:]
+        a, b = there.image.astype(int), beside.image.astype(int)
+        nearer += np.abs(a[:, 9:] - b[:, :-9]).mean() < np.abs(a[:, :-9] - b[:, 9:]).mean()
+    assert nearer >= 27  # noise and shadows are not shifted
+
+
 def test_other_seeds_draw_other_plates(samples):
     assert len({sample.image.tobytes() for sample in samples}) == len(samples)
     assert len({sample.text for sample in samples}) == len(samples)
