@@ -5,11 +5,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"),
-    *(".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"),
-)
+SUFFIXES_OF: Final = {  # of what is written, by media type
+    "image/jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "image/png": (".png",),
+    "image/bmp": (".bmp",),
+    "image/webp": (".webp",),
+    "image/gif": (".gif",),
+    "image/tiff": (".tif", ".tiff"),
+    "image/avif": (".avif",),
+}
+SUFFIXES = (*(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes), ".heic", ".heif")
 LISTED = 5  # kinds of skipped files that the summary names
 
 
@@ -53,11 +60,11 @@ def find(paths: Iterable[Path]) -> Found:
             if len(found.files) == before:
                 found.files.append(File(path, f"The folder holds no image: {', '.join(SUFFIXES)} count."))
         else:
-            found.files.append(File(path, _fault(path)))
+            found.files.append(File(path, fault(path)))
     return found
 
 
-def _fault(path: Path) -> str | None:
+def fault(path: Path) -> str | None:
     """Why a path that was named cannot be read, as far as that can be told without opening it."""
     if not os.path.lexists(path):
         return "There is no file or folder of this name."
