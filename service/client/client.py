@@ -31,9 +31,10 @@ How = Literal["blur", "pixelate", "fill"]
 
 @dataclass(frozen=True)
 class Covered:
-    """An image whose plates are covered: its bytes, their media type, and how many plates were covered.
+    """An image whose plates are covered: its bytes and their media type.
 
-    `truncated`: the file ended early, and what is missing is grey.
+    `plates`: how many places were covered, which may be more than there are plates. `truncated`: the file ended early,
+    and what is missing is grey.
     """
 
     data: bytes

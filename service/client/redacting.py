@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -34,10 +34,10 @@ Cover = Callable[[Path], "Redacted | Covered"]  # a file to its image with the p
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a file: how many plates were covered, or why none."""
+    """What became of a file: how many places were covered, or why none."""
 
     file: Path
-    plates: int = 0
+    places: int = 0
     truncated: bool = False  # whether the file ends early
     error: str | None = None
 
@@ -49,8 +49,8 @@ def add_command(commands: Any) -> None:
         help="cover the plates on images",
         description="Write the images of FOLDER to OUT with their plates covered, under the same names, without EXIF "
         "and location. A file that is in OUT already is left as it is, so that the same command goes on after an "
-        "interruption. A plate may be missed: docs/redacting.md tells how many are. Exit status: 0 if all files were "
-        "done, 1 if some could not be, 2 if none was tried.",
+        "interruption. A plate may be missed, and places without a plate are covered too: docs/redacting.md tells how "
+        "many. Exit status: 0 if all files were done, 1 if some could not be, 2 if none was tried.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of images")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, outside of FOLDER")
@@ -67,9 +67,9 @@ def run(options: argparse.Namespace) -> int:
     if out.resolve().is_relative_to(top.resolve()):
         raise BadParameter(f"{out} lies in {top}: name a folder outside of it.")
     found = files.find([top])
-    targets = [(file.path, target_of(file.path, top, out)) for file in found.files if file.error is None]
-    waiting = [(file, target) for file, target in targets if not os.path.lexists(target)]
-    faults = [Done(file.path, error=file.error) for file in found.files if file.error is not None]
+    targets, clashes = _targets([file.path for file in found.files if file.error is None], top, out)
+    waiting = [(file, target) for file, target in targets if not _is_there(target)]
+    faults = [Done(file.path, error=file.error) for file in found.files if file.error is not None] + clashes
     with ExitStack() as stack, tqdm(total=len(found.files), unit=" images", disable=None) as bar:
         bar.update(len(targets) - len(waiting))
         done = list(_reported(faults, bar))
@@ -79,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
             done += _reported(_written(waiting, cover, threads), bar)
     failed = sum(one.error is not None for one in done)
     there = f", {len(targets) - len(waiting)} were there already" if len(waiting) < len(targets) else ""
-    plates = sum(one.plates for one in done)
-    told = f"lpr: {len(done) - failed} redacted with {plates} plates covered{there}, {failed} not."
+    places = sum(one.places for one in done)
+    told = f"lpr: {len(done) - failed} redacted with {places} places covered{there}, {failed} not."
     print(" ".join(filter(None, (told, printable(found.summary() or "")))), file=sys.stderr)
     return SOME_NOT if failed else ALL
 
@@ -101,6 +101,29 @@ def target_of(file: Path, top: Path, out: Path) -> Path:
     """Where the redacted image of a file below `top` is written."""
     target = out / file.relative_to(top)
     return target.with_name(f"{target.name}.jpg") if target.suffix.lower() in AS_JPEG else target
+
+
+def _targets(paths: Iterable[Path], top: Path, out: Path) -> tuple[list[tuple[Path, Path]], list[Done]]:
+    """The files that have a target of their own, with it, and an error for each of the others.
+
+    None of these is written: if one was, a later run would take the target for the image of all of them.
+    """
+    sources: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        sources[target_of(path, top, out)].append(path)
+    alone = [(rivals[0], target) for target, rivals in sources.items() if len(rivals) == 1]
+    clashes = [
+        Done(file, error=f"{target} would be written for {' and for '.join(map(str, rivals))}: rename one of these.")
+        for target, rivals in sources.items()
+        for file in rivals
+        if len(rivals) > 1
+    ]
+    return alone, clashes
+
+
+def _is_there(target: Path) -> bool:
+    """Whether something has the name already; a folder of that name is no redacted image, and writing will say so."""
+    return os.path.lexists(target) and not target.is_dir()
 
 
 def coverer(options: argparse.Namespace, stack: ExitStack) -> tuple[Cover, int]:

@@ -52,7 +52,7 @@ def test_it_goes_on_and_overwrites_nothing(folder, capsys):
     assert "1 redacted" in (told := capsys.readouterr().err)
     assert "1 were there already, 0 not." in told
     assert cli.main(["redact", str(folder), str(out)]) == 0
-    assert "0 redacted with 0 plates covered, 2 were there already" in capsys.readouterr().err
+    assert "0 redacted with 0 places covered, 2 were there already" in capsys.readouterr().err
 
 
 def test_folders_that_make_no_sense(folder, capsys):
@@ -75,6 +75,45 @@ def test_a_photo_that_nothing_here_can_write_becomes_a_jpeg():
     top, out = Path("in"), Path("out")
     assert redacting.target_of(top / "x" / "a.HEIC", top, out) == out / "x" / "a.HEIC.jpg"
     assert redacting.target_of(top / "a.png", top, out) == out / "a.png"
+
+
+def covers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, three places are covered on each image, at once."""
+    monkeypatch.setattr(redacting, "coverer", lambda *_: (lambda _: Covered(b"covered", "image/jpeg", 3), 1))
+
+
+def test_what_is_counted_are_places(folder, capsys, monkeypatch):
+    covers(monkeypatch)
+    assert cli.main(["redact", str(folder), str(folder.parent / "out")]) == 0
+    assert "lpr: 3 redacted with 9 places covered, 0 not." in capsys.readouterr().err
+
+
+def test_two_images_for_one_target_are_an_error_each_time(folder, capsys, monkeypatch):
+    covers(monkeypatch)
+    for name in ("x.heic", "x.heic.jpg"):
+        (folder / name).write_bytes(b"x")
+    out = folder.parent / "out"
+    for _ in range(2):
+        assert cli.main(["redact", str(folder), str(out)]) == 1
+        told = capsys.readouterr().err
+        assert "2 not." in told
+        for name in ("x.heic", "x.heic.jpg"):
+            assert (
+                f"lpr: {folder / name}: {out / 'x.heic.jpg'} would be written for {folder / 'x.heic'} and for "
+                f"{folder / 'x.heic.jpg'}: rename one of these.\n"
+            ) in told
+        assert not (out / "x.heic.jpg").exists()
+    (folder / "x.heic.jpg").rename(folder / "y.jpg")
+    assert cli.main(["redact", str(folder), str(out)]) == 0
+    assert (out / "x.heic.jpg").read_bytes() == b"covered"
+
+
+def test_a_folder_with_the_name_of_an_image_is_an_error_each_time(folder, capsys, monkeypatch):
+    covers(monkeypatch)
+    (folder.parent / "out" / "a.jpg").mkdir(parents=True)
+    for _ in range(2):
+        assert cli.main(["redact", str(folder), str(folder.parent / "out")]) == 1
+        assert f"{folder.parent / 'out' / 'a.jpg'} cannot be written: File exists." in capsys.readouterr().err
 
 
 @pytest.mark.slow
