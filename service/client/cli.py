@@ -113,21 +113,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     read.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders that hold images")
     read.add_argument("--url", help="read on this server, by default LPR_URL; else in this process")
-    _add_reading(read)
+    _add_reading(read, variant="the server's or LPR_VARIANT", candidates="of a plate in --json")
     output = read.add_mutually_exclusive_group()
     output.add_argument("--csv", dest="show", action="store_const", const=_csv, help=f"write {','.join(COLUMNS)}")
     output.add_argument("--json", dest="show", action="store_const", const=_json, help="write a JSON object a line")
     read.set_defaults(run=_read, show=_plain)
-    _add_reading(bulk.add_command(commands))
+    _add_reading(bulk.add_command(commands), variant="LPR_VARIANT", candidates="of a plate")
     redacting.add_command(commands)
     assistant.add_command(commands)
     watching.add(commands)
     return parser
 
 
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    """Options of how to read, the same for all commands."""
-    parser.add_argument("--variant", help="read with this variant instead of the server's or LPR_VARIANT")
+def _add_reading(parser: argparse.ArgumentParser, variant: str, candidates: str) -> None:
+    """Options of how to read, the same for all commands, but for the default variant and where candidates are told."""
+    parser.add_argument("--variant", help=f"read with this variant instead of {variant}")
     parser.add_argument("--format", default="", metavar="NAME,...", help="read every plate as a text of these formats")
     parser.add_argument("--region", default="", metavar="CODE,...", help="read plates of these countries alone: de,gb")
     parser.add_argument(
@@ -136,7 +136,14 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="leave out texts that are less sure; 0 leaves out nothing (default: leave out what is too unsure)",
     )
-    parser.add_argument("--top-k", type=int, choices=range(1, 11), default=3, metavar="N", help="candidates in --json")
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        choices=range(1, 11),
+        default=3,
+        metavar="N",
+        help=f"candidates {candidates}, from 1 to 10 (default: %(default)s)",
+    )
     parser.add_argument("--no-find", dest="find", action="store_false", help="read each image as a crop of one plate")
 
 

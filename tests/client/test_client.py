@@ -453,6 +453,16 @@ def test_names_with_control_characters_reach_no_terminal(where, folder, capsys):
     assert escaped in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("command", "absent"), [("read", []), ("bulk", ["the server", "--json"])])
+def test_the_help_speaks_of_what_the_command_has(command, absent, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "instead of" in told
+    assert "candidates of a plate" in told
+    assert [text for text in absent if text in told] == []
+
+
 @pytest.mark.parametrize("form", [[], *(pytest.param([form], marks=pytest.mark.slow) for form in ("--csv", "--json"))])
 def test_output_that_cannot_be_written_is_a_sentence(folder, form):
     program = "import sys; from service.client.cli import main; sys.exit(main(sys.argv[1:]))"
