@@ -8,7 +8,6 @@ descriptors 1 and 2 (a library's print, a traceback) becomes such a record too, 
 
 import logging
 import os
-import re
 import select
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Final
 
 from uvicorn.logging import DefaultFormatter
 
+from service import decoders
 from service.errors import printable
 
 BACKLOG: Final = 4 * 1024**2  # bytes that wait for a slow reader; lines beyond them are lost
@@ -29,12 +29,6 @@ ATOMIC: Final = 4096  # bytes (PIPE_BUF) that a pipe takes in one piece, so that
 NOISE: Final = 4096  # bytes of other output that become one record each PAUSE_S; the pipe holds 64 kB more
 LONGEST: Final = 20_000  # characters of a record; the middle of a longer one is left out
 INDENT: Final = "\n    | "
-# Lines of libpng and libjpeg about an image that a client sent. Its answer tells that client what is wrong.
-DECODERS: Final = re.compile(
-    r"^(libpng (warning|error): |Corrupt JPEG data: |Premature end of JPEG file|Invalid SOS parameters"
-    r"|Inconsistent progression sequence|Unknown Adobe color transform|Warning: unknown JFIF revision).*\n?",
-    re.MULTILINE,
-)
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +162,7 @@ def guarded() -> Iterator[int]:
 def _listen(pipe: int, ending: Event) -> None:
     """Make records of what arrives in a pipe, until its other end is closed; without a pause once that is near."""
     while said := os.read(pipe, NOISE):
-        if text := DECODERS.sub("", said.decode(errors="backslashreplace")).strip():
+        if text := decoders.LINES.sub("", said.decode(errors="backslashreplace")).strip():
             log.warning("stderr: %s", text)
         ending.wait(PAUSE_S)
     os.close(pipe)

@@ -15,7 +15,8 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
     "service": {
         "errors": set(),
         "host": set(),
-        "logs": {"errors"},
+        "decoders": set(),
+        "logs": {"decoders", "errors"},
         "allocator": set(),
         "metrics": set(),
         "bundled": set(),
@@ -34,7 +35,7 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "reader": {"pipeline", "backends", "reading", "finding", "artifact", "errors", "settings", "wire"},
         "video": {"pipeline", "backends", "reading", "finding", "artifact", "errors", "settings"},
         "bulk": {"reader", "reading", "artifact", "settings", "errors", "wire"},
-        "client": {"wire", "reader", "video", "bulk", "settings", "errors", "__main__"},
+        "client": {"wire", "reader", "video", "bulk", "settings", "decoders", "errors", "__main__"},
     },
     "model_builder": {
         "plates": set(),

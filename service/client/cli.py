@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from service.client import assistant, bulk, files, redacting, watching
+from service.decoders import filtered
 from service.errors import BadParameter, LprError, Refused, printable
 from service.settings import ClientSettings, Settings, faults, listing, warnings
 from service.wire import Plate, Result
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: that of the server, or 0 all read, 1 some files not, 2 none."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        with nullcontext() if options.run is _serve else filtered():  # the server has a guard of its own
+            return int(options.run(options))
     except (LprError, ModuleNotFoundError) as error:
         return _refuse(str(error))
     except ValidationError as error:

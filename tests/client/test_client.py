@@ -453,6 +453,15 @@ def test_names_with_control_characters_reach_no_terminal(where, folder, capsys):
     assert escaped in capsys.readouterr().err
 
 
+def test_what_a_decoder_says_of_an_image_is_not_printed(tmp_path):
+    file = tmp_path / "damaged.jpg"
+    whole = encode(".jpg", picture(300, 100))
+    file.write_bytes(whole[:-300] + whole[-2:])
+    command = [sys.executable, "-c", "import sys; from service.client.cli import main; sys.exit(main(sys.argv[1:]))"]
+    done = subprocess.run([*command, "read", str(file)], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(("command", "absent"), [("read", []), ("bulk", ["the server", "--json"])])
 def test_the_help_speaks_of_what_the_command_has(command, absent, capsys):
     with pytest.raises(SystemExit):
