@@ -46,7 +46,7 @@ class Keys:
         """The digest of the key that the headers carry; raises BadKey where it is none of ours."""
         digest = _digest(_given(headers))
         if not _among(digest, self._readers + self._admins):
-            raise BadKey("This server wants an API key: send one in the header 'Authorization: Bearer KEY'.")
+            raise BadKey("This server wants an API key: send one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.")
         return digest
 
 

@@ -25,7 +25,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     ),
     401: _problem(
         "The server has API keys, and the request carries none of them.",
-        errors.BadKey("This server wants an API key: send one in the header 'Authorization: Bearer KEY'."),
+        errors.BadKey("This server wants an API key: send one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."),
     ),
     404: _problem(
         "The variant asked for is not installed.",

@@ -38,7 +38,7 @@ _NAMES = list(Covering.model_fields)
 async def redact(request: Request) -> Response:
     """All that may be a plate is covered, so that more is covered than POST /recognize gives. The answer has the
     format and the size of the image; a HEIC comes as JPEG, an animation as its first frame. X-Plates tells how many
-    plates were covered; X-Truncated: 1, that the file ended early and what is missing is grey. A plate may be missed:
+    places were covered; X-Truncated: 1, that the file ended early and what is missing is grey. A plate may be missed:
     docs/redacting.md tells how many are."""
     state = await reader(request)
     how = _query(request).how
