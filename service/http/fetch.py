@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -35,6 +35,21 @@ PIECE: Final = 64 * 1024  # bytes
 HEAD_BYTES: Final = 64 * 1024  # of an answer, besides its content
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 HEADERS: Final = {"User-Agent": "lpr", "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
+
+# Where no public host is. `is_global` tells of most of them, but of how many depends on the version of Python:
+# https://www.iana.org/assignments/iana-ipv4-special-registry, and the same for IPv6.
+_IPV4: Final = [
+    IPv4Network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+        *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+        *("224.0.0.0/4", "240.0.0.0/4"),
+    )
+]
+_IPV6: Final = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
+_UNICAST: Final = IPv6Network("2000::/3")  # all of the public internet
+_NAT64: Final = IPv6Network("64:ff9b::/96")  # how networks of IPv6 alone reach public addresses of IPv4
+_ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)  # the middle of an address that tunnels to an address of IPv4
 
 
 class Address(NamedTuple):
@@ -236,22 +251,17 @@ def parse(url: str, base: Address | None = None) -> Address:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, also one that carries an IPv4 address in it."""
+    """Whether an IP address belongs to the public internet and tunnels to no other one."""
     if "%" in address:
         return False
-    inner: IPv4Address | IPv6Address | None = ip_address(address)
-    while inner is not None:
-        if not inner.is_global or inner.is_multicast or inner.is_reserved:
-            return False
-        inner = _carried(inner) if isinstance(inner, IPv6Address) else None
-    return True
-
-
-def _carried(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address to which one of IPv6 is translated or tunnelled."""
-    if int(address) >> 32 == 0x0064FF9B << 64:  # NAT64
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address) and parsed in _NAT64:
+        parsed = IPv4Address(int(parsed) & 0xFFFFFFFF)
+    if isinstance(parsed, IPv4Address):
+        return parsed.is_global and not any(parsed in network for network in _IPV4)
+    if parsed not in _UNICAST or int(parsed) >> 32 & 0xFFFFFFFF in _ISATAP:
+        return False
+    return parsed.is_global and not any(parsed in network for network in _IPV6)
 
 
 def _look_up(host: str, port: int, question: asyncio.Future[list[str]]) -> None:

@@ -508,7 +508,7 @@ def test_the_end_does_not_wait_for_a_host(artifacts, port, host):
     assert not any("Traceback" in line for line in server.said)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111"])
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "64:ff9b::5db8:d822", "2001:200::1"])
 def test_public_addresses(address):
     assert is_public(address)
 
@@ -519,6 +519,9 @@ def test_public_addresses(address):
         *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
         *("224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "fe80::1%eth0"),
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "64:ff9b::a00:1"),
+        *("192.0.0.192", "192.0.0.9", "192.88.99.1", "64:ff9b::c000:c0", "64:ff9b:1::5db8:d822", "100::1", "5f00::1"),
+        *("fec0::1", "3fff::1", "3fff:fff::1", "2001::1", "2001:db8::1", "2002:5db8:d822::1", "4000::1", "::5db8:d822"),
+        *("2606:4700::5efe:10.0.0.1", "2606:4700::200:5efe:10.0.0.1"),
     ],
 )
 def test_other_addresses(address):
