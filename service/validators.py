@@ -5,7 +5,7 @@ import socket
 import tempfile
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -19,8 +19,10 @@ SWITCH_BYTES: Final = 1024  # the longest content of LPR_SWITCH_FILE: a name and
 
 _VARIANT = re.compile(r"[^./\\\x00-\x20\x7f][^/\\\x00-\x1f\x7f]{0,254}")  # a folder that `artifact.variants` finds
 _REGION = re.compile(r"[A-Za-z]{2}")
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
-_FETCHED = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?")
+_ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<place>.*)", re.IGNORECASE)
+_PLACE = re.compile(r"(?P<host>\[[^]]*\]|[^:]*)(:(?P<port>[1-9][0-9]{0,4}))?")
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")  # of a host's name
+_PORTS: Final = {"http": "80", "https": "443"}
 _KEY = re.compile(r"[\x20-\x7e]{1,1024}")
 
 
@@ -136,16 +138,46 @@ def _check_switch(path: Path) -> None:
         raise ValueError(f"{path} does not hold the name of a variant, as the server writes it: remove it")
 
 
+def _host_and_port(place: str) -> tuple[str, str | None] | None:
+    """The host and the port of HOST or HOST:PORT, as browsers write them: a name in lower case, an address of IPv6 in
+    brackets. None if it is neither."""
+    if not (parts := _PLACE.fullmatch(place)) or int(parts["port"] or 1) > 65535:
+        return None
+    host = parts["host"].lower()
+    try:
+        if host.startswith("[") and "%" not in host:
+            return f"[{IPv6Address(host[1:-1])}]", parts["port"]
+        labels = host.split(".")
+        if labels[-1].isdecimal():  # no name ends so
+            return str(IPv4Address(host)), parts["port"]
+    except ValueError:
+        return None
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        return None
+    return host, parts["port"]
+
+
 def _check_origin(origin: str) -> str:
-    if origin != "*" and not _ORIGIN.fullmatch(origin):
-        raise ValueError("an origin is what stands before the path of a page, such as https://app.example, or *")
-    return origin
+    """An origin as browsers send it: without the port that its scheme has anyway."""
+    if origin == "*":
+        return origin
+    if not (parts := _ORIGIN.fullmatch(origin)) or not (found := _host_and_port(parts["place"])):
+        raise ValueError(
+            "an origin is what stands before the path of a page, such as https://app.example or "
+            "https://app.example:8443, or *: name the scheme, the host and, unless it is the scheme's own, the port"
+        )
+    (host, port), scheme = found, parts["scheme"].lower()
+    return f"{scheme}://{host}" if port in (None, _PORTS[scheme]) else f"{scheme}://{host}:{port}"
 
 
-def _check_fetched(host: str) -> str:
-    if not _FETCHED.fullmatch(host):
-        raise ValueError("name hosts such as images.example or images.example:8443, without https:// and path")
-    return host.lower()
+def _check_fetched(place: str) -> str:
+    if not (found := _host_and_port(place)):
+        raise ValueError(
+            "name hosts such as images.example, images.example:8443 or [2001:db8::1]:8443, without https:// and path, "
+            "and ports from 1 to 65535"
+        )
+    host, port = found
+    return host if port is None else f"{host}:{port}"
 
 
 VariantName = Annotated[str, AfterValidator(_check_variant)]

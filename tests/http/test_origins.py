@@ -34,6 +34,53 @@ def test_no_origin_may_ask_by_default(client):
     assert "access-control-allow-origin" not in preflight(client, PAGE).headers
 
 
+@pytest.mark.parametrize("origin", ["https://App.Example", "HTTPS://app.example:443", "https://app.example:443"])
+def test_an_origin_is_what_browsers_send_of_it(serving, origin):
+    client = serving(origins=origin)
+    assert preflight(client, PAGE).headers["access-control-allow-origin"] == PAGE
+
+
+@pytest.mark.parametrize(
+    ("origin", "sent"),
+    [
+        ("http://a.example:80", "http://a.example"),
+        ("http://a.example:443", "http://a.example:443"),
+        ("https://a.example:8443", "https://a.example:8443"),
+        ("https://192.0.2.1:443", "https://192.0.2.1"),
+        ("http://[2001:DB8:0::1]:8080", "http://[2001:db8::1]:8080"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_normalised(origin, sent):
+    assert Settings(origins=origin).origins == (sent,)
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [
+        ("Images.Example", "images.example"),
+        ("images.example:443", "images.example:443"),
+        ("[2001:DB8:0::1]:8080", "[2001:db8::1]:8080"),
+        ("[::1]", "[::1]"),
+    ],
+)
+def test_hosts_are_normalised(host, named):
+    assert Settings(fetch=host).fetch == (named,)
+
+
+PLACES = ["a:99999", "a:0", "a:080", "a:", "a:x", ":80", "", ".", "a..b", "-a", "a-", "a_b", 64 * "a", "a." * 130 + "a"]
+ADDRESSES = ["[::1", "::1", "[::1%eth0]", "[x]", "[]", "256.1.1.1", "1.2.3", "a@b", "a/", "a b", "ä.example"]
+
+
+@pytest.mark.parametrize("place", [*PLACES, *ADDRESSES])
+def test_a_host_that_can_be_none_is_refused(place):
+    with pytest.raises(ValueError, match="name hosts such as" if place else "fetch"):
+        Settings(fetch=[place])
+    with pytest.raises(ValueError, match="an origin is what stands before the path"):
+        Settings(origins=[f"https://{place}"])
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
