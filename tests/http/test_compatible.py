@@ -175,6 +175,45 @@ def test_an_image_in_base64(compatible, send, head):
         assert response.json()["camera_id"] == "ä & b"
 
 
+EMPTY = {
+    "form": {"files": {"upload": (None, ""), "image": encode()}},
+    "file": {"files": {"upload": ("", b""), "image": encode()}},
+    "after": {"files": [("image", encode()), ("upload", (None, ""))]},
+    "urlencoded": {"data": {"upload": "", "image": b64encode(encode()).decode()}},
+    "JSON": {"json": {"upload": "", "image": b64encode(encode()).decode(), "upload_url": ""}},
+    "null": {"json": {"upload": None, "image": b64encode(encode()).decode(), "upload_url": None, "camera_id": None}},
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_an_empty_field_counts_as_unset(compatible, case):
+    response = compatible.post(READER, **EMPTY[case])
+    assert response.status_code == 201, response.text
+    assert response.json()["results"][0]["plate"] == TINY_TEXT.lower()
+    assert response.json()["camera_id"] is None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"files": {"upload": (None, ""), "upload_url": (None, "http://127.0.0.1/")}},
+        {"files": {"upload": ("", b""), "upload_url": (None, "http://127.0.0.1/")}},
+        {"data": {"upload": "", "upload_url": "http://127.0.0.1/"}},
+        {"json": {"upload": "", "upload_url": "http://127.0.0.1/"}},
+        {"json": {"upload": None, "upload_url": "http://127.0.0.1/"}},
+    ],
+)
+def test_an_address_beside_an_empty_image_is_the_image(compatible, request_):
+    assert "LPR_FETCH" in compatible.post(READER, **request_).json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "request_", [{"files": {"upload": ("a.jpg", b"")}}, {"json": {"upload": None}}, {"json": {"upload_url": None}}]
+)
+def test_an_empty_image_alone_is_none(compatible, request_):
+    assert "There is no image" in compatible.post(READER, **request_).json()["detail"]
+
+
 def test_strict_regions_leave_only_their_texts(compatible):
     config = json.dumps({"region": "strict"})
     for regions, count in (("cn", 1), ("xx", 1)):

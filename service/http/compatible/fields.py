@@ -49,6 +49,14 @@ class Fields:
     image: Upload | None = None
     texts: dict[str, list[str]] = field(default_factory=dict)
 
+    def put(self, image: Upload) -> None:
+        """Take the image; an empty field counts as unset. Raises TooManyImages for a second one."""
+        if not image.content:
+            return
+        if self.image:
+            raise TooManyImages("The request holds more than one image: send them in several requests.")
+        self.image = image
+
     def text(self, name: str) -> str | None:
         """The first text of a field."""
         return next(iter(self.texts.get(name, ())), None)
@@ -73,7 +81,7 @@ async def read_fields(request: Request, limits: Limits) -> Fields:
     if fields.image is None and (address := fields.text(ADDRESS)):
         fields.image = Upload(None, b"", address)
     if fields.image is None:
-        raise NoImage(f"There is no image: send it as the part {IMAGES[0]!r} of a form.")
+        raise NoImage(f"There is no image, or an empty one: send it as the part {IMAGES[0]!r} of a form.")
     return fields
 
 
@@ -84,15 +92,15 @@ async def _multipart(chunks: AsyncIterator[bytes], boundary: bytes) -> Fields:
     for name, part in form.texts:
         fields.add(name, part.data.decode("utf-8", "replace"))
     for part in form.images:
-        fields.image = await parsed(part.data, partial(_image, part.filename))
+        fields.put(await parsed(part.data, partial(_image, part.filename)))
     return fields
 
 
 class _Fields(Form):
-    """Collects one image and some short texts from a multipart body."""
+    """Collects images and some short texts from a multipart body."""
 
     def __init__(self) -> None:
-        super().__init__(max_images=1)
+        super().__init__(max_images=MOST_FIELDS)
         self.texts: list[tuple[str, Part]] = []
         self._part = Part(None, "")
         self._most: float = 0
@@ -101,12 +109,10 @@ class _Fields(Form):
         """Take a part whose head is there."""
         self._part, self._most = part, float("inf") if name in IMAGES else MOST_TEXT
         _check_number(len(self.images) + len(self.texts) + 1)
-        if name not in IMAGES:
-            self.texts.append((name, part))
-        elif self.images:
-            raise _two()
-        else:
+        if name in IMAGES:
             self.images.append(part)
+        else:
+            self.texts.append((name, part))
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if len(self._part.data) + end - start > self._most:
@@ -124,12 +130,10 @@ def _urlencoded(body: bytearray) -> Fields:
         key = unquote_plus(name.decode("latin-1"))
         if key not in IMAGES:
             fields.add(key, unquote_plus(value.decode("latin-1")))
-        elif fields.image:
-            raise _two()
         else:
             for escape, char in _ESCAPES.items():
                 value = value.replace(escape, char).replace(escape.lower(), char)
-            fields.image = _image(None, value)
+            fields.put(_image(None, value))
     return fields
 
 
@@ -141,9 +145,7 @@ def _json(body: bytearray) -> Fields:
     fields = Fields()
     for name, content in value.items():
         if name in IMAGES and isinstance(content, str):
-            if fields.image:
-                raise _two()
-            fields.image = Upload(None, decode_base64(content))
+            fields.put(Upload(None, decode_base64(content)))
         else:
             for text in _texts(content):
                 fields.add(name, text)
@@ -151,8 +153,8 @@ def _json(body: bytearray) -> Fields:
 
 
 def _texts(content: Any) -> list[str]:
-    """The texts that a value of JSON stands for."""
-    found = [one if isinstance(one, str) else json.dumps(one) for one in _listed(content)]
+    """The texts that a value of JSON stands for; null, as an empty list, for none."""
+    found = [one if isinstance(one, str) else json.dumps(one) for one in _listed(content) if one is not None]
     if any(len(text) > MOST_TEXT for text in found):
         raise _too_long()
     return found
@@ -177,7 +179,3 @@ def _check_number(count: int) -> None:
 
 def _too_long() -> MalformedBody:
     return MalformedBody(f"The request holds a text of over {MOST_TEXT:,} bytes: shorten it.")
-
-
-def _two() -> TooManyImages:
-    return TooManyImages("The request holds more than one image: send them in several requests.")
