@@ -145,7 +145,12 @@ def test_each_kind_of_plate_is_measured_for_itself(tiny):
     plates = [plate for plate in PLATES if plate.name in ("cn-blue", "de-two-rows")]
     rows = list(by_kind.measured(tiny, load(tiny), 3, plates))
     assert [row.name for row in rows] == ["cn-blue", "de-two-rows", "all of two rows", "all"]
-    assert [(row.total, row.exact) for row in rows] == [(3, 0), (3, 0), (3, 0), (6, 0)]  # it reads one text only
+    assert [(row.total, row.once, row.exact) for row in rows] == [
+        (3, 0, 0),
+        (3, 0, 0),
+        (3, 0, 0),
+        (6, 0, 0),
+    ]  # it reads one text only
     assert rows[0].other_length == 0
     assert rows[1].other_length == sum(len(text) != 7 for text in _texts(plates[1]))
     assert "| all | 6 | 0.0 % (0.0 to " in by_kind.table(rows)

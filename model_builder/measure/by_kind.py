@@ -3,22 +3,23 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
+from tqdm import tqdm
 
-from model_builder import evaluate
 from model_builder.measure import blocks
+from model_builder.measure.by_view import VIEWS, Looker, Read, exact
 from model_builder.plates.kinds import PLATES, Plate
-from model_builder.render.plate import Renderer
-from model_builder.train.data import VALIDATION_SEED, Crops
+from model_builder.train.data import VALIDATION_SEED
 from service.artifact import Artifact
 from service.backends import Backend
 
 
 class Row(NamedTuple):
-    """Of `total` plates of a kind, or of several, those read exactly, and those read with more or fewer characters."""
+    """Of `total` plates of a kind, or of several: those exact in one view, and if that is unsure, in several, as the
+    server reads photographs; and those that then have more or fewer characters."""
 
     name: str
     total: int
+    once: int
     exact: int
     other_length: int
 
@@ -29,14 +30,9 @@ def measured(artifact: Artifact, backend: Backend, count: int, plates: Sequence[
     The model is loaded as `backend`, and read through the serving code.
     """
     rows, two = [], []
-    renderer = Renderer()
-    for plate in plates:
-        samples = [renderer.sample(VALIDATION_SEED + number, plate) for number in range(count)]
-        crops = Crops(np.stack([sample.image for sample in samples]), [sample.text for sample in samples])
-        read = [reading.text for reading in evaluate.readings(artifact, backend, crops)]
-        pairs = list(zip(read, crops.texts, strict=True))
-        lengths = sum(len(text) != len(true) for text, true in pairs)
-        row = Row(plate.name, count, sum(text == true for text, true in pairs), lengths)
+    looker = Looker(artifact, backend)
+    for plate in tqdm(plates, artifact.manifest.variant, unit="kind", leave=False):
+        row = _row(plate.name, [looker.read(VALIDATION_SEED + number, plate) for number in range(count)])
         rows.append(row)
         if plate.rows == 2:
             two.append(row)
@@ -46,17 +42,26 @@ def measured(artifact: Artifact, backend: Backend, count: int, plates: Sequence[
     yield _together("all", rows)
 
 
+def _row(name: str, read: Sequence[Read]) -> Row:
+    return Row(
+        name,
+        len(read),
+        sum(one.once.text == one.text for one in read),
+        sum(one.several.text == one.text for one in read),
+        sum(len(one.several.text) != len(one.text) for one in read),
+    )
+
+
 def _together(name: str, rows: Sequence[Row]) -> Row:
     return Row(name, *(sum(numbers) for numbers in zip(*(row[1:] for row in rows), strict=True)))
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    head = ["kind", "plates", "exact, with 95 % interval", "wrong length"]
+    head = ["kind", "plates", "exact in one view", f"exact in {VIEWS} where unsure", "wrong length"]
     return blocks.table(head, [_cells(row) for row in rows])
 
 
 def _cells(row: Row) -> list[str]:
-    score = evaluate.wilson(row.exact, row.total)
-    exact = f"{100 * row.exact / row.total:.1f} % ({100 * score.low:.1f} to {100 * score.high:.1f})"
-    return [row.name, str(row.total), exact, f"{100 * row.other_length / row.total:.1f} %"]
+    shares = [exact(count, row.total) for count in (row.once, row.exact)]
+    return [row.name, str(row.total), *shares, f"{100 * row.other_length / row.total:.1f} %"]

@@ -7,14 +7,38 @@ from tqdm import tqdm
 
 from model_builder import evaluate
 from model_builder.measure import blocks
+from model_builder.plates.kinds import Plate
 from model_builder.render.plate import Renderer
 from model_builder.train.data import DEVELOPMENT_SEED
 from service.artifact import Artifact
 from service.backends import Backend
 from service.finding.views import SHIFTS, SURE
-from service.reading.text import Reader
+from service.reading.text import Reader, Reading
 
 _FIRST = DEVELOPMENT_SEED + 1_000_000  # apart from the plates that training is watched by
+VIEWS = 1 + len(SHIFTS)
+
+
+class Read(NamedTuple):
+    """A rendered plate: its text, what is read in one view, and in several if that is unsure."""
+
+    text: str
+    once: Reading
+    several: Reading
+
+
+class Looker:
+    """Renders plates, and reads them with a model that is loaded as `backend`."""
+
+    def __init__(self, artifact: Artifact, backend: Backend) -> None:
+        self._reader, self._backend, self._renderer = Reader.of(artifact.reader), backend, Renderer()
+
+    def read(self, seed: int, kind: Plate | None = None) -> Read:
+        """The plate of this seed, of a kind drawn by its share or of the one given."""
+        samples = [self._renderer.sample(seed, kind, shift=shift) for shift in ((0.0, 0.0), *SHIFTS)]
+        logits = self._backend.infer(np.stack([sample.image for sample in samples]))
+        once = self._reader.read(logits[0])
+        return Read(samples[0].text, once, once if once.confidence >= SURE else self._reader.read(logits))
 
 
 class Row(NamedTuple):
@@ -28,18 +52,18 @@ class Row(NamedTuple):
 
 def measured(artifact: Artifact, backend: Backend, count: int) -> list[Row]:
     """A row of one view, and one of several, of `count` plates of development seeds."""
-    reader, renderer = Reader.of(artifact.reader), Renderer()
-    once = several = again = 0
-    for seed in tqdm(range(_FIRST, _FIRST + count), artifact.manifest.variant, unit="plate", leave=False):
-        samples = [renderer.sample(seed, shift=shift) for shift in ((0.0, 0.0), *SHIFTS)]
-        logits, text = backend.infer(np.stack([sample.image for sample in samples])), samples[0].text
-        reading = reader.read(logits[0])
-        once += reading.text == text
-        if reading.confidence < SURE:
-            again += 1
-            reading = reader.read(logits)
-        several += reading.text == text
-    return [Row(1, count, once, 0), Row(1 + len(SHIFTS), count, several, again)]
+    looker = Looker(artifact, backend)
+    seeds = tqdm(range(_FIRST, _FIRST + count), artifact.manifest.variant, unit="plate", leave=False)
+    read = [looker.read(seed) for seed in seeds]
+    return [
+        Row(1, count, sum(one.once.text == one.text for one in read), 0),
+        Row(
+            VIEWS,
+            count,
+            sum(one.several.text == one.text for one in read),
+            sum(one.once.confidence < SURE for one in read),
+        ),
+    ]
 
 
 def table(rows: list[Row]) -> str:
@@ -48,7 +72,16 @@ def table(rows: list[Row]) -> str:
     return blocks.table(head, [_cells(row) for row in rows])
 
 
+def exact(count: int, total: int) -> str:
+    """The cell of a table for so many exact ones: the share and its 95 % interval."""
+    score = evaluate.wilson(count, total)
+    return f"{100 * count / total:.1f} % ({100 * score.low:.1f} to {100 * score.high:.1f})"
+
+
 def _cells(row: Row) -> list[str]:
-    score = evaluate.wilson(row.exact, row.total)
-    share = f"{100 * row.exact / row.total:.1f} % ({100 * score.low:.1f} to {100 * score.high:.1f})"
-    return [str(row.views), f"{row.total:,}", share, f"{100 * row.again / row.total:.1f} %"]
+    return [
+        str(row.views),
+        f"{row.total:,}",
+        exact(row.exact, row.total),
+        f"{100 * row.again / row.total:.1f} %",
+    ]
