@@ -1,6 +1,7 @@
 """Watch lists: which entries an event may be, and how probable that is."""
 
 import csv
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,9 @@ from service.video.fusion import Fused
 
 LEAST: Final = 0.05  # probability from which a match is told
 MATCHES: Final = 10  # of an event, the most probable
+LONGEST: Final = 12  # letters and digits of a plate; no country has more
+DOTS: Final = ".·•‧∙⋅・\N{MINUS SIGN}"  # and the minus, which is no dash to Unicode
+BETWEEN: Final = ("Zs", "Pd", "Mn", "Mc", "Cf")  # spaces, dashes, accents of their own, and what nobody sees
 
 
 class Match(BaseModel):
@@ -43,20 +47,40 @@ class WatchList:
 
 
 def read(files: Sequence[Path]) -> WatchList:
-    """The lists of files: a plate a line, a note after a comma; empty lines, and those after a #, say nothing."""
+    """The lists of files: a plate a line, a note after a comma; empty lines, and those after a #, say nothing.
+
+    Raises BadParameter with the number of a line that is anything else: a plate that is taken for something else
+    would never match, and nobody would know.
+    """
     entries = []
     for file in files:
         try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise BadParameter(f"The list {file} is not UTF-8: save it as UTF-8.") from error
         except OSError as error:
             raise BadParameter(f"The list {file} cannot be read: {error}.") from error
-        for row in csv.reader(line for line in lines if line.strip() and not line.startswith("#")):
-            entries.append((row[0], ",".join(row[1:]).strip()))
+        for number, line in enumerate(lines, 1):
+            if line.replace(",", "").strip() and not line.startswith("#"):
+                entries.append(_entry(line, f"Line {number} of the list {file}"))
     return WatchList(entries)
 
 
+def _entry(line: str, where: str) -> tuple[str, str]:
+    """The plate and the note of a line, each as it is or in quotes."""
+    try:
+        (plate, *notes), *_ = csv.reader([line.strip()], strict=True)
+    except csv.Error as error:
+        raise BadParameter(f"{where} cannot be read ({error}): quotes begin and end in the same line.") from error
+    if not 0 < len(_plain(plate)) <= LONGEST or not all(map(_in_plates, plate)):
+        raise BadParameter(f"{where} is no plate, or no comma stands between the plate and its note.")
+    return plate, ",".join(notes).strip()
+
+
+def _in_plates(char: str) -> bool:
+    return char.isalnum() or char in DOTS or unicodedata.category(char) in BETWEEN
+
+
 def _plain(plate: str) -> str:
-    """The letters and digits of a plate: people write spaces, dashes and dots between them."""
-    return "".join(char for char in plate.upper() if char.isalnum())
+    """The letters and digits of a plate: people write spaces, dashes and dots between them, and some in full width."""
+    return "".join(char for char in unicodedata.normalize("NFKC", plate).upper() if char.isalnum())

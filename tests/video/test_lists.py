@@ -54,6 +54,47 @@ def test_a_list_that_is_not_there_is_refused(tmp_path):
         lists.read([tmp_path / "none"])
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        '"京A12345","red van, a ""dent"""',
+        '\t京A12345 , red van, a "dent"\t',
+        '京\u200ea–1234.5,red van\u2028, a "dent"',
+        '京Ａ１２３４５,red van, a "dent",,',
+    ],
+)
+def test_each_line_is_an_entry_however_it_is_written(tmp_path, written):
+    file = tmp_path / "list.csv"
+    file.write_text(f"plate,note\r\n{written}\r\n,,\r\n\u3000\r\n沪B54321", encoding="utf-8", newline="")
+    (found,) = lists.read([file]).matches(fused(("京A12345", 0.99)))
+    assert "".join(char for char in found.note if char.isprintable()).rstrip(",") == 'red van, a "dent"'
+    assert lists.read([file]).matches(fused(("沪B54321", 0.99)))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '京A12345,"the plumber',
+        '京A12345,"the" plumber',
+        '京A12345,"' + 150_000 * "x" + '"',
+        "京A12345;the plumber",
+        "京A12345\tthe plumber",
+        "京A12345，the plumber",
+        "京A12345|the plumber",
+        "京A12345 the plumber",
+        "京A*,the plumber",
+        ",the plumber",
+        "--,the plumber",
+    ],
+)
+def test_a_line_that_would_never_match_is_refused_with_its_number(tmp_path, written):
+    file = tmp_path / "list.csv"
+    file.write_text(f"# stolen\n\n{written}\n沪B54321,thief\n", encoding="utf-8")
+    with pytest.raises(BadParameter, match=r"Line 3 of the list .*list\.csv ") as raised:
+        lists.read([file])
+    assert "plumber" not in str(raised.value)
+
+
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
 def test_a_list_that_is_not_utf_8_is_refused_with_advice(tmp_path, encoding):
     (tmp_path / "list.csv").write_text("京A12345, ours", encoding=encoding)
