@@ -1,6 +1,5 @@
 """Pictures of the plates of events, kept for some hours where somebody asks for them."""
 
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ import cv2
 
 from service.errors import BadParameter
 from service.reading.geometry import Pixels
+from service.video.messages import say
 
 HOUR_S: Final = 3600.0
 CHECKED_S: Final = 60.0  # seconds between two looks for files that are too old
@@ -34,7 +34,7 @@ class Crops:
         try:
             file.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
         except OSError as error:
-            print(f"lpr: the crop {file} cannot be written: {error.strerror}", file=sys.stderr)
+            say(f"the crop {file} cannot be written: {error.strerror}")
             with suppress(OSError):
                 file.unlink(missing_ok=True)  # a full disk leaves a part of it
             return None
@@ -56,4 +56,4 @@ class Crops:
             except OSError as error:
                 errors.append(error)
         if errors:
-            print(f"lpr: {len(errors)} old crops cannot be deleted: {errors[0]}", file=sys.stderr)
+            say(f"{len(errors)} old crops cannot be deleted: {errors[0]}")

@@ -1,6 +1,5 @@
 """Watch: the frames of all cameras, one after the other, through the same engines, to events."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,6 +9,7 @@ from service.video.crops import Crops
 from service.video.engines import Engines
 from service.video.events import Event, event
 from service.video.lists import WatchList
+from service.video.messages import say
 from service.video.passages import Follower, Rules
 from service.video.sources import Feeder, Mailbox, Source
 from service.video.tracks import Track
@@ -89,5 +89,5 @@ class Watch:
     def _told_errors(self) -> int:
         errors = [(name, feeder.error) for name, feeder in self._feeders.items() if feeder.error]
         for name, error in errors:
-            print(f"lpr: {name}: {error}", file=sys.stderr)
+            say(f"{name}: {error}")
         return len(errors)
