@@ -18,14 +18,16 @@ import re
 import threading
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from service.errors import BadParameter
+from service.video.addresses import split
 from service.video.outbox import NotTaken
 
 TIMEOUT_S: Final = 10.0
 AWAY: Final = "the broker does not answer"
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+USAGE: Final = "An MQTT address is mqtt://HOST or mqtts://HOST, with USER@, :PORT and /PREFIX if needed."
 DISCOVERY: Final = "homeassistant"
 NOT_IN_TOPICS: Final = r"[/+#\x00-\x1f\x7f-\x9f]"
 NOT_IN_DISCOVERY: Final = r"[^A-Za-z0-9_-]"  # Home Assistant ignores other topics
@@ -44,9 +46,9 @@ class Broker(NamedTuple):
 
 def broker(address: str, password: str | None) -> Broker:
     """The broker of an address; `password` is that of the environment. Raises BadParameter."""
-    parts = urlsplit(address)
+    parts = split(address, USAGE)
     if parts.scheme not in PORTS or not parts.hostname:
-        raise BadParameter("An MQTT address is mqtt://HOST or mqtts://HOST, with USER@, :PORT and /PREFIX if needed.")
+        raise BadParameter(USAGE)
     if parts.password is not None:
         raise BadParameter("Others see the command line: set LPR_MQTT_PASSWORD instead of a password in the address.")
     prefix = parts.path.strip("/") or "lpr"

@@ -5,7 +5,6 @@ whenever it ends. A file hands over each frame and waits until it is taken.
 """
 
 import re
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -21,10 +20,18 @@ from numpy.typing import NDArray
 
 from service.errors import BadParameter, LprError, brief, printable, quoted
 from service.reading.geometry import Pixels
+from service.video.addresses import split
+from service.video.messages import say
 
 FIRST_S, MOST_S = 1.0, 60.0  # seconds between two tries to open a source
-KNOWN: Final = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "udp", "tcp", "tls", "mmsh", "file")
+KNOWN: Final = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "udp", "tcp", "tls", "mmsh")
 SCHEMES: Final = (*KNOWN, "srt")  # srt only where PyAV was built with it
+USAGE: Final = (
+    "The address of a stream is SCHEME://HOST, with USER:PASSWORD@, :PORT and /PATH if needed. "
+    "Other characters in a user or password, such as [ and /, are percent-encoded."
+)
+LOCAL: Final = "file://"
+LOCAL_USAGE: Final = "The address of a file is file:///PATH, percent-encoded; the path alone does as well."
 SILENT_S: Final = 10.0  # seconds without a packet, after which a stream has ended
 PLANAR: Final = (
     "yuv420p",
@@ -118,20 +125,36 @@ class Source:
 def parse(text: str) -> Source:
     """`NAME=ADDRESS` or `ADDRESS`, whose host, file or device gives the name then. Raises BadParameter."""
     name, equals, address = text.partition("=")
-    if not equals or not re.fullmatch(r"[\w.-]{1,64}", name):
-        name, address = _name(text), text
-    source = Source(name, address)
-    scheme, colon, _ = address.partition("://")
-    if colon and scheme not in SCHEMES:  # PyAV, too, knows them in small letters only
-        raise BadParameter(f"There is no stream of {quoted(scheme)}: an address begins with one of {', '.join(KNOWN)}.")
+    if not equals or not re.fullmatch(r"[\w.-]{1,64}", name) or _only_whole(text, address):
+        name, address = "", text
+    if address.startswith(LOCAL):
+        address = _path(address)
+    host = _host(address) if "://" in address else Path(address).stem
+    source = Source(name or re.sub(r"[^\w.-]+", "-", host or "camera")[:64], address)
     if not source.live and not Path(address).is_file():
         raise BadParameter(f"{printable(address)!r} is no file, address or camera.")
     return source
 
 
-def _name(address: str) -> str:
-    host = urlsplit(address).hostname if "://" in address else Path(address).stem
-    return re.sub(r"[^\w.-]+", "-", host or "camera")[:64]
+def _only_whole(text: str, address: str) -> bool:
+    """Whether a text is a file, and what stands after its = is none, nor anything else."""
+    return not (Source("", address).live or Path(address).is_file()) and Path(text).is_file()
+
+
+def _path(address: str) -> str:
+    """The path of a file's address: it is watched as any file is, and not as a stream."""
+    parts = split(address, LOCAL_USAGE)
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise BadParameter(LOCAL_USAGE)
+    return unquote(parts.path)
+
+
+def _host(address: str) -> str | None:
+    """The host of a stream, where its address has one."""
+    scheme = address.partition("://")[0]
+    if scheme not in SCHEMES:  # PyAV, too, knows them in small letters only
+        raise BadParameter(f"There is no stream of {quoted(scheme)}: an address begins with one of {', '.join(KNOWN)}.")
+    return split(address, USAGE).hostname
 
 
 class Mailbox:
@@ -228,7 +251,7 @@ class Feeder(threading.Thread):
                 reason = str(error)
             wait = FIRST_S if time.monotonic() - began > MOST_S else min(2 * wait, MOST_S)
             if not self._stop.is_set():
-                print(f"lpr: camera {self.source.name}: {reason}; again in {wait:g} s", file=sys.stderr)
+                say(f"camera {self.source.name}: {reason}; again in {wait:g} s")
             self._stop.wait(wait)
 
     def _once(self) -> None:
@@ -267,7 +290,7 @@ def _decoded(address: str) -> Iterator[Frame]:
     av = _av()
     options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
     try:
-        with av.open(address, options=options, timeout=SILENT_S if "://" in address else None) as container:
+        with av.open(_url(address), options=options, timeout=SILENT_S if "://" in address else None) as container:
             if not container.streams.video:
                 raise NoVideo("it has no video")
             stream = container.streams.video[0]
@@ -279,6 +302,11 @@ def _decoded(address: str) -> Iterator[Frame]:
                 yield DecodedFrame(at - begin, frame)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise NoVideo(_without_password(brief(error), address)) from error
+
+
+def _url(address: str) -> str:
+    """What FFmpeg opens: it would take a file such as 12:30.mp4 for an address."""
+    return address if "://" in address else f"file:{address}"
 
 
 def _av() -> Any:
@@ -305,7 +333,7 @@ def _start(source: Source) -> float:
         return time.time()
     written = Path(source.address).stat().st_mtime
     try:
-        with av.open(source.address) as container:
+        with av.open(_url(source.address)) as container:
             return written - float(container.duration or 0) / 1e6
     except (av.FFmpegError, OSError, ValueError):  # which reading it will tell
         return written

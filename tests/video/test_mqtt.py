@@ -162,7 +162,21 @@ def test_an_address_names_all():
     assert broker("mqtt://host", None)[:3] == ("host", 1883, False)
 
 
-@pytest.mark.parametrize("address", ["http://host", "mqtt://", "mqtt://a:secret@host", "mqtt://host/a+b"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://host",
+        "mqtt://",
+        "mqtt://a:secret@host",
+        "mqtt://host/a+b",
+        "mqtt://host:port",
+        "mqtt://host:99999",
+        "mqtt://host:0",
+        "mqtt://[::1",
+        "mqtt://a..b",
+        f"mqtt://{70 * 'a'}",
+    ],
+)
 def test_other_addresses_are_refused(address):
     with pytest.raises(BadParameter) as raised:
         broker(address, None)

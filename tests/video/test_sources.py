@@ -133,6 +133,55 @@ def test_sources_have_names(text, name, live):
     assert (source.name, source.live) == (name, live)
 
 
+@pytest.mark.parametrize(
+    ("name", "camera"), [("cam=2.mp4", "cam-2"), ("12:30.mp4", "12-30"), ("a b#?%20.mp4", "a-b-20")]
+)
+@pytest.mark.parametrize("form", [str, lambda path: path.as_uri()])
+def test_a_file_may_have_any_name_and_be_given_as_an_address(film, monkeypatch, name, camera, form):
+    monkeypatch.chdir(film.parent)
+    source = parse(form(film.rename(film.parent / name)))
+    assert (source, source.live) == (Source(camera, str(film.parent / name)), False)
+    assert next(frames(source)).luma.shape == (48, 64)
+    source = parse(name)
+    assert (source, source.live) == (Source(camera, name), False)
+    assert next(frames(source)).luma.shape == (48, 64)
+    assert Feeder(source, Mailbox(), fps=5).start_time < (film.parent / name).stat().st_mtime - 1
+
+
+def test_a_name_before_a_file_comes_first(film, monkeypatch):
+    monkeypatch.chdir(film.parent)
+    film.with_name(f"cam={film.name}").write_bytes(b"")
+    assert parse(f"cam={film.name}") == Source("cam", film.name)
+    assert parse(f"cam={film.as_uri()}") == Source("cam", str(film))
+    film.with_name("desk=0").write_bytes(b"")
+    assert parse("desk=0") == Source("desk", "0")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rtsp://[::1",
+        "gate=rtsp://user:secret@host:port/1",
+        "rtsp://user:secret@host:99999/1",
+        "rtsp://user:secret[@host/1",
+        "rtsp://gate..lan/1",
+        "file://host/secret.mp4",
+        "file:///secret.mp4?1",
+        "file:///none.mp4",
+        "file:///%00",
+    ],
+)
+def test_a_malformed_address_is_refused(text):
+    with pytest.raises(BadParameter) as raised:
+        parse(text)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["udp://@:5004", "rtp://@239.0.0.1:5004", "tcp://:5004?listen"])
+def test_a_stream_may_have_no_host(text):
+    assert parse(text).live
+
+
 def test_a_file_that_is_not_there_is_refused(film):
     assert parse(str(film)).name == "film"
     assert parse(f"front={film}") == Source("front", str(film))
