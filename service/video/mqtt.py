@@ -4,9 +4,12 @@
 topic                                                message
 ==================================================== ================================================================
 PREFIX/CAMERA/plate                                  the event, with quality of service 1
-PREFIX/status                                        online or offline, retained; the broker says offline by the will
+PREFIX/CAMERA/status                                 online or offline, retained; the broker says offline by the will
 homeassistant/sensor/PREFIX_CAMERA/plate/config      what Home Assistant is to know of the camera, retained
 ==================================================== ================================================================
+
+A connection has one will, so CAMERA of the status is the first camera of the process, for all of them. Processes that
+share a broker have different cameras, so none of them says offline for another.
 
 A name with characters that may not stand there has _ for each of them, and at its end a digest of the name, so that
 different names stay different.
@@ -17,6 +20,7 @@ import json
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
@@ -62,12 +66,14 @@ class Mqtt:
     """A connection that is opened again whenever it breaks."""
 
     def __init__(self, where: Broker, cameras: Sequence[str]) -> None:
+        """`cameras` are those of this process, at least one."""
         self._where, self._cameras = where, cameras
+        self._status = status(where.prefix, cameras[0])
         self._connected, self._why = threading.Event(), AWAY  # why it is not connected
         self._client = client = _client()
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_connect_fail = self._on_connect_fail
-        client.will_set(f"{where.prefix}/status", "offline", qos=1, retain=True)
+        client.will_set(self._status, "offline", qos=1, retain=True)
         client.reconnect_delay_set(1, 60)
         if where.user:
             client.username_pw_set(where.user, where.password)
@@ -89,9 +95,10 @@ class Mqtt:
             raise NotTaken("the broker did not take it in time")
 
     def close(self) -> None:
-        """Say that this camera is offline, and disconnect."""
+        """Say that the cameras are offline, and disconnect."""
         if self._connected.is_set():
-            self._client.publish(f"{self._where.prefix}/status", "offline", qos=1, retain=True).wait_for_publish(2)
+            with suppress(RuntimeError, ValueError):  # the connection broke just now, and the will says it
+                self._client.publish(self._status, "offline", qos=1, retain=True).wait_for_publish(2)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -101,9 +108,9 @@ class Mqtt:
             return
         self._why = AWAY
         for camera in self._cameras:
-            where, message = discovery(self._where.prefix, camera)
+            where, message = discovery(self._where.prefix, camera, self._status)
             client.publish(where, json.dumps(message), qos=1, retain=True)
-        client.publish(f"{self._where.prefix}/status", "online", qos=1, retain=True)
+        client.publish(self._status, "online", qos=1, retain=True)
         self._connected.set()
 
     def _on_connect_fail(self, client: Any, data: Any) -> None:
@@ -118,8 +125,16 @@ def topic(prefix: str, camera: str) -> str:
     return f"{prefix}/{_word(camera, NOT_IN_TOPICS)}/plate"
 
 
-def discovery(prefix: str, camera: str) -> tuple[str, dict[str, Any]]:
-    """Topic and message by which Home Assistant makes a sensor of a camera: its state is the last plate's text."""
+def status(prefix: str, camera: str) -> str:
+    """Where a process says whether it is online; `camera` is its first one."""
+    return f"{prefix}/{_word(camera, NOT_IN_TOPICS)}/status"
+
+
+def discovery(prefix: str, camera: str, available: str) -> tuple[str, dict[str, Any]]:
+    """Topic and message by which Home Assistant makes a sensor of a camera: its state is the last plate's text.
+
+    `available` is the topic of `status`.
+    """
     group = re.sub("/+", "_", prefix)
     node = f"{_word(group, NOT_IN_DISCOVERY)}_{_word(camera, NOT_IN_DISCOVERY)}"
     state = topic(prefix, camera)
@@ -129,7 +144,7 @@ def discovery(prefix: str, camera: str) -> tuple[str, dict[str, Any]]:
         "state_topic": state,
         "value_template": "{{ value_json.text }}",
         "json_attributes_topic": state,
-        "availability_topic": f"{prefix}/status",
+        "availability_topic": available,
         "icon": "mdi:car",
         "force_update": True,
         "device": {"identifiers": [node], "name": camera, "manufacturer": "lpr"},

@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from service.errors import BadParameter
 from service.video import mqtt
-from service.video.mqtt import Mqtt, broker, discovery, topic
+from service.video.mqtt import Mqtt, broker, discovery, status, topic
 from service.video.outbox import NotTaken, Outbox
 from tests.support.processes import program
 
@@ -109,13 +109,30 @@ def until(condition) -> bool:
 def test_home_assistant_discovers_each_camera(mosquitto, listening):
     receiver = Mqtt(broker(mosquitto.address, None), ["front door"])
     receiver.send(event(1))
-    where, message = discovery("lpr", "front door")
-    assert until(lambda: listening.of("lpr/front door/plate") and listening.of(where) and listening.of("lpr/status"))
+    where, message = discovery("lpr", "front door", state := status("lpr", "front door"))
+    assert until(lambda: listening.of("lpr/front door/plate") and listening.of(where) and listening.of(state))
     assert json.loads(listening.of(where)[0]) == message
     assert message["state_topic"] == topic("lpr", "front door") == "lpr/front door/plate"
-    assert listening.of("lpr/status") == ["online"]
+    assert message["availability_topic"] == state == "lpr/front door/status"
+    assert listening.of(state) == ["online"]
     receiver.close()
-    assert until(lambda: listening.of("lpr/status")[-1] == "offline")
+    assert until(lambda: listening.of(state)[-1] == "offline")
+
+
+@pytest.mark.slow
+def test_the_end_of_one_process_leaves_the_cameras_of_another_available(mosquitto, listening):
+    gone, still = (Mqtt(broker(mosquitto.address, None), cameras) for cameras in (["gate", "yard"], ["street"]))
+
+    def available(camera: str) -> list[str]:
+        where, _ = discovery("lpr", camera, "")
+        return [state for told in listening.of(where) for state in listening.of(json.loads(told)["availability_topic"])]
+
+    cameras = ("gate", "yard", "street")
+    assert until(lambda: [available(camera) for camera in cameras] == [["online"]] * 3)
+    gone.close()
+    assert until(lambda: [available(camera)[-1] for camera in cameras] == ["offline", "offline", "online"])
+    still.close()
+    assert until(lambda: available("street") == ["online", "offline"])
 
 
 @pytest.mark.slow
@@ -185,7 +202,7 @@ def test_other_addresses_are_refused(address):
 
 def test_cameras_of_different_names_are_different():
     names = ["门", "院", "front.door", "front_door", "a/b", "a+b", "a_b"]
-    told = [discovery("lpr", name) for name in names]
+    told = [discovery("lpr", name, status("lpr", name)) for name in names]
     assert [topic("lpr", name) for name in names[:4]] == [f"lpr/{name}/plate" for name in names[:4]]
     for distinct in ([topic("lpr", name) for name in names], [where for where, _ in told]):
         assert len(set(distinct)) == len(names)
@@ -195,12 +212,13 @@ def test_cameras_of_different_names_are_different():
 
 
 def test_plain_names_are_their_own_topics():
-    where, message = discovery("garage/lpr", "gate-1")
+    where, message = discovery("garage/lpr", "gate-1", "")
     assert (where, message["unique_id"]) == (
         "homeassistant/sensor/garage_lpr_gate-1/plate/config",
         "garage_lpr_gate-1_plate",
     )
     assert topic("garage/lpr", "gate-1") == "garage/lpr/gate-1/plate"
+    assert status("garage/lpr", "gate-1") == "garage/lpr/gate-1/status"
 
 
 def refusing(listener: socket.socket) -> None:
@@ -214,7 +232,7 @@ def test_why_the_broker_refuses_is_told(monkeypatch):
     monkeypatch.setattr(mqtt, "TIMEOUT_S", 0.02)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=refusing, args=(listener,), daemon=True).start()
-        receiver = Mqtt(broker(f"mqtt://lpr@127.0.0.1:{listener.getsockname()[1]}", "wrong"), [])
+        receiver = Mqtt(broker(f"mqtt://lpr@127.0.0.1:{listener.getsockname()[1]}", "wrong"), ["gate"])
 
         def told() -> str:
             with pytest.raises(NotTaken) as raised:
