@@ -4,17 +4,19 @@ What was accepted is on disk and stays there until its receiver has taken it, ov
 may get an event twice where this process ends between the sending and the note of it; its `id` tells so.
 """
 
+import itertools
 import sqlite3
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
 from service.errors import BadParameter, LprError, brief
+from service.video.messages import say
 
 FIRST_S, MOST_S = 1.0, 300.0  # seconds between two tries
+CLOSE_S: Final = 5.0  # seconds in which what is being sent may end
 LIMIT: Final = 100_000  # events that wait for one receiver
 
 _TABLES: Final = """
@@ -40,7 +42,7 @@ class Receiver(Protocol):
         """Send an event as JSON; return once it was taken, raise NotTaken if it was not."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Let go of connections; the thread that sends calls it."""
 
 
 class Outbox:
@@ -69,41 +71,48 @@ class Outbox:
         for thread in self._threads:
             thread.start()
 
-    def accept(self, body: str) -> Sequence[str]:
-        """Write an event to disk for every receiver; the names of those for which there is no room."""
-        with self._news:
-            full = [name for name in self._receivers if self._count(name) >= self._limit]
-            rows = [(name, body, 0, 0.0) for name in self._receivers if name not in full]
-            with self._connection:
-                self._connection.executemany(
-                    "insert into events (receiver, body, tries, due) values (?, ?, ?, ?)", rows
-                )
-            self._news.notify_all()
-        return full
+    def accept(self, body: str) -> Mapping[str, str]:
+        """Write an event to disk for every receiver; why it is lost to a receiver, by the receiver's name."""
+        try:
+            with self._news:
+                full = [name for name in self._receivers if self._count(name) >= self._limit]
+                rows = [(name, body, 0, 0.0) for name in self._receivers if name not in full]
+                with self._connection:
+                    self._connection.executemany(
+                        "insert into events (receiver, body, tries, due) values (?, ?, ?, ?)", rows
+                    )
+                self._news.notify_all()
+        except sqlite3.Error as error:  # a full disk must not end the watching
+            return dict.fromkeys(self._receivers, f"its queue cannot be written ({brief(error)})")
+        return dict.fromkeys(full, "its queue is full")
 
     def waiting(self) -> int:
-        """Events that are not taken yet, of all receivers."""
+        """Events that are not taken yet, of all receivers. Raises sqlite3.Error."""
         with self._news:
             return sum(self._count(name) for name in self._receivers)
 
     def drain(self, seconds: float) -> int:
-        """Wait until all is taken, so long at most; how many still wait."""
+        """Wait until all is taken, so long at most; how many still wait, as far as that can be read."""
         end = time.monotonic() + seconds
-        with self._news:
-            while (left := sum(map(self._count, self._receivers))) and time.monotonic() < end:
-                self._news.wait(0.2)
+        try:
+            with self._news:
+                while (left := sum(map(self._count, self._receivers))) and time.monotonic() < end:
+                    self._news.wait(0.2)
+        except sqlite3.Error as error:
+            say(f"what waits in {self._file} cannot be counted: {brief(error)}")
+            return 0
         return left
 
     def close(self) -> None:
-        """Stop sending; what waits stays on disk."""
+        """Stop sending; what waits stays on disk. A thread whose receiver holds it longer is left to itself."""
         with self._news:
             self._stopped = True
             self._news.notify_all()
+        end = time.monotonic() + CLOSE_S
         for thread in self._threads:
-            thread.join()
-        for receiver in self._receivers.values():
-            receiver.close()
-        self._connection.close()
+            thread.join(max(0.0, end - time.monotonic()))
+        with self._news:
+            self._connection.close()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, check_same_thread=False, timeout=30)
@@ -117,17 +126,32 @@ class Outbox:
         return int(count)
 
     def _run(self, name: str, receiver: Receiver) -> None:
-        pause = 0.0
-        while True:
-            with self._news:
-                if pause:
-                    self._news.wait_for(lambda: self._stopped, pause)
-                self._news.wait_for(lambda: self._stopped or self._next(name) is not None, 1.0)
-                if self._stopped:
-                    return
-                event = self._next(name)
-            if event is not None:
-                pause = self._send(name, receiver, *event, pause)
+        """Send until the outbox is closed, whatever fails: nobody would start this thread again."""
+        pause, failed = 0.0, 0
+        while not self._stops_within(pause):
+            try:
+                pause, failed = self._turn(name, receiver), 0
+            except Exception as error:
+                pause, failed = self._told(name, error, failed), failed + 1
+        receiver.close()
+
+    def _stops_within(self, seconds: float) -> bool:
+        with self._news:
+            return bool(self._news.wait_for(lambda: self._stopped, seconds))
+
+    def _told(self, name: str, error: Exception, tries: int) -> float:
+        """Tell stderr of an error after so many tries before; seconds to wait before the next one."""
+        wait = min(self._first_s * 2.0 ** min(tries, 20), MOST_S)
+        reason = brief(error) or type(error).__name__
+        say(f"{name}: {reason}; again in {wait:g} s")
+        return wait
+
+    def _turn(self, name: str, receiver: Receiver) -> float:
+        """Wait for an event, a second at most, and send it; seconds to wait before the next one."""
+        with self._news:
+            self._news.wait_for(lambda: self._stopped or self._next(name) is not None, 1.0)
+            event = None if self._stopped else self._next(name)
+        return self._send(name, receiver, *event) if event else 0.0
 
     def _next(self, name: str) -> tuple[int, str, int] | None:
         found = self._connection.execute(
@@ -136,24 +160,27 @@ class Outbox:
         ).fetchone()
         return found if found is None else (found[0], found[1], found[2])
 
-    def _send(self, name: str, receiver: Receiver, number: int, body: str, tries: int, pause: float) -> float:
+    def _send(self, name: str, receiver: Receiver, number: int, body: str, tries: int) -> float:
         """Send an event; seconds to wait before the next one."""
         try:
             receiver.send(body)
         except NotTaken as error:
-            wait = min(self._first_s * 2 ** min(tries, 20), MOST_S)
-            print(f"lpr: {name}: {brief(error)}; again in {wait:g} s", file=sys.stderr)
+            wait = self._told(name, error, tries)
             due = time.time() + wait if error.alone else 0.0
-            self._write("update events set tries = tries + 1, due = ? where id = ?", (due, number))
+            self._write(name, "update events set tries = tries + 1, due = ? where id = ?", (due, number))
             return 0.0 if error.alone else wait
-        self._write("delete from events where id = ?", (number,))
+        self._write(name, "delete from events where id = ?", (number,))
         return 0.0
 
-    def _write(self, statement: str, values: tuple[float, int] | tuple[int]) -> None:
-        with self._news, self._connection:
-            self._connection.execute(statement, values)
-        with self._news:
-            self._news.notify_all()
-
-
-Accept = Callable[[str], Sequence[str]]
+    def _write(self, name: str, statement: str, values: tuple[float, int] | tuple[int]) -> None:
+        """Write what became of an event, until that succeeds: what was taken must not be sent again meanwhile."""
+        for tries in itertools.count():
+            try:
+                with self._news:
+                    with self._connection:
+                        self._connection.execute(statement, values)
+                    self._news.notify_all()
+                return
+            except sqlite3.Error as error:
+                if self._stopped or self._stops_within(self._told(name, error, tries)):
+                    return

@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from service.video.crops import Crops
 from service.video.engines import Engines
 from service.video.events import Event
 from service.video.lists import read
+from service.video.messages import say
 from service.video.mqtt import Mqtt, broker
 from service.video.outbox import Outbox, Receiver
 from service.video.passages import Rules
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         Crops(options.keep_crops, options.retain) if options.keep_crops else None,
     )
     for sentence in warnings():
-        print(f"lpr: {sentence}", file=sys.stderr)
+        say(sentence)
     with _engines() as engines, _telling(options, sources) as tell:
         watch = Watch(sources, engines, lambda event, _: tell(event), chosen)
         with _stopped_by_signals(watch.stop):
@@ -57,10 +57,15 @@ def _telling(options: argparse.Namespace, sources: list[Source]) -> Iterator[Cal
 
     def tell(event: Event) -> None:
         body = event.model_dump_json()
-        for name in outbox.accept(body) if outbox else ():
-            print(f"lpr: {name}: its queue is full: event {event.id} is lost", file=sys.stderr)
+        for name, reason in outbox.accept(body).items() if outbox else ():
+            say(f"{name}: {reason}: event {event.id} is lost")
         if not options.quiet:
-            print(printable(body), flush=True)
+            try:
+                print(printable(body), flush=True)
+            except BrokenPipeError:  # whoever read the output has seen enough
+                raise
+            except OSError as error:
+                say(f"event {event.id} cannot be written to stdout: {error.strerror}")
 
     try:
         yield tell
@@ -69,7 +74,7 @@ def _telling(options: argparse.Namespace, sources: list[Source]) -> Iterator[Cal
             left = outbox.drain(DRAIN_S)
             outbox.close()
             if left:
-                print(f"lpr: {left} events wait in {options.queue} for the next start", file=sys.stderr)
+                say(f"{left} events wait in {options.queue} for the next start")
 
 
 def _receivers(options: argparse.Namespace, cameras: list[str]) -> dict[str, Receiver]:
@@ -78,8 +83,6 @@ def _receivers(options: argparse.Namespace, cameras: list[str]) -> dict[str, Rec
         _check_appends(options.events)
         found["events"] = JsonLines(options.events)
     if options.webhook:
-        if not options.webhook.startswith(("http://", "https://")):
-            raise BadParameter("A webhook is an address of http or https.")
         secret = settings.webhook_secret
         found["webhook"] = Webhook(options.webhook, secret.get_secret_value().encode() if secret else None)
     if options.mqtt:

@@ -1,20 +1,26 @@
 """Events on their way: nothing accepted is lost, whoever is killed."""
 
 import hmac
+import http.client
 import json
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
 from service.errors import BadParameter
 from service.settings import REPOSITORY
+from service.video import outbox as outboxes
+from service.video import receivers
 from service.video.outbox import NotTaken, Outbox
 from service.video.receivers import SIGNATURE, JsonLines, Webhook, signature, verified
 
@@ -181,9 +187,93 @@ def test_one_receiver_does_not_wait_for_another(tmp_path):
     outbox.close()
 
 
+def test_no_fault_of_a_receiver_ends_the_sending(tmp_path, capfd):
+    faults = [http.client.BadStatusLine("SSH"), ZeroDivisionError()]
+    receiver = Taking(lambda body: faults.pop() if faults else None)
+    outbox = Outbox(tmp_path / "queue", {"it": receiver}, first_s=0.01)
+    outbox.accept("1")
+    assert outbox.drain(20) == 0
+    assert receiver.taken == ["1"]
+    assert capfd.readouterr().err.splitlines() == [
+        "lpr: it: ZeroDivisionError; again in 0.01 s",
+        "lpr: it: SSH; again in 0.02 s",
+    ]
+    outbox.close()
+
+
+def full(outbox: Outbox) -> None:
+    """Let the queue's file grow no more, as on a full disk."""
+    (pages,) = outbox._connection.execute("pragma page_count").fetchone()
+    outbox._connection.execute(f"pragma max_page_count = {pages}")
+
+
+def test_an_event_for_which_the_disk_has_no_room_is_lost_alone(tmp_path):
+    outbox = Outbox(tmp_path / "queue", {"it": Taking(lambda body: NotTaken("away"))}, first_s=60)
+    assert outbox.accept("1") == {}
+    full(outbox)
+    assert outbox.accept(100_000 * "2") == {"it": "its queue cannot be written (database or disk is full)"}
+    assert outbox.waiting() == 1
+    outbox.close()
+
+
+def test_what_was_taken_is_sent_once_where_that_cannot_be_noted(tmp_path, capfd):
+    outbox: Outbox
+
+    def unwritable(body: str) -> None:
+        with outbox._news:
+            outbox._connection.execute("pragma query_only = 1")
+
+    receiver = Taking(unwritable)
+    outbox = Outbox(tmp_path / "queue", {"it": receiver}, first_s=0.01)
+    outbox.accept("1")
+    assert until(lambda: capfd.readouterr().err.count("lpr: it: attempt to write a readonly database; again in") >= 1)
+    with outbox._news:
+        outbox._connection.execute("pragma query_only = 0")
+    assert outbox.drain(20) == 0
+    assert receiver.taken == ["1"]
+    outbox.close()
+
+
+def test_a_queue_that_cannot_be_read_for_a_while_is_read_again(tmp_path, capfd):
+    receiver = Taking()
+    outbox = Outbox(tmp_path / "queue", {"it": receiver}, first_s=0.01)
+    with outbox._news:
+        outbox._connection.execute("alter table events rename to away")
+        outbox._news.notify_all()
+    assert until(lambda: "lpr: it: no such table: events; again in" in capfd.readouterr().err)
+    assert outbox.drain(20) == 0
+    assert "cannot be counted: no such table" in capfd.readouterr().err
+    with outbox._news:
+        outbox._connection.execute("alter table away rename to events")
+    outbox.accept("1")
+    assert until(lambda: receiver.taken == ["1"])
+    outbox.close()
+
+
+def test_a_receiver_that_does_not_return_holds_no_end_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(outboxes, "CLOSE_S", 0.05)
+    sending, released = Event(), Event()
+
+    def held(body: str) -> None:
+        sending.set()
+        released.wait(20)
+
+    receiver = Taking(held)
+    outbox = Outbox(tmp_path / "queue", {"it": receiver})
+    outbox.accept("1")
+    assert sending.wait(20)
+    outbox.close()
+    assert receiver.taken == []
+    released.set()
+    assert until(lambda: not any(thread.is_alive() for thread in outbox._threads))
+    outbox = Outbox(tmp_path / "queue", {"it": (again := Taking())})  # that it was taken could not be noted
+    assert until(lambda: again.taken == ["1"])
+    outbox.close()
+
+
 def test_the_queue_is_bounded_and_tells_so(tmp_path):
     outbox = Outbox(tmp_path / "queue", {"it": Taking(lambda body: NotTaken("away"))}, limit=2, first_s=60)
-    assert [list(outbox.accept(str(number))) for number in range(4)] == [[], [], ["it"], ["it"]]
+    assert [outbox.accept(str(number)) for number in range(4)] == [{}, {}, *2 * [{"it": "its queue is full"}]]
     assert outbox.waiting() == 2
     outbox.close()
 
@@ -208,6 +298,73 @@ def test_what_the_webhook_answers(hook, status, alone):
     with pytest.raises(NotTaken) as raised:
         Webhook(hook.address, None).send('{"id": "1"}')
     assert raised.value.alone == alone
+
+
+@contextmanager
+def answering(*pieces: bytes) -> Iterator[str]:
+    """The address of a server that answers one request with these bytes, a little after each other."""
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(10_000)
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        thread.join(20)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"SSH-2.0-OpenSSH_9\r\n", "is not HTTP: SSH-2.0-OpenSSH_9"),
+        (b"HTTP/1.1 200 OK\r\n" + 200 * b"X: 1\r\n" + b"\r\n", "is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + 100_000 * b"x" + b"\r\n\r\n", "is not HTTP"),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", "is not HTTP"),
+        (b"", "does not answer"),
+    ],
+)
+def test_whatever_answers_the_event_is_kept(answer, told):
+    with answering(answer) as address, pytest.raises(NotTaken, match=told) as raised:
+        Webhook(address, None).send('{"id": "1"}')
+    assert not raised.value.alone
+
+
+def test_an_answer_that_comes_drop_by_drop_is_none(monkeypatch):
+    monkeypatch.setattr(receivers, "TIMEOUT_S", 0.2)
+    drops = [b"HTTP/1.1 200 OK\r\n", *(50 * [b"X: 1\r\n"]), b"\r\n"]
+    with answering(*drops) as address, pytest.raises(NotTaken, match="timed out"):
+        Webhook(address, None).send('{"id": "1"}')
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://",
+        "http:///plates",
+        "ftp://host/",
+        "host/plates",
+        "http://user:secret@host/",
+        "http://host/a b",
+        "http://host/a\tb",
+        "http://host/门",
+        "http://门/",
+        "http://host:port/",
+        "http://host:99999/",
+        "http://host:0/",
+        "http://[::1",
+        "http://a..b/",
+    ],
+)
+def test_an_address_to_which_nothing_can_be_posted_is_refused(address):
+    with pytest.raises(BadParameter, match="A webhook is") as raised:
+        Webhook(address, b"secret")
+    assert "secret" not in str(raised.value)
 
 
 def test_a_webhook_that_is_away_is_none_of_the_events_fault(hook):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from service.errors import BadParameter
 from service.video import run
 from service.video import watch as watching
 from service.video.crops import Crops
+from service.video.outbox import Outbox
 from service.video.sources import Source
 from service.video.watch import Options, Watch
 from tests.support.video import Seeing
@@ -94,6 +96,53 @@ def test_an_event_goes_on_without_a_crop_that_cannot_be_written(tmp_path, monkey
     assert capsys.readouterr().err.splitlines() == [
         f"lpr: the crop {tmp_path / 'lpr-1.jpg'} cannot be written: No space left on device"
     ]
+
+
+class Told:
+    """An event."""
+
+    id = "1"
+
+    def model_dump_json(self) -> str:
+        return '{"id": "1"}'
+
+
+def telling(tmp_path: Path) -> Any:
+    options = SimpleNamespace(events=tmp_path / "events", webhook=None, mqtt=None, queue=tmp_path / "queue")
+    options.quiet = False
+    return run._telling(options, [])
+
+
+def test_an_event_goes_to_stdout_where_the_queue_cannot_be_written(tmp_path, monkeypatch, capsys):
+    made: list[Outbox] = []
+
+    def kept(*arguments: Any) -> Outbox:
+        made.append(Outbox(*arguments))
+        return made[0]
+
+    monkeypatch.setattr(run, "Outbox", kept)
+    with telling(tmp_path) as tell:
+        made[0]._connection.execute("pragma query_only = 1")
+        tell(Told())
+    said = capsys.readouterr()
+    assert said.out == '{"id": "1"}\n'
+    assert said.err == (
+        "lpr: events: its queue cannot be written (attempt to write a readonly database): event 1 is lost\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+def test_full_disks_under_stdout_and_stderr_do_not_end_the_watching(tmp_path, monkeypatch):
+    with open("/dev/full", "w", buffering=1) as out, open("/dev/full", "w", buffering=1) as err:
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.stderr", err)
+        with telling(tmp_path) as tell:
+            tell(Told())
+        monkeypatch.undo()
+        for stream in (out, err):
+            with suppress(OSError):
+                stream.close()
+    assert (tmp_path / "events").read_text() == '{"id": "1"}\n'
 
 
 def test_old_crops_that_cannot_be_deleted_are_told(tmp_path, monkeypatch, capsys):
