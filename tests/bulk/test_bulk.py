@@ -107,7 +107,7 @@ def test_what_is_in_no_image_is_told_in_its_row(monkeypatch):
     images = {"big": bytes(1_000_001), "bare": encode(".jpg", street()), "two": with_location()}
     for name, content in images.items():
         memory.pipe_file(f"/bulk-in/{name}.jpg", content)
-    place, out = listing.Place.at("memory://bulk-in"), listing.Place.at("memory://bulk-out")
+    place, out = listing.Place(memory, "/bulk-in"), listing.Place(memory, "/bulk-out")
     worker = run.Worker(place, out, run.Options())
     paths = [f"/bulk-in/{name}.jpg" for name in (*images, "gone")]
     counts = worker({"number": [3], "paths": [paths]})
