@@ -6,6 +6,7 @@ was killed is read again, and a second run of the same command reads only what i
 
 import json
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from service.settings import Settings
 JOB: Final = "_lpr.json"  # in the output: what it is made of; readers of Parquet folders skip names with an underscore
 MEMORY: Final = 100_000_000  # bytes of Ray's store on one machine: only names and counts go through it
 SETTINGS: Final = ("ARTIFACTS", "FINDER", "MAX_BYTES", "MAX_PIXELS", "REGIONS", "VARIANT")  # of reading; no secret
+MOST: Final = 4  # workers a core of this machine: more only take memory, even where images arrive slowly
+CONNECT_S: Final = 5  # for a connection to a cluster: Ray itself tries for minutes
 
 
 class Unfinished(LprError):
@@ -66,6 +69,7 @@ def run(listing: Listing, output: str, options: Options) -> Done:
     Raises BadParameter where the folder was made of other images or with other options, and Unfinished.
     """
     out = Place.at(output)
+    _check_workers(options)
     _claim(out, _job(listing, options))
     count = -(-len(listing.paths) // options.size)
     there = {path.rsplit("/", 1)[-1] for path in out.system.ls(out.path, detail=False)}
@@ -83,6 +87,13 @@ def run(listing: Listing, output: str, options: Options) -> Done:
     for path in out.system.glob(f"{out.path}/_*.tmp"):  # of actors that were killed
         out.system.rm(path)
     return done
+
+
+def _check_workers(options: Options) -> None:
+    """Raise BadParameter for more workers than this machine can take; a cluster starts what it has the CPUs for."""
+    most = MOST * (os.cpu_count() or 1)
+    if not options.address and options.workers > most:
+        raise BadParameter(f"{options.workers} workers are too many for this machine: at most {most}.")
 
 
 def _job(listing: Listing, options: Options) -> dict[str, Any]:
@@ -135,6 +146,7 @@ def _part(listing: Listing, number: int, size: int) -> tuple[str, ...]:
 
 def _parts(listing: Listing, out: Place, numbers: list[int], options: Options) -> Iterator[dict[str, Any]]:
     """Have the partitions read and written; a dict of counts for each as soon as it is there."""
+    _check_cluster(options.address)
     try:
         _start(options)
         workers = options.workers or int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
@@ -149,7 +161,7 @@ def _parts(listing: Listing, out: Place, numbers: list[int], options: Options) -
             num_cpus=1,
         )
         yield from data.iter_rows()
-    except (ray.exceptions.RayError, ConnectionError) as error:
+    except Exception as error:  # Ray's have no class in common, and it raises plain ones too
         raise Unfinished(f"{_reason(error)} The same command goes on with what is missing.") from error
     finally:
         ray.shutdown()
@@ -159,6 +171,19 @@ def _reason(error: Exception) -> str:
     """What went wrong in an actor, else what Ray says of it."""
     below = getattr(error, "cause", None) or error
     return f"{type(below).__name__}: {str(below).strip()}"
+
+
+def _check_cluster(address: str | None) -> None:
+    """Raise Unfinished where nothing listens at HOST:PORT; other addresses are for Ray alone to know."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:  # no name, and no port, that there can be
+        raise Unfinished(
+            f"There is no cluster at {address}: {_reason(error)}. The same command goes on with what is missing."
+        ) from error
 
 
 def _start(options: Options) -> None:

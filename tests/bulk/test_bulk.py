@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from model_builder.measure.load.servers import free_port
 from service.bulk import listing, run, table
 from service.client import cli
 from service.reader import ImageResult, Reader
@@ -130,19 +132,50 @@ def test_a_region_that_is_not_known_is_refused_before_anything_is_written(folder
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cluster_that_is_not_there_is_told_in_a_line(folder, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_a_cluster_that_is_not_there_is_told_at_once(folder, tmp_path, capsys, monkeypatch, address):
+    """Ray is not asked: it would try for minutes."""
+    monkeypatch.setattr(ray, "init", None)
+    address = address.format(free_port())
+    assert cli.main(["bulk", str(folder), str(tmp_path / "out"), "--address", address]) == 2
+    told = capsys.readouterr().err
+    assert f"lpr: There is no cluster at {address}: ConnectionRefusedError" in told
+    assert "The same command goes on" in told
+
+
+@pytest.mark.parametrize("address", ["nowhere.invalid:6379", "127.0.0.1:99999", f"{'x' * 64}.example:6379"])
+def test_an_address_that_there_cannot_be_is_no_cluster(address):
+    with pytest.raises(run.Unfinished, match="There is no cluster"):
+        run._check_cluster(address)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local", "ray://name", "name:port"])
+def test_other_addresses_are_left_to_ray(address, monkeypatch):
+    monkeypatch.setattr(socket, "create_connection", None)
+    run._check_cluster(address)
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, RuntimeError, Exception])
+def test_whatever_ray_raises_is_told_in_a_line(folder, tmp_path, capsys, monkeypatch, kind):
     given = {}
 
     def refuse(address, runtime_env, **_):
         given.update(runtime_env["env_vars"])
-        raise ConnectionError(f"nothing at {address}")
+        raise kind(f"nothing at {address}")
 
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(socket, "create_connection", lambda *_: socket.socket())
     monkeypatch.setenv("LPR_REGIONS", "cn")
     monkeypatch.setenv("LPR_WEBHOOK_SECRET", "of no use there")
     assert cli.main(["bulk", str(folder), str(tmp_path / "out"), "--address", "head:6379"]) == 2
-    assert "lpr: ConnectionError: nothing at head:6379 The same command goes on" in capsys.readouterr().err
+    assert f"lpr: {kind.__name__}: nothing at head:6379 The same command goes on" in capsys.readouterr().err
     assert given == {"LPR_REGIONS": "cn"}
+
+
+def test_more_workers_than_the_machine_can_take_are_refused_before_anything_is_written(folder, tmp_path, capsys):
+    assert cli.main(["bulk", str(folder), str(tmp_path / "out"), "--workers", "99999999999999"]) == 2
+    assert "99999999999999 workers are too many for this machine" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])
