@@ -9,6 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Final
@@ -22,9 +23,9 @@ import ray
 from tqdm import tqdm
 
 from service import artifact
-from service.bulk.listing import Listing, Place
+from service.bulk.listing import Listing, Place, reaching
 from service.bulk.table import rows, schema
-from service.errors import BadParameter, BodyTooLarge, LprError
+from service.errors import BadParameter, BodyTooLarge, LprError, printable
 from service.reader import Reader
 from service.reading.plates import restrict
 from service.settings import Settings
@@ -70,10 +71,10 @@ def run(listing: Listing, output: str, options: Options) -> Done:
     """
     out = Place.at(output)
     _check_workers(options)
-    _claim(out, _job(listing, options))
     count = -(-len(listing.paths) // options.size)
-    there = {path.rsplit("/", 1)[-1] for path in out.system.ls(out.path, detail=False)}
-    waiting = [number for number in range(count) if _name(number) not in there]
+    with reaching(output):
+        _claim(out, _job(listing, options))
+        waiting = _missing(out, count)
     earlier = sorted(set(range(count)).difference(waiting))
     done = Done(before=len(earlier), unread_before=sum(_unread(out, number) for number in earlier))
     with tqdm(total=len(listing.paths), unit=" images", disable=None) as bar:
@@ -83,9 +84,14 @@ def run(listing: Listing, output: str, options: Options) -> Done:
             done.errors += part["errors"]
             done.plates += part["plates"]
             bar.update(part["images"])
-    out.system.invalidate_cache(out.path)  # what actors wrote is not in it
-    for path in out.system.glob(f"{out.path}/_*.tmp"):  # of actors that were killed
-        out.system.rm(path)
+    with reaching(output):
+        if lost := _missing(out, count):  # written to another file system: a folder of a machine's own
+            raise Unfinished(
+                f"{len(lost)} of {count} files were written, but are not in {printable(output)}: "
+                "name a folder that all machines reach."
+            )
+        for path in out.system.glob(f"{out.path}/_*.tmp"):  # of actors that were killed
+            out.system.rm(path)
     return done
 
 
@@ -115,23 +121,69 @@ def _job(listing: Listing, options: Options) -> dict[str, Any]:
 
 
 def _claim(out: Place, job: dict[str, Any]) -> None:
-    """Write the file JOB, or raise BadParameter where there is one of another job."""
-    file = f"{out.path}/{JOB}"
-    if not out.system.exists(file):
-        if out.system.exists(out.path) and out.system.ls(out.path, detail=False):
+    """Write the file JOB, or raise BadParameter where there is one of another job.
+
+    One that holds no job is written again while there are no parts: its writer may have had no room.
+    """
+    names = _names(out)
+    before = _job_of(out) if JOB in names else None
+    if before is None:
+        if JOB in names and len(names) > 1:
+            raise BadParameter(
+                f"{out.path}/{JOB} is damaged: it does not tell what the files beside it were made of. "
+                "Name another folder, or delete this one."
+            )
+        if names - {JOB}:
             raise BadParameter(f"{out.path} holds something else: name a folder that is empty or not there.")
         out.system.makedirs(out.path, exist_ok=True)
-        out.system.pipe_file(file, json.dumps(job, indent=1).encode())
-    before = json.loads(out.system.cat_file(file))
+        with _new(out, JOB) as file:
+            file.write(json.dumps(job, indent=1).encode())
+        return
     if changed := [name for name, value in job.items() if before.get(name) != value]:
         raise BadParameter(
             f"{out.path} was made with other {', '.join(changed)}: name another folder, or delete this one."
         )
 
 
+def _job_of(out: Place) -> dict[str, Any] | None:
+    """What the file JOB holds; None if that is no job."""
+    try:
+        job = json.loads(out.system.cat_file(f"{out.path}/{JOB}"))
+    except ValueError:
+        return None
+    return job if isinstance(job, dict) else None
+
+
+def _names(out: Place) -> set[str]:
+    """Names of the files that are whole in the folder."""
+    out.system.invalidate_cache(out.path)  # what actors wrote is not in it
+    try:
+        paths = out.system.ls(out.path, detail=False)
+    except FileNotFoundError:  # a bucket has no empty folders
+        return set()
+    names = {path.rsplit("/", 1)[-1] for path in paths}
+    return {name for name in names if not (name.startswith("_") and name.endswith(".tmp"))}
+
+
+def _missing(out: Place, count: int) -> list[int]:
+    """Numbers of the partitions that are not in the folder."""
+    names = _names(out)
+    return [number for number in range(count) if _name(number) not in names]
+
+
+@contextmanager
+def _new(out: Place, name: str) -> Iterator[Any]:
+    """A file to write, which gets its name when it is whole."""
+    part = f"{out.path}/_{uuid.uuid4().hex}.tmp"
+    with out.system.open(part, "wb") as file:
+        yield file
+    out.system.mv(part, f"{out.path}/{name}")
+
+
 def _unread(out: Place, number: int) -> int:
     """How many images of a partition that is there were not read."""
-    with out.system.open(f"{out.path}/{_name(number)}", "rb") as file:
+    path = f"{out.path}/{_name(number)}"
+    with reaching(path), out.system.open(path, "rb") as file:
         errors = pq.read_table(file, columns=["error"])["error"]
     return len(errors) - int(errors.null_count)
 
@@ -224,14 +276,13 @@ class Worker:
 
     def _content(self, path: str) -> bytes:
         limit = Settings().max_bytes
-        with self.place.system.open(path, "rb") as file:  # its size need not be known
+        name = self.place.name(path)
+        with reaching(name), self.place.system.open(path, "rb") as file:  # its size need not be known
             content = bytes(file.read(limit + 1))
         if len(content) > limit:
             raise BodyTooLarge(f"The file has more bytes than LPR_MAX_BYTES allows: {limit:,}.")
         return content
 
     def _write(self, name: str, table: list[dict[str, Any]]) -> None:
-        target, part = f"{self.out.path}/{name}", f"{self.out.path}/_{uuid.uuid4().hex}.tmp"
-        with self.out.system.open(part, "wb") as file:
+        with _new(self.out, name) as file:
             pq.write_table(pa.Table.from_pylist(table, schema()), file)
-        self.out.system.mv(part, target)

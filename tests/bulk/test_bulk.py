@@ -1,12 +1,17 @@
 """`lpr bulk` on Ray: every row exactly once, whatever is killed or interrupted."""
 
+import errno
+import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -103,7 +108,8 @@ def test_interrupted_and_killed_it_loses_nothing_and_doubles_nothing(folder, tmp
 
 
 def test_what_is_in_no_image_is_told_in_its_row(monkeypatch):
-    """Without Ray: too many bytes, no plate, a file that is gone, in a file system that is not this machine's."""
+    """Without Ray: too many bytes, no plate, a file that is gone, one that a file system fails at in its own way; in a
+    file system that is not this machine's."""
     monkeypatch.setenv("LPR_MAX_BYTES", "1000000")
     memory = fsspec.filesystem("memory")
     images = {"big": bytes(1_000_001), "bare": encode(".jpg", street()), "two": with_location()}
@@ -111,19 +117,28 @@ def test_what_is_in_no_image_is_told_in_its_row(monkeypatch):
         memory.pipe_file(f"/bulk-in/{name}.jpg", content)
     place, out = listing.Place(memory, "/bulk-in"), listing.Place(memory, "/bulk-out")
     worker = run.Worker(place, out, run.Options())
-    paths = [f"/bulk-in/{name}.jpg" for name in (*images, "gone")]
+    paths = [f"/bulk-in/{name}.jpg" for name in (*images, "gone", "odd")]
+    of_memory = memory.open
+
+    def opened(path, mode):
+        if "odd" in path:
+            raise zipfile.BadZipFile("bad magic number")
+        return of_memory(path, mode)
+
+    monkeypatch.setattr(memory, "open", opened)
     counts = worker({"number": [3], "paths": [paths]})
     worker.reader.close()
-    assert counts == {"images": [4], "errors": [2], "plates": [2]}
+    assert counts == {"images": [5], "errors": [3], "plates": [2]}
     assert memory.ls("/bulk-out", detail=False) == ["/bulk-out/part-000003.parquet"]
-    with memory.open("/bulk-out/part-000003.parquet") as file:
-        big, bare, first, second, gone = pq.read_table(file).to_pylist()
+    with memory.open("/bulk-out/part-000003.parquet", "rb") as file:
+        big, bare, first, second, gone, odd = pq.read_table(file).to_pylist()
     assert big["file"] == "memory:///bulk-in/big.jpg"
     assert "LPR_MAX_BYTES allows: 1,000,000" in big["error"]
     assert (bare["text"], bare["error"], bare["plate"]) == (None, None, None)
     assert bare["note"]
     assert first["text"] != second["text"]
     assert "gone.jpg" in gone["error"]
+    assert odd["error"] == "memory:///bulk-in/odd.jpg cannot be used: BadZipFile: bad magic number"
 
 
 def test_a_region_that_is_not_known_is_refused_before_anything_is_written(folder, tmp_path, capsys):
@@ -176,6 +191,93 @@ def test_more_workers_than_the_machine_can_take_are_refused_before_anything_is_w
     assert cli.main(["bulk", str(folder), str(tmp_path / "out"), "--workers", "99999999999999"]) == 2
     assert "99999999999999 workers are too many for this machine" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@contextmanager
+def room(most: int):
+    """No file may become larger than so many bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """A machine on which Ray does not start: what is written before shows."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("no Ray here")
+
+    monkeypatch.setattr(ray, "init", refuse)
+
+
+def test_after_a_disk_that_was_full_the_same_command_goes_on(folder, tmp_path, capsys, no_ray):
+    command = ["bulk", str(folder), str(tmp_path / "out")]
+    with room(10):
+        assert cli.main(command) == 2
+    told = capsys.readouterr().err
+    assert f"lpr: {tmp_path / 'out'} cannot be used: OSError: [Errno {errno.EFBIG}]" in told
+    assert not (tmp_path / "out" / run.JOB).exists()
+    assert cli.main(command) == 2
+    assert "no Ray here" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / run.JOB).read_bytes())["images"] == IMAGES
+
+
+@pytest.mark.parametrize("content", [b"", b'{"images": ', b"[]", b"null", b"\xff"])
+def test_a_damaged_job_is_written_again_or_named(folder, tmp_path, capsys, no_ray, content):
+    """Again where nothing was read yet; where there are parts, nobody knows what they were made of."""
+    job = tmp_path / "out" / run.JOB
+    job.parent.mkdir()
+    job.write_bytes(content)
+    command = ["bulk", str(folder), str(job.parent)]
+    assert cli.main(command) == 2
+    assert "no Ray here" in capsys.readouterr().err
+    assert json.loads(job.read_bytes())["images"] == IMAGES
+    job.write_bytes(content)
+    (job.parent / "part-000000.parquet").write_bytes(b"x")
+    assert cli.main(command) == 2
+    assert f"lpr: {job} is damaged" in capsys.readouterr().err
+    assert job.read_bytes() == content
+
+
+def test_a_part_that_is_damaged_is_named(folder, tmp_path, capsys, no_ray):
+    out = tmp_path / "out"
+    assert cli.main(["bulk", str(folder), str(out)]) == 2
+    (out / "part-000000.parquet").write_bytes(b"x")
+    assert cli.main(["bulk", str(folder), str(out)]) == 2
+    assert f"lpr: {out / 'part-000000.parquet'} cannot be used: ArrowInvalid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("{folder}/notes.txt/x", "NotADirectoryError"),
+        ("{folder}/notes.txt", "holds something else"),
+        ("/proc/x/y", "FileNotFoundError"),
+        ("http://127.0.0.1:{port}/out", "cannot be used"),
+        ("ftp://127.0.0.1:{port}/out", "ConnectionRefusedError"),
+        ("{folder}", "holds something else"),
+        ("memory://out", "memory of one process"),
+        ("simplecache::memory://out", "memory of one process"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_in_a_line(folder, capsys, no_ray, output, told):
+    output = output.format(folder=folder, port=free_port())
+    assert cli.main(["bulk", str(folder), output]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"lpr: {output} ")
+    assert told in said
+
+
+def test_parts_that_were_written_elsewhere_are_missed(folder, tmp_path, capsys, monkeypatch):
+    """As by workers of other machines into folders of their own."""
+    part = {"images": 1, "errors": 0, "plates": 2}
+    monkeypatch.setattr(run, "_parts", lambda listing, out, numbers, options: [part for _ in numbers])
+    assert cli.main(["bulk", str(folder), str(tmp_path / "out"), "--partition", "4"]) == 2
+    assert "12 of 12 files were written, but are not in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])
