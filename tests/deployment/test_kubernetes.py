@@ -1,6 +1,8 @@
 """The manifests of Kubernetes: rendered, validated against schemas of packages, and compared with the server."""
 
+import json
 import re
+import subprocess
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.deployment.test_docker import SERVICE, instructions
 from tests.support.answers import JPEG
 from tests.support.images import encode
 from tests.support.kubernetes import ALL, CHART, Manifest, faults, helm, inference_service, predicting_pod, rendered
+from tests.support.processes import program
 from tests.support.prometheus import DOCKER, RULES, promtool
 
 ADAPTER = DOCKER / "helm" / "prometheus-adapter.yaml"
@@ -105,6 +108,51 @@ def test_settings_are_valid_and_a_pod_has_the_time_to_stop(pod, monkeypatch):
     assert settings.threads == int(container["resources"]["requests"]["cpu"])
     assert pod["terminationGracePeriodSeconds"] > settings.drain_s + GRACE_S
     assert pod["enableServiceLinks"] is False
+
+
+def test_numbers_of_a_file_reach_the_server_as_they_stand_there(tmp_path, monkeypatch):
+    """Helm reads them as floats, and would print 2e+07."""
+    values = tmp_path / "values.yaml"
+    settings = {"LPR_MAX_BYTES": 20_000_000, "LPR_SHADOW_SHARE": 0.25, "LPR_LOG_PLATES": True, "NOTE": "2e+07"}
+    given = {"settings": settings, "stop": {"notice": 1.5, "drain": 1000}, "image": {"tag": 20261127}}
+    values.write_text(json.dumps(given), encoding="utf-8")  # as YAML, Python would leave "2e+07" without quotes
+    manifests = {each["kind"]: each for each in yaml.safe_load_all(helm("template", "x", CHART, "--values", values))}
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    told = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert told["LPR_MAX_BYTES"] == "20000000"
+    assert told["NOTE"] == "2e+07"
+    assert container["image"] == "lpr:20261127"
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    read = Settings()
+    assert (read.max_bytes, read.shadow_share, read.log_plates) == (20_000_000, 0.25, True)
+    assert (read.notice_s, read.drain_s, pod["terminationGracePeriodSeconds"]) == (1.5, 1000, 1005)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("stop.drain=25.5", "/stop/drain"),
+        ('stop.drain="abc"', "/stop/drain"),
+        ("stop.drain=null", "drain"),
+        ("stop.drain=0", "/stop/drain"),
+        ("stop.drain=5", "stop.drain must be more than stop.notice"),
+        ("stop.notice=-1", "/stop/notice"),
+        ("image.tag=1.10", "/image/tag"),
+        ("replicas=1.5", "/replicas"),
+        ("settings.LPR_MAX_BYTES=[1]", "/settings/LPR_MAX_BYTES"),
+        ("settings.LPR_DRAIN_S=30", "LPR_DRAIN_S"),
+        ("monitoring.labels.team=1", "/monitoring/labels/team"),
+        ("setings.LPR_THREADS=2", "setings"),
+    ],
+)
+def test_values_that_the_chart_cannot_use_are_refused(value, told):
+    done = subprocess.run(
+        [program("helm"), "template", "site", CHART, "--set-json", value], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert told in done.stderr
 
 
 def test_a_pod_is_nobody_and_may_nothing(pod):
