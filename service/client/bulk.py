@@ -22,7 +22,7 @@ def add_command(commands: Any) -> Any:
         "status: 0 if all images were read, 1 if some could not be, 2 if none was tried. The documentation is "
         "docs/bulk.md.",
     )
-    parser.add_argument("input", metavar="INPUT", help="an image, a folder, or a pattern with asterisks")
+    parser.add_argument("input", metavar="INPUT", help="an image, a folder, or a pattern such as 'a/*.jpg'")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write, such as plates.parquet")
     parser.add_argument("--workers", type=_count, default=0, metavar="N", help="engines (default: one for each core)")
     parser.add_argument("--address", metavar="ADDRESS", help="of a cluster of Ray (default: this machine alone)")
