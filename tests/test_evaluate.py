@@ -1,6 +1,7 @@
 """Measuring: intervals, and readings through the serving code."""
 
 import random
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from model_builder.plates.kinds import GRAMMAR, PLATES, Plate, shares
 from model_builder.render.plate import Renderer, draw_text
 from model_builder.train import labels
 from model_builder.train.data import VALIDATION_SEED, Crops, validation_set
+from service import artifact as contract
 from service.backends import load
 from service.reading.geometry import prepare
 from service.reading.text import Reading
+from service.settings import REPOSITORY
 from tests.support.artifacts import TINY_TEXT, path_of
 from tests.support.images import encode, picture
 
@@ -165,3 +168,11 @@ def test_several_views_are_measured_beside_one(tiny):
     assert (once.views, several.views, once.total, once.again) == (1, 5, 4, 0)
     assert 0 <= several.again <= 4
     assert "| 5 | 4 | 0.0 % (0.0 to " in by_view.table([once, several])  # it reads one text only
+
+
+@pytest.mark.slow
+def test_several_views_of_unsure_plates_are_read_better_than_one():
+    artifact = contract.find(REPOSITORY / "artifacts", "world-quantized")
+    with closing(load(artifact)) as backend:
+        once, several = by_view.measured(artifact, backend, 300)
+    assert several.exact > once.exact + 3  # 6 to 10, by the typefaces that are installed

@@ -211,7 +211,8 @@ class Recognizer:
     def stages(self, engine: Backend, *finder: Backend) -> list[Stage]:
         """The stages of an inference thread, which owns the engines."""
         front = decoding(self._max_pixels, self.manifest.size, search_with(self._finder, finder))
-        return [taking_turns, wanted, *front, *reading(self._texts, self.manifest.size, engine, self._told)]
+        infer, read, infer_views, reread = reading(self._texts, self.manifest.size, engine, self._told)
+        return [taking_turns, wanted, *front, infer, taking_turns, read, infer_views, taking_turns, reread]
 
     def _work(self, engine: Backend, *finder: Backend) -> Callable[[Sequence[Item]], None]:
         return line(self.stages(engine, *finder))

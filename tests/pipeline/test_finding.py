@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 
-import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +11,6 @@ from service import Reader, artifact
 from service.backends import Backend, load
 from service.errors import ArtifactError, BadParameter, TooManyPixels
 from service.finding.refine import Refined
-from service.finding.views import views
 from service.pipeline.budget import AT_ONCE, Budget
 from service.pipeline.items import Empty, Item, Outcome, Request, Seen
 from service.pipeline.recognizer import Recognizer
@@ -198,18 +196,15 @@ def test_only_a_plate_that_is_one_and_read_unsurely_is_looked_at_again(read, fad
     assert done.value.logits.shape == (23, 74)
 
 
-def test_several_views_tell_more_than_one(read):
-    texts, engine, _ = read
-    noise = np.random.default_rng(1)
-    right = {1: 0, 5: 0}
-    for _ in range(40):
-        blurred = cv2.GaussianBlur(BOTH, (0, 0), noise.uniform(3.2, 4.2))
-        off = np.array(NEAR) + noise.normal(0, 3, (4, 2))
-        crop = straightened(blurred, [tuple(corner) for corner in off], 0.99).value
-        logits = engine.infer(np.concatenate([crop.pixels, views(crop.around, 1, False, SIZE)]))
-        for count in right:
-            right[count] += texts.read(logits[:count]).text == TEXTS["blue"]
-    assert right[5] > right[1]
+def test_a_plate_that_may_lie_in_any_way_costs_four_crops_and_four_views(read):
+    texts, engine, batches = read
+    square = np.array([[300, 300], [420, 300], [420, 360], [300, 360]], np.float32)
+    plate = Refined(square, 0.99, 1, "blue", False, upright=0.5)
+    item = Item(Request([b""], print), (0,), Found(street(), 1.0, (1000, 700), False, plate))
+    (item,) = item.become(Rectify(SIZE)(item))
+    (done,) = through(reading(texts, SIZE, engine, lambda images, cpu_s: batches.append(images)), [item])
+    assert batches == [4, 4]
+    assert done.value.reading.confidence < 0.9
 
 
 @pytest.fixture
