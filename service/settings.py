@@ -100,8 +100,8 @@ class Settings(BaseSettings):
         float, AfterValidator(Within(1, 600_000, "in less nothing is read, and after more nobody waits for the answer"))
     ] = Field(
         default=5000.0,
-        description="Milliseconds that a request may wait until a thread begins with it; what waited longer is not "
-        "read any more: 503. What has begun is finished.",
+        description="Milliseconds that a request may wait until an inference thread begins with it; what "
+        "waited longer is not read any more: 503. What has begun is finished.",
     )
     batch_wait_ms: Annotated[float, AfterValidator(Within(0, 60_000, "it is added to each answer"))] = Field(
         default=0.0,

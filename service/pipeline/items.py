@@ -138,15 +138,15 @@ class Request:
     ) -> None:
         """`done` is called on any thread once all items have ended, or with the error that fails the request.
 
-        `top_k`, `only`, `find` and `cover` are those of `Recognizer.recognize`; a thread must begin with it before
-        `expires`, by time.perf_counter.
+        `top_k`, `only`, `find` and `cover` are those of `Recognizer.recognize`; an inference thread must begin with it
+        before `expires`, by time.perf_counter.
         """
         self.top_k = top_k
         self.only = only
         self.find = find
         self.cover = cover
         self.expires = expires
-        self.begun = False  # whether a thread has begun with the first of its items
+        self.begun = False  # whether an inference thread has begun with the first of its items
         self.on_begin: Callable[[], None] = lambda: (
             None
         )  # told, on any thread, of each image that an engine begins with
@@ -162,11 +162,9 @@ class Request:
             done(None)
 
     def wanted(self) -> bool:
-        """Whether its items are worth any work, for the thread that begins with one; fails the request where the first
-        one has waited too long."""
+        """Whether its items are worth any work; fails the request where all of them have waited too long."""
         if not self.dropped and not self.begun and time.perf_counter() > self.expires:
             self.fail(too_late())
-        self.begun = self.begun or not self.dropped
         return not self.dropped
 
     def drop(self) -> bool:

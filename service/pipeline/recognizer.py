@@ -32,6 +32,7 @@ from service.pipeline.stages import (
     Check,
     Each,
     Stage,
+    begun,
     decoding,
     is_large,
     line,
@@ -212,7 +213,7 @@ class Recognizer:
         """The stages of an inference thread, which owns the engines."""
         front = decoding(self._max_pixels, self.manifest.size, search_with(self._finder, finder))
         infer, read, infer_views, reread = reading(self._texts, self.manifest.size, engine, self._told)
-        return [taking_turns, wanted, *front, infer, taking_turns, read, infer_views, taking_turns, reread]
+        return [taking_turns, wanted, begun, *front, infer, taking_turns, read, infer_views, taking_turns, reread]
 
     def _work(self, engine: Backend, *finder: Backend) -> Callable[[Sequence[Item]], None]:
         return line(self.stages(engine, *finder))

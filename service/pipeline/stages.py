@@ -165,6 +165,13 @@ def wanted(items: Iterable[Item]) -> Iterator[Item]:
     return (item for item in items if item.request.wanted())
 
 
+def begun(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with whose requests an inference thread begins: no deadline holds for them from here on."""
+    for item in items:
+        item.request.begun = True
+        yield item
+
+
 def within(budget: Budget, stages: Sequence[Stage]) -> Stage:
     """A stage that takes an image through `stages` once the budget has room for its pixels.
 

@@ -6,7 +6,7 @@ as all paths that collapse to it together.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.reading.prior import Prior
+from service.reading.prior import Allowed, Prior
 
 Labels = tuple[int, ...]
 Float = NDArray[np.float64]
 
 PATIENCE = 64  # steps of `search`, after which it makes do with what it has found
-BEAM = 64  # prefixes that `fitting` keeps at each position
+BEAM = 128  # prefixes that `fitting` keeps at each position
 
 
 def softmax(logits: NDArray[np.floating]) -> Float:
@@ -245,33 +245,34 @@ class Search:
             heappush(ways, (-float(branches[branches.argmax()]), next(self._number), way, branches))
 
 
-def fitting(
-    probabilities: Float, blank: int, template: Sequence[Sequence[int]], beam: int = BEAM
-) -> list[tuple[Labels, float]]:
-    """The labellings of (T, C) probabilities with one of the allowed labels at each position of `template`, each with
-    its exact probability, the most probable first.
+def fitting(probabilities: Float, blank: int, allowed: Allowed, beam: int = BEAM) -> list[tuple[Labels, float]]:
+    """The allowed labellings of (T, C) probabilities, each with its exact probability, the most probable first.
 
     A beam search label by label: of each length it keeps the `beam` prefixes that most of the probability leads
-    through, whatever follows them (Graves et al. 2006, section 3.2). No more than `beam` labellings are returned, and
-    as with every beam, a better one may be missing.
+    through, whatever follows them (Graves et al. 2006, section 3.2). As with every beam, a better labelling may be
+    missing.
     """
     blanks = probabilities[:, blank, None]
-    found: list[Labels] = [()]
+    prefixes: list[Labels] = [()]
+    states = np.zeros(1, np.int64)
     reach = np.cumprod(np.concatenate([np.ones((1, 1)), blanks]), axis=0)  # (T + 1, prefixes), as in `_Way`
-    for position in template:
-        allowed = np.array(position)
-        lasts = np.array([labels[-1] if labels else blank for labels in found])
+    found: list[tuple[Labels, float]] = []
+    while prefixes:
+        found += [(prefixes[at], float(reach[-1, at])) for at in np.flatnonzero(allowed.ends[states])]
+        lasts = np.array([labels[-1] if labels else blank for labels in prefixes])
+        mass = reach[:-1].T @ probabilities
         # A label that repeats the one before it needs a blank between.
-        apart = np.concatenate([np.zeros((1, len(found))), blanks[:-1] * reach[:-2]])
-        mass = reach[:-1].T @ probabilities[:, allowed]
-        same = lasts[:, None] == allowed
-        mass = np.where(same, apart.T @ probabilities[:, allowed], mass)
+        apart = np.concatenate([np.zeros((1, len(prefixes))), blanks[:-1] * reach[:-2]])
+        every = np.arange(len(prefixes))
+        mass[every, lasts] = (apart * probabilities[:, lasts]).sum(0)
+        mass[~allowed.viable[states]] = 0.0
         best = np.argsort(-mass, axis=None)[:beam]
-        prefixes, choices = np.divmod(best[mass.flat[best] > 0], len(allowed))
-        before = np.where(same[prefixes, choices], apart[:, prefixes], reach[:-1, prefixes])
-        reach = _grown_together(before, probabilities[:, allowed[choices]], blanks)
-        found = [(*found[prefix], int(label)) for prefix, label in zip(prefixes, allowed[choices], strict=True)]
-    return sorted(zip(found, reach[-1].tolist(), strict=True), key=lambda item: -item[1])
+        parents, labels = np.divmod(best[mass.flat[best] > 0], probabilities.shape[1])
+        before = np.where(lasts[parents] == labels, apart[:, parents], reach[:-1, parents])
+        reach = _grown_together(before, probabilities[:, labels], blanks)
+        states = allowed.follows[states[parents], labels]
+        prefixes = [(*prefixes[at], int(label)) for at, label in zip(parents, labels, strict=True)]
+    return sorted(found, key=lambda one: -one[1])
 
 
 def _grown_together(before: Float, columns: Float, blanks: Float) -> Float:

@@ -5,7 +5,7 @@ plate, has 1 too. Weights are relative: what counts is the ratio of two of them.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,15 @@ from service.artifact import Format
 OTHER: Final = 0.01
 
 State = frozenset[tuple[int, int]]  # of the automaton: templates, each with the number of characters that it has seen
+
+
+class Allowed(NamedTuple):
+    """What a part of the grammar allows in each state of the automaton of all: `follows` (S, C) are the next states,
+    `viable` (S, C) whether a text of the part goes on so, and `ends` (S,) whether one ends there."""
+
+    follows: NDArray[np.int64]
+    viable: NDArray[np.bool_]
+    ends: NDArray[np.bool_]
 
 
 class Prior:
@@ -31,6 +40,7 @@ class Prior:
         """`classes` are the characters of the labels; the blank's is empty. Without formats, all texts weigh 1."""
         self._named = [(format.name, template) for format in formats for template in format.templates]
         templates = [template for _, template in self._named]
+        self._blanks = [label for label, char in enumerate(classes) if not char]
         start: State = frozenset((number, 0) for number in range(len(templates)))
         states, places = [start], {start: 0}
         follows, viable = [], []
@@ -46,6 +56,20 @@ class Prior:
         self.weights: NDArray[np.float64] = np.where(viable, 1.0, OTHER if templates else 1.0)
         self.bounds: list[float] = self.weights.max(axis=1).tolist()
         self._formats = [self._ending(state) for state in states]
+        self._next = np.array(self.follows)
+        self._alive, self._ended = (np.zeros((len(states), len(templates)), np.bool_) for _ in range(2))
+        for place, state in enumerate(states):
+            for number, seen in state:
+                self._alive[place, number] = True
+                self._ended[place, number] = seen == len(templates[number])
+
+    def allowed(self, formats: Iterable[Format]) -> Allowed:
+        """What is allowed to texts of these formats, a part of those of the prior; others are left out."""
+        wanted = {template for format in formats for template in format.templates}
+        part = np.array([template in wanted for _, template in self._named], np.bool_)
+        viable = np.asarray(self._alive[:, part].any(axis=1))[self._next]
+        viable[:, self._blanks] = False
+        return Allowed(self._next, viable, np.asarray(self._ended[:, part].any(axis=1)))
 
     def formats(self, labels: Iterable[int]) -> tuple[str, ...]:
         """Names of the formats that a labelling fits, in their order."""

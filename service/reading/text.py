@@ -92,12 +92,12 @@ class Reader:
         looks: Looks | None = None,
         seen: NDArray[np.floating] | None = None,
     ) -> Reading:
-        """One plate's logits (T, C), or those of several views of it (N, T, C), to its `top_k` most probable texts.
+        """One plate's logits (T, C), or those of several views of it (N, T, C), to its `top_k` most probable texts; of
+        several views, fewer where no more are probable in any.
 
         With `only`, a part of the grammar, they are the most probable ones that fit one of its formats: the decoding
         itself is held to them, so that they are found however improbable they are. The confidence of a text is the same
-        with `only` and without it, of several views nearly so. The reading is empty where no text of `only` fits the
-        frames.
+        with `only` and without it. The reading is empty where no text of `only` fits the frames.
 
         Several views are taken together as `_pooled` does. `looks` are rows and colour of the plate, if they were seen.
         `seen` (W,) are the shares of the crop's columns that lie in the image, where its edge cuts the plate: a
@@ -124,10 +124,11 @@ class Reader:
         characters = tuple(
             [Character(char, sure * share) for char, sure, share in zip(text, sures, visible, strict=True)]
         )
-        formats = self._prior.formats(labels)
-        region = (only or self._grammar).region(text, looks, formats)
+        grammar = only or self._grammar
+        formats = self._prior.formats(labels) if only is None else only.formats_of(text)
+        region = grammar.region(text, looks, formats)
         if looks is not None:
-            formats = self._grammar.looking(formats, looks)
+            formats = grammar.looking(formats, looks)
         return Reading(text, confidence, formats, characters, candidates, region)
 
     def _search(self, probabilities: ctc.Float) -> ctc.Search:
@@ -136,28 +137,26 @@ class Reader:
     def _pooled(
         self, views: ctc.Float, searches: Sequence[ctc.Search], only: Grammar | None, top_k: int
     ) -> list[tuple[ctc.Labels, float]]:
-        """The `top_k` labellings of the highest geometric mean of their posteriors in all views, none less than LEAST.
+        """Up to `top_k` labellings of the highest geometric mean of their posteriors in all views, each at least LEAST.
 
-        That is a logarithmic opinion pool (Genest and Zidek 1986). The means are scaled so that those of the first
-        TEXTS of each view, and LEAST for all others, add up to 1. On rendered development plates such confidences were
-        as often right as they say, while arithmetic means were too low.
+        That is a logarithmic opinion pool (Genest and Zidek 1986) of the first TEXTS of each view. The means are scaled
+        so that they and LEAST, for all other labellings, add up to 1. On rendered development plates such confidences
+        were as often right as they say, while arithmetic means were too low.
         """
-        found = [list(islice(search, max(top_k, TEXTS))) for search in searches]
-        scores = self._means(searches, (labels for view in found for labels, _ in view[:TEXTS]))
+        known = {labels for search in searches for labels, _ in islice(search, TEXTS)}
+        scores = {
+            labels: _mean(max(search.posterior(labels), LEAST) for search in searches) for labels in sorted(known)
+        }
         evidence = LEAST + sum(scores.values())
         if only is not None:
-            found = [self._held(view, self._search(view), only, top_k) for view in views]
-            scores = {}
-        scores |= self._means(searches, {labels for view in found for labels, _ in view}.difference(scores))
+            scores = {labels: score for labels, score in scores.items() if only.formats_of(self._text(labels))}
+            if len(scores) < top_k:
+                others = [labels for labels, _ in self._fitting(views[0], searches[0], only) if labels not in known]
+                scores |= {
+                    labels: LEAST * _mean(search.posterior(labels) for search in searches) for labels in others[:top_k]
+                }
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)[:top_k]
-        return [(labels, min(scores[labels] / evidence, 1.0)) for labels in ranked]
-
-    def _means(self, searches: Sequence[ctc.Search], texts: Iterable[ctc.Labels]) -> dict[ctc.Labels, float]:
-        """The geometric mean of each labelling's posteriors."""
-        return {
-            labels: math.prod(max(search.posterior(labels), LEAST) for search in searches) ** (1 / len(searches))
-            for labels in texts
-        }
+        return [(labels, scores[labels] / evidence) for labels in ranked]
 
     def _held(
         self, probabilities: ctc.Float, search: ctc.Search, only: Grammar, top_k: int
@@ -165,7 +164,7 @@ class Reader:
         """The `top_k` labellings of the highest posterior that fit `only`.
 
         All texts that fit have the same prior, so these are the first of the search that fit. Where it finds too few of
-        them soon, they are looked for template by template.
+        them soon, they are looked for among those alone that fit.
         """
         first = [found for found in islice(search, 2 * top_k + 2) if only.formats_of(self._text(found[0]))]
         if len(first) >= top_k and not search.exhausted:
@@ -174,16 +173,17 @@ class Reader:
 
     def _fitting(self, probabilities: ctc.Float, search: ctc.Search, only: Grammar) -> list[tuple[ctc.Labels, float]]:
         """The labellings that fit, the most probable first, each with its posterior among all that there are."""
-        numbers = {char: number for number, char in enumerate(self._classes) if char}
-        scores: dict[ctc.Labels, float] = {}
-        for template in dict.fromkeys(template for format in only.formats for template in format.templates):
-            allowed = [[numbers[char] for char in chars] for chars in template]
-            scores |= ctc.fitting(probabilities, self._blank, allowed)
-        ranked = sorted(scores, key=scores.__getitem__, reverse=True)
-        return [(labels, min(scores[labels] / search.evidence, 1.0)) for labels in ranked]
+        found = ctc.fitting(probabilities, self._blank, self._prior.allowed(only.formats))
+        return [(labels, min(probability / search.evidence, 1.0)) for labels, probability in found]
 
     def _text(self, labels: ctc.Labels) -> str:
         return "".join([self._classes[label] for label in labels])
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    """The geometric mean."""
+    factors = list(numbers)
+    return math.prod(factors) ** (1 / len(factors))
 
 
 def _visible(places: Sequence[ctc.Place], frames: int, seen: NDArray[np.floating]) -> list[float]:

@@ -11,7 +11,7 @@ import pytest
 from service.errors import EmptyImage, TooLate, UndecodableImage
 from service.finding.refine import Refined
 from service.pipeline.items import Item, Request, Seen
-from service.pipeline.stages import Each, Stage, line, refused, through, wanted
+from service.pipeline.stages import Each, Stage, begun, line, refused, through, wanted
 from service.reading.text import Reading
 
 
@@ -122,7 +122,7 @@ def test_what_waited_too_long_goes_no_further():
 def test_what_has_begun_in_time_goes_on():
     request = Asked("a", "b")
     first, second = request.items
-    assert list(wanted([first])) == [first]
+    assert list(begun(wanted([first]))) == [first]
     request.expires = -math.inf
     assert list(wanted([second])) == [second]
 

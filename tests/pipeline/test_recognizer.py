@@ -84,8 +84,8 @@ class Finding(Recognizer):
     """With a stage of tests behind decoding: an image becomes as many plates as it is 100 pixels wide."""
 
     def stages(self, engine: Backend, *finder: Backend) -> list[Stage]:
-        turns, wanted, decode, prepare, *rest = super().stages(engine)
-        return [turns, wanted, decode, Each("find", self._find), prepare, *rest]
+        turns, wanted, begun, decode, prepare, *rest = super().stages(engine)
+        return [turns, wanted, begun, decode, Each("find", self._find), prepare, *rest]
 
     def _find(self, item: Item) -> list[Decoded]:
         count = item.value.size[0] // 100
@@ -194,12 +194,13 @@ def test_a_small_image_does_not_wait_for_a_large_one_to_be_decoded(tiny, monkeyp
     assert use(tiny, task, threads=1) == [94, 900]
 
 
-def test_what_waited_too_long_is_refused_and_never_computed(tiny, gate):
+@pytest.mark.parametrize("image", [encode(), encode(".bmp", picture(900, 900))], ids=["small", "large"])
+def test_what_waited_too_long_is_refused_and_never_computed(tiny, gate, image):
     async def task(recognizer: Recognizer) -> None:
         first = asyncio.create_task(recognizer.recognize([encode()], 1))
         await asyncio.to_thread(gate.wait_for, 1)
         with pytest.raises(TooLate):
-            await recognizer.recognize([encode()] * 2, 1)
+            await recognizer.recognize([image] * 2, 1)
         gate.open()
         await first  # it was late too, but the engine had begun
         await recognizer.recognize([encode()], 1)
