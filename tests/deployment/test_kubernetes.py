@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import tomllib
 from itertools import chain
@@ -139,6 +140,8 @@ def test_numbers_of_a_file_reach_the_server_as_they_stand_there(tmp_path, monkey
         ("stop.drain=0", "/stop/drain"),
         ("stop.drain=5", "stop.drain must be more than stop.notice"),
         ("stop.notice=-1", "/stop/notice"),
+        ('stop.notice="soon"', "/stop/notice"),
+        ('stop.notice="30.5"', "stop.drain must be more than stop.notice"),
         ("image.tag=1.10", "/image/tag"),
         ("replicas=1.5", "/replicas"),
         ("settings.LPR_MAX_BYTES=[1]", "/settings/LPR_MAX_BYTES"),
@@ -153,6 +156,39 @@ def test_values_that_the_chart_cannot_use_are_refused(value, told):
     )
     assert done.returncode != 0
     assert told in done.stderr
+
+
+def test_a_fraction_may_be_given_on_the_command_line():
+    """Helm's --set makes a text of it."""
+    pod = rendered("stop.notice=2.5,settings.LPR_SHADOW_SHARE=0.25")["Deployment"]["spec"]["template"]["spec"]
+    told = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
+    assert (told["LPR_NOTICE_S"], told["LPR_SHADOW_SHARE"]) == ("2.5", "0.25")
+
+
+def test_null_unsets_a_value(tmp_path):
+    values = tmp_path / "values.yaml"
+    given = {"settings": {"LPR_THREADS": None, "LPR_WORKERS": None}, "secret": None}
+    values.write_text(json.dumps(given | {"monitoring": {"enabled": True, "labels": {"team": None, "release": "x"}}}))
+    manifests = {each["kind"]: each for each in yaml.safe_load_all(helm("template", "x", CHART, "--values", values))}
+    (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert [variable["name"] for variable in container["env"]] == ["LPR_NOTICE_S", "LPR_DRAIN_S"]
+    assert "envFrom" not in container
+    for kind in CUSTOM:
+        labels = manifests[kind]["metadata"]["labels"]
+        assert labels["release"] == "x"
+        assert "team" not in labels
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_another_chart_may_have_it_as_a_dependency_with_a_condition(tmp_path, enabled):
+    shutil.copytree(CHART, tmp_path / "charts" / "lpr")
+    wanted = {"name": "lpr", "version": "0.1.0", "condition": "lpr.enabled"}
+    chart = {"apiVersion": "v2", "name": "gate", "version": "1.0.0", "dependencies": [wanted]}
+    (tmp_path / "Chart.yaml").write_text(json.dumps(chart), encoding="utf-8")
+    (tmp_path / "values.yaml").write_text(json.dumps({"lpr": {"enabled": enabled, "replicas": 3}}), encoding="utf-8")
+    manifests = [each for each in yaml.safe_load_all(helm("template", "x", tmp_path)) if each]
+    replicas = [each["spec"]["replicas"] for each in manifests if each["kind"] == "Deployment"]
+    assert replicas == ([3] if enabled else [])
 
 
 def test_a_pod_is_nobody_and_may_nothing(pod):
