@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, IPvAnyNetwork, SecretStr
 from pydantic_settings import NoDecode
 
-from service import host
+from service import host, internet
 
 MOST_THREADS = max(64, 4 * host.available())  # of all workers together
 SWITCH_BYTES: Final = 1024  # the longest content of LPR_SWITCH_FILE: a name and a word
@@ -173,11 +173,27 @@ def _check_origin(origin: str) -> str:
 def _check_fetched(place: str) -> str:
     if not (found := _host_and_port(place)):
         raise ValueError(
-            "name hosts such as images.example, images.example:8443 or [2001:db8::1]:8443, without https:// and path, "
-            "and ports from 1 to 65535"
+            "name hosts such as images.example or images.example:8443, an IPv6 address in brackets, without https:// "
+            "and path, and ports from 1 to 65535"
         )
     host, port = found
+    if not _may_be_public(host):
+        raise ValueError(
+            f"{host} is not on the public internet, and images are fetched from there alone: unset it, and let what "
+            "has the images send them"
+        )
     return host if port is None else f"{host}:{port}"
+
+
+def _may_be_public(host: str) -> bool:
+    """Whether a host, as `_host_and_port` gives it, is a public address or a name that may have one.
+
+    The DNS is not asked: it may answer later, and otherwise each time.
+    """
+    try:
+        return internet.is_public(host.strip("[]"))
+    except ValueError:  # a name
+        return host.rpartition(".")[2] != "localhost"  # RFC 6761: every name that ends so is this machine
 
 
 VariantName = Annotated[str, AfterValidator(_check_variant)]

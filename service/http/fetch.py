@@ -15,13 +15,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import httptools
 from starlette.requests import Request
 
+from service import internet
 from service.errors import BodyTooLarge, Busy, ClientGone, InputError, Unfetchable, brief
 from service.http.uploads import Upload, gone
 from service.reading.containers import Encoded
@@ -35,21 +36,6 @@ PIECE: Final = 64 * 1024  # bytes
 HEAD_BYTES: Final = 64 * 1024  # of an answer, besides its content
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 HEADERS: Final = {"User-Agent": "lpr", "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
-
-# Where no public host is. `is_global` tells of most of them, but of how many depends on the version of Python:
-# https://www.iana.org/assignments/iana-ipv4-special-registry, and the same for IPv6.
-_IPV4: Final = [
-    IPv4Network(network)
-    for network in (
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
-        *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
-        *("224.0.0.0/4", "240.0.0.0/4"),
-    )
-]
-_IPV6: Final = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
-_UNICAST: Final = IPv6Network("2000::/3")  # all of the public internet
-_NAT64: Final = IPv6Network("64:ff9b::/96")  # how networks of IPv6 alone reach public addresses of IPv4
-_ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)  # the middle of an address that tunnels to an address of IPv4
 
 
 class Address(NamedTuple):
@@ -179,7 +165,7 @@ class Fetcher:
         addresses = await asyncio.shield(question)
         if not addresses:
             raise Unfetchable("The image's host has no address: check the name.")
-        if not all(is_public(address) for address in addresses):
+        if not all(internet.is_public(address) for address in addresses):
             raise Unfetchable("The image's host has an address in a private network: send the file instead.")
         return addresses
 
@@ -248,20 +234,6 @@ def parse(url: str, base: Address | None = None) -> Address:
     if base and base.scheme == "https" and address.scheme == "http":
         raise Unfetchable("The image's host redirects from https to http: name the address itself.")
     return address
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet and tunnels to no other one."""
-    if "%" in address:
-        return False
-    parsed = ip_address(address)
-    if isinstance(parsed, IPv6Address) and parsed in _NAT64:
-        parsed = IPv4Address(int(parsed) & 0xFFFFFFFF)
-    if isinstance(parsed, IPv4Address):
-        return parsed.is_global and not any(parsed in network for network in _IPV4)
-    if parsed not in _UNICAST or int(parsed) >> 32 & 0xFFFFFFFF in _ISATAP:
-        return False
-    return parsed.is_global and not any(parsed in network for network in _IPV6)
 
 
 def _look_up(host: str, port: int, question: asyncio.Future[list[str]]) -> None:

@@ -16,9 +16,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
+from service import internet
 from service.errors import BodyTooLarge, Busy, ClientGone, InputError, Unfetchable
 from service.http import fetch
-from service.http.fetch import Fetcher, Room, is_public
+from service.http.fetch import Fetcher, Room
+from service.internet import is_public
 from service.reading.containers import Encoded
 from tests.support.answers import problem
 from tests.support.artifacts import TINY_TEXT
@@ -169,7 +171,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
 @pytest.fixture
 def public(monkeypatch):
     """The loopback counts as public."""
-    monkeypatch.setattr(fetch, "is_public", lambda address: address in ("127.0.0.1", "127.0.0.2"))
+    monkeypatch.setattr(internet, "is_public", lambda address: address in ("127.0.0.1", "127.0.0.2"))
 
 
 @pytest.fixture
@@ -477,6 +479,7 @@ def test_nothing_is_fetched_for_a_client_that_has_left(serving, port, public, pa
 PATIENT = """
 import socket, sys, time
 from service.__main__ import main
+from service import internet
 from service.http import fetch
 known = socket.getaddrinfo
 def resolve(host, *rest, **more):
@@ -484,7 +487,7 @@ def resolve(host, *rest, **more):
         print("asked", file=sys.stderr, flush=True)
         time.sleep(600)
     return known(host, *rest, **more)
-fetch.FETCH_S, fetch.is_public, socket.getaddrinfo = 600, lambda address: True, resolve
+fetch.FETCH_S, internet.is_public, socket.getaddrinfo = 600, lambda address: True, resolve
 sys.exit(main())
 """
 

@@ -61,8 +61,9 @@ def test_origins_are_normalised(origin, sent):
     [
         ("Images.Example", "images.example"),
         ("images.example:443", "images.example:443"),
-        ("[2001:DB8:0::1]:8080", "[2001:db8::1]:8080"),
-        ("[::1]", "[::1]"),
+        ("[2606:4700:0::1111]:8080", "[2606:4700::1111]:8080"),
+        ("93.184.216.34", "93.184.216.34"),
+        ("localhost.example", "localhost.example"),
     ],
 )
 def test_hosts_are_normalised(host, named):
@@ -79,6 +80,24 @@ def test_a_host_that_can_be_none_is_refused(place):
         Settings(fetch=[place])
     with pytest.raises(ValueError, match="an origin is what stands before the path"):
         Settings(origins=[f"https://{place}"])
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.0.0.5",
+        "127.0.0.1:8080",
+        "169.254.169.254",
+        "[::1]",
+        "[fd00::1]:80",
+        "localhost",
+        "Localhost:80",
+        "a.localhost",
+    ],
+)
+def test_a_host_from_which_nothing_would_be_fetched_is_refused(host):
+    with pytest.raises(ValueError, match=r"not on the public internet.*let what has the images send them"):
+        Settings(fetch=f"images.example,{host}")
 
 
 @pytest.mark.parametrize(
