@@ -192,10 +192,13 @@ class Reader:
             case np.ndarray() as pixels:
                 return (_pixels(pixels),)
             case bytes() | bytearray() as data:
-                return (data,)
+                content = data
             case function if callable(function):
-                return (function(),)
-        return (_content(Path(item.value), self._settings.max_bytes),)
+                content = function()
+            case path:
+                content = _content(Path(path), self._settings.max_bytes)
+        _check_bytes(len(content), self._settings.max_bytes)
+        return (content,)
 
 
 class _Asked:
@@ -246,6 +249,10 @@ def _pixels(image: Pixels) -> Pixels:
 
 
 def _content(path: Path, limit: int) -> bytes:
-    if (size := path.stat().st_size) > limit:
-        raise BodyTooLarge(f"The file has {size:,} bytes; LPR_MAX_BYTES allows {limit:,}.")
+    _check_bytes(path.stat().st_size, limit)  # before it takes memory
     return path.read_bytes()
+
+
+def _check_bytes(size: int, limit: int) -> None:
+    if size > limit:
+        raise BodyTooLarge(f"The image has {size:,} bytes; LPR_MAX_BYTES allows {limit:,}.")

@@ -87,6 +87,17 @@ def test_a_file_of_too_many_bytes_is_not_read(artifacts, tmp_path, monkeypatch):
         reader.read(tmp_path / "huge.jpg")
 
 
+def test_an_image_of_too_many_bytes_is_refused_however_it_is_given(artifacts, tmp_path, monkeypatch):
+    image = encode()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(image)
+    forms = [image, bytearray(image), lambda: image, path, str(path)]
+    for limit, errors in ((len(image), {type(None)}), (len(image) - 1, {BodyTooLarge})):
+        monkeypatch.setenv("LPR_MAX_BYTES", str(limit))
+        with Reader("tiny", artifacts) as reader:
+            assert {type(result.error) for result in reader.read_all(forms)} == errors
+
+
 def test_many_images_are_taken_as_they_are_read(reader):
     images = iter([IMAGES[0]] * 200)
     results = reader.read_all(images)
