@@ -21,7 +21,11 @@ def test_ray_serve_answers_as_the_reader():
         serve.start(http_options={"port": port})
         serve.run(app)
         answer = httpx.post(f"http://127.0.0.1:{port}/", content=with_location(), timeout=60).json()
-        broken = httpx.post(f"http://127.0.0.1:{port}/", content=b"x", timeout=60).json()
+        url, said = f"http://127.0.0.1:{port}/", {"Content-Type": "application/x-www-form-urlencoded"}
+        as_curl = httpx.post(url, content=with_location(), headers=said, timeout=60).json()
+        form = httpx.post(url, files={"image": ("a.jpg", with_location())}, timeout=60).json()
+        encoded = httpx.post(url, json={"images": []}, timeout=60).json()
+        broken = httpx.post(url, content=with_location()[:20], timeout=60).json()
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -29,5 +33,9 @@ def test_ray_serve_answers_as_the_reader():
         expected = [plate.text for plate in reader.read(with_location())]
     assert [plate["text"] for plate in answer["plates"]] == expected
     assert answer["error"] is None
+    assert as_curl == answer
+    for refused in (form, encoded):
+        assert refused["plates"] == []
+        assert "send the image's file as the body, as curl --data-binary @IMAGE does" in refused["error"]
     assert broken["plates"] == []
-    assert "image" in broken["error"]
+    assert "damaged or was cut off" in broken["error"]
