@@ -2,15 +2,17 @@
 one. The renderer draws these kinds. `GRAMMAR` is derived from them; every manifest has it, for decoding.
 """
 
+import itertools
 import random
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model_builder.plates import glyphs, patterns
+from model_builder.plates import MAX_CHARACTERS, glyphs, patterns
 from model_builder.plates.patterns import Item, Piece, Template
 from service.artifact import Format, Grammar, Kind
 
@@ -97,11 +99,17 @@ class Colours(NamedTuple):
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Named = Annotated[str, Field(pattern="^(" + "|".join((*PALETTE, "ink", "any")) + ")$")]
-Share = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1e6)]  # how often, beside other shares
+Chance = Annotated[float, Field(ge=0, le=1)]
+Length = Annotated[float, Field(ge=5, le=2000)]  # mm
+Position = Annotated[float, Field(ge=0, le=2000)]  # mm from the left or the top
+Widths = Annotated[float, Field(ge=0, le=10)]  # widths of a character
+Text = Annotated[str, Field(pattern=r"\S")]
+Letter = Annotated[str, Field(min_length=1, max_length=1)]
 _Seal = Literal[
     "discs",
     "shield",
@@ -125,52 +133,55 @@ class Band(_Data):
     """
 
     side: Literal["left", "right", "top", "bottom"] = "left"
-    size: float = 42
+    size: Length = 42
     colour: Named = "euro-blue"
     ink: Named = "white"
     letters: tuple[str, ...] = ()
-    emblem: tuple[Literal["stars", "flag", "coat", "none"], ...] = ("none",)
-    chance: Share = 1
+    emblem: Annotated[tuple[Literal["stars", "flag", "coat", "none"], ...], Field(min_length=1)] = ("none",)
+    chance: Chance = 1
 
 
 class Words(_Data):
     """A line of lettering that is not read, `height` mm high, above or below the number; one of `texts`."""
 
-    texts: tuple[str, ...]
+    texts: Annotated[tuple[Text, ...], Field(min_length=1)]
     place: Literal["top", "bottom", "side"] = "top"
-    height: float = 16
+    height: Length = 16
     colour: Named = "any"
-    chance: Share = 1
+    chance: Chance = 1
 
 
 class _Kind(_Data):
     name: Annotated[str, Field(pattern="^[a-z0-9-]+$")]
-    size: tuple[float, float]
-    tolerance: float = 0.02
+    size: tuple[Length, Length]
+    tolerance: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     texts: Annotated[tuple[str, ...], Field(min_length=1)]
     colours: Annotated[tuple[str, ...], Field(min_length=1)]
     share: Share = 1
     family: str = ""
     slots: str = ""
-    dot: tuple[float, float] | None = None
-    characters: tuple[tuple[float, float], ...] = ()
-    space: float = 0.2
-    gap: float = 0.55
-    faces: tuple[str, ...] = ("plain",)
+    dot: tuple[Position, Position] | None = None
+    characters: Annotated[tuple[tuple[Length, Length], ...], Field(max_length=2)] = ()
+    space: Widths = 0.2
+    gap: Widths = 0.55
+    faces: Annotated[tuple[str, ...], Field(min_length=1)] = ("plain",)
     bands: tuple[Band, ...] = ()
     words: tuple[Words, ...] = ()
-    seals: tuple[_Seal, ...] = ("discs",)
-    pictures: Share = 0
-    stickers: int = 0
-    frame: Share = 0.85
+    seals: Annotated[tuple[_Seal, ...], Field(min_length=1)] = ("discs",)
+    pictures: Chance = 0
+    stickers: Annotated[int, Field(ge=0, le=20)] = 0
+    frame: Chance = 0.85
+
+
+_Box = tuple[Position, Position, Length, Length]
 
 
 class _Country(_Data):
     region: Annotated[str, Field(pattern="^[a-z]{2}$|^$")] = ""
     share: Share
     sets: dict[str, str] = {}
-    reads: dict[str, str] = {}
-    slots: dict[str, tuple[tuple[float, ...], ...]] = {}
+    reads: dict[Letter, Letter] = {}
+    slots: dict[str, tuple[tuple[Position, Position] | tuple[Position, Position, Length] | _Box, ...]] = {}
     kind: Annotated[tuple[_Kind, ...], Field(min_length=1)]
 
 
@@ -234,7 +245,9 @@ def load(path: Path) -> tuple[Plate, ...]:
     """The kinds of a country's file. Raises ValueError that names the file and what is wrong in it."""
     try:
         country = _Country.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        return tuple(_plate(country, kind) for kind in country.kind)
+        if not any(kind.share for kind in country.kind):
+            raise ValueError("the share of every kind is 0: one of them has to be drawn")
+        return _each_once([_plate(country, kind) for kind in country.kind])
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise ValueError(f"{path}: {where}: {error.errors()[0]['msg']}") from error
@@ -242,11 +255,30 @@ def load(path: Path) -> tuple[Plate, ...]:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _each_once(plates: Iterable[Plate]) -> tuple[Plate, ...]:
+    """The same plates. Raises ValueError where two have the same name."""
+    plates = tuple(plates)
+    for name, count in Counter(plate.name for plate in plates).items():
+        if count > 1:
+            raise ValueError(f"two kinds are called {name}")
+    return plates
+
+
 def _plate(country: _Country, kind: _Kind) -> Plate:
+    """Raises ValueError that begins with the name of the kind."""
+    try:
+        plate = _made(country, kind)
+        _check(plate)
+    except ValueError as error:
+        raise ValueError(f"{kind.name}: {error}") from error
+    return plate
+
+
+def _made(country: _Country, kind: _Kind) -> Plate:
     if bool(kind.slots) == bool(kind.characters):
-        raise ValueError(f"{kind.name} needs either slots or characters")
+        raise ValueError("it needs either slots or characters")
     if kind.slots and kind.slots not in country.slots:
-        raise ValueError(f"{kind.name}: there are no [slots] called {kind.slots!r}")
+        raise ValueError(f"there are no [slots] called {kind.slots!r}")
     texts = tuple(patterns.parse(text, country.sets) for text in kind.texts)
     fields: dict[str, Any] = {name: getattr(kind, name) for name in _Kind.model_fields if name in Plate._fields}
     fields |= {
@@ -254,62 +286,90 @@ def _plate(country: _Country, kind: _Kind) -> Plate:
         "width": kind.size[0],
         "height": kind.size[1],
         "texts": texts,
-        "colours": tuple(_colours(kind.name, colours) for colours in kind.colours),
+        "colours": tuple(map(_colours, kind.colours)),
         "share": kind.share / sum(each.share for each in country.kind),
         "country_share": country.share,
         "reads": tuple(country.reads.items()),
         "slots": tuple(Slot(*slot) for slot in country.slots.get(kind.slots, ())),
     }
-    plate = Plate(**fields)
-    _check(plate)
-    return plate
+    return Plate(**fields)
 
 
 def _check(plate: Plate) -> None:
     """Raises ValueError where the plate can't be drawn or read."""
     for face in plate.faces:
         glyphs.face(face)
+    for letters in [letters for band in plate.bands for letters in band.letters]:
+        if not sum(piece.least for piece in patterns.parse(letters, {}) if piece.what == "character"):
+            raise ValueError(f"the letters {letters!r} of a band may be none: leave them out instead")
+    _check_texts(plate)
+    _check_places(plate)
     for letter in sorted({letter for text in plate.texts for piece in text for letter in _letters(piece)}):
         if letter not in glyphs.load():
-            raise ValueError(
-                f"{plate.name}: no glyph draws {letter!r}: add its strokes to a file of model_builder/plates/glyphs"
-            )
+            raise ValueError(f"no glyph draws {letter!r}: add its strokes to a file of model_builder/plates/glyphs")
     for letter in sorted({letter for template in plate.templates for allowed in template for letter in allowed}):
         if letter not in ALPHABET:
-            raise ValueError(
-                f"{plate.name}: {letter!r} is not in the alphabet: name the character that it is read as in [reads]"
-            )
+            raise ValueError(f"{letter!r} is not in the alphabet: name the character that it is read as in [reads]")
+
+
+def _check_texts(plate: Plate) -> None:
+    """Raises ValueError for a text that is too long to be read, or that the places of the plate don't fit."""
     for text in plate.texts:
-        rows = 1 + sum(piece.what == "row" for piece in text)
-        if plate.characters and rows != len(plate.characters):
-            raise ValueError(f"{plate.name} has {len(plate.characters)} rows of characters and a text of {rows}")
-        count = sum(piece.least for piece in text if piece.what == "character")
-        if plate.slots and count != len(plate.slots):
-            raise ValueError(f"{plate.name} has {len(plate.slots)} slots and a text of {count} characters")
+        rows = [list(row) for ends, row in itertools.groupby(text, lambda piece: piece.what == "row") if not ends]
+        ends = sum(piece.what == "row" for piece in text)
+        least = [sum(piece.least for piece in row if piece.what == "character") for row in rows]
+        most = sum(piece.most for piece in text if piece.what == "character")
+        if most > MAX_CHARACTERS:
+            raise ValueError(f"a text of up to {most} characters is too long: it has at most {MAX_CHARACTERS}")
+        if len(rows) != ends + 1 or not all(least):
+            raise ValueError("a text has a row that may be without a character")
+        if plate.characters and len(rows) != len(plate.characters):
+            raise ValueError(f"it has {len(plate.characters)} rows of characters and a text of {len(rows)}")
+        if plate.slots and {sum(least), most} != {len(plate.slots)}:
+            counts = f"{most}" if sum(least) == most else f"{sum(least)} to {most}"
+            raise ValueError(f"it has {len(plate.slots)} slots and a text of {counts} characters")
+
+
+def _check_places(plate: Plate) -> None:
+    """Raises ValueError where the number has no place on the plate."""
+    if len({slot.y for slot in plate.slots}) > 2:
+        raise ValueError("its slots have more than two tops: a plate has one row or two")
+    for slot in plate.slots:
+        if slot.x + slot.width > plate.width or slot.y + slot.height > plate.height:
+            raise ValueError(f"the slot at {slot.x:g}, {slot.y:g} ends outside of the plate")
+    if any(wide > plate.width or high > plate.height for wide, high in plate.characters):
+        raise ValueError("its characters are larger than the plate")
+    # What the renderer takes from the plate, where each is as large as it may be drawn.
+    across = sum(1.12 * band.size for band in plate.bands if band.side in ("left", "right"))
+    down = sum(1.12 * band.size for band in plate.bands if band.side in ("top", "bottom"))
+    down += sum(1.15 * 1.25 * words.height for words in plate.words)
+    for name, size, taken in (("width", plate.width, across), ("height", plate.height, down)):
+        if size * (1 - plate.tolerance) - taken < size / 10:
+            raise ValueError(f"its bands and words leave less than a tenth of its {name} to the number")
 
 
 def _letters(piece: Piece) -> str:
     return piece.allowed if piece.what == "character" else ""
 
 
-def _colours(kind: str, text: str) -> Colours:
+def _colours(text: str) -> Colours:
     """Colours such as "black on white", "black on white to green", "black on white, last red"."""
     ink, _, rest = text.partition(" on ")
     papers, _, last = rest.partition(", last ")
     top, _, bottom = papers.partition(" to ")
     names = [ink, top, bottom or top, *([last] if last else [])]
     if unknown := [name for name in names if name not in PALETTE]:
-        raise ValueError(f"{kind}: no colour is called {unknown[0]!r} in {text!r}; there are {', '.join(PALETTE)}")
+        raise ValueError(f"no colour is called {unknown[0]!r} in {text!r}; there are {', '.join(PALETTE)}")
     return Colours(PALETTE[names[1]], PALETTE[names[2]], PALETTE[ink], PALETTE[last] if last else None)
 
 
 def load_all(folder: Path = COUNTRIES) -> tuple[Plate, ...]:
     """The kinds of all files of a folder. Raises ValueError."""
     plates = tuple(plate for path in sorted(folder.glob("*.toml")) for plate in load(path))
-    names = [plate.name for plate in plates]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{folder}: two kinds are called {twice[0]}")
-    return plates
+    try:
+        return _each_once(plates)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 PLATES: Final = load_all()
@@ -322,6 +382,11 @@ DRILL: Final = next(plate for plate in CHINA if plate.name == "cn-blue")._replac
     dot=None,
     share=0.0,
 )
+
+
+def beside(paths: Iterable[Path]) -> tuple[Plate, ...]:
+    """All kinds, and those of further countries' files. Raises ValueError, also where two have the same name."""
+    return _each_once([*PLATES, *(plate for path in paths for plate in load(path))])
 
 
 def shares(plates: Sequence[Plate]) -> list[float]:

@@ -5,7 +5,7 @@ A pattern is written as what stands on the plate, from left to right:
     A 7          a character that every such plate has
     [A-HJ-Z]     one of these characters
     <serial>     one of a named set of characters
-    {2} {1,3}    behind any of these: so many of them
+    {2} {1,3}    behind any of these, but not behind a slash: so many of them, up to 99
     space        a gap
     - . :        a dash, a dot, two dots: drawn, and not read
     @            a seal, a coat of arms or stickers in the gap: drawn, and not read
@@ -23,7 +23,7 @@ What = Literal["character", "gap", "mark", "seal", "row"]
 Template = tuple[str, ...]
 
 _SIGNS: Final[dict[str, What]] = {" ": "gap", "-": "mark", ".": "mark", ":": "mark", "@": "seal", "/": "row"}
-_PIECE: Final = re.compile(r"(\[[^\]]+\]|<[^>]+>|[^\[\]<>{}])(?:\{(\d+)(?:,(\d+))?\})?")
+_PIECE: Final = re.compile(r"(\[[^\]]+\]|<[^>]+>|[^\[\]<>{}])(?:\{(\d{1,2})(?:,(\d{1,2}))?\})?")
 # Drawn more often than others, because they were mistaken for each other most often on real plates.
 CONFUSED: Final = "皖桂赣藏陕鲁粤浙黑KMD0OQEF1ILB8"
 _NARROWER: Final = 50  # times fewer texts
@@ -47,20 +47,27 @@ class Item(NamedTuple):
 
 
 def parse(pattern: str, sets: Mapping[str, str]) -> tuple[Piece, ...]:
-    """The pieces of a pattern; `sets` are its named sets. Raises ValueError."""
+    """The pieces of a pattern; `sets` are its named sets. Raises ValueError that names the pattern."""
     pieces, end = [], 0
     for match in _PIECE.finditer(pattern):
         if match.start() != end:
             break
         end = match.end()
         symbol, least, most = match.groups()
-        pieces.append(_piece(symbol, int(least or 1), int(most or least or 1), sets))
+        try:
+            pieces.append(_piece(symbol, int(least or 1), int(most or least or 1), sets))
+        except ValueError as error:
+            raise ValueError(f"pattern {pattern!r}: {match[0]}: {error}") from error
     if end != len(pattern) or not pieces:
         raise ValueError(f"pattern {pattern!r}: what begins at {pattern[end:]!r} is not understood")
     return tuple(pieces)
 
 
 def _piece(symbol: str, least: int, most: int, sets: Mapping[str, str]) -> Piece:
+    if not least <= most or not most:
+        raise ValueError("a count is a whole number from 1 on, or goes from a lower one to a higher one")
+    if symbol == "/" and (least, most) != (1, 1):
+        raise ValueError("a row ends once")
     if symbol in _SIGNS:
         return Piece(_SIGNS[symbol], symbol, least, most)
     if symbol.startswith("<"):
@@ -73,7 +80,16 @@ def _piece(symbol: str, least: int, most: int, sets: Mapping[str, str]) -> Piece
 
 def _expanded(characters: str) -> str:
     """The characters of a class, with ranges such as A-F written out."""
-    return re.sub(r"(.)-(.)", lambda m: "".join(map(chr, range(ord(m[1]), ord(m[2]) + 1))), characters)
+
+    def written_out(match: re.Match[str]) -> str:
+        first, last = match.groups()
+        if last < first:
+            raise ValueError(f"the range {match[0]} goes backwards: write {last}-{first}")
+        return "".join(map(chr, range(ord(first), ord(last) + 1)))
+
+    if not characters:
+        raise ValueError("the set has no characters")
+    return re.sub(r"(.)-(.)", written_out, characters)
 
 
 def templates(pieces: tuple[Piece, ...], reads: Mapping[str, str]) -> Iterator[Template]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_builder.plates import MAX_CHARACTERS
 from model_builder.plates.kinds import (
     ALPHABET,
     CHINA,
@@ -23,7 +24,7 @@ from model_builder.plates.kinds import (
     shares,
 )
 from model_builder.render.plate import draw_text
-from model_builder.train.data import MAX_CHARACTERS
+from model_builder.train.data import MAX_CHARACTERS as TRAINED
 from model_builder.train.loop import TrainConfig
 from service.artifact import Looks
 
@@ -188,6 +189,10 @@ def test_kinds_are_found_by_name_and_by_region():
 KIND = """
 region = "xx"
 share = 1
+[slots]
+row = [[5, 5], [55, 5]]
+far = [[5, 5], [55, 5], [105, 5], [155, 5], [500, 5]]
+steps = [[5, 5], [55, 10], [105, 15], [155, 5], [205, 5]]
 [[kind]]
 name = "xx"
 size = [520, 110]
@@ -214,9 +219,48 @@ colours = ["black on white"]
         ("[A-Z]{2}", "<city>", r"there is no set of characters <city>: define it in \[sets\]"),
         ("black on white", "black on whit", "xx: no colour is called 'whit' in 'black on whit'; there are white, "),
         ("size = [520, 110]", "sise = [520, 110]", "kind.0.size: Field required|kind.0.sise: Extra inputs"),
-        ("characters = [[48, 78]]", "", "xx needs either slots or characters"),
-        ("{2} [0-9]", "{2}/[0-9]", "xx has 1 rows of characters and a text of 2"),
+        ("characters = [[48, 78]]", "", "xx: it needs either slots or characters"),
+        ("{2} [0-9]", "{2}/[0-9]", "xx: it has 1 rows of characters and a text of 2"),
         ("share = 1", "share = ", "Invalid value"),
+        ("[A-Z]{2}", "[Z-A]{2}", "xx: pattern .*: the range Z-A goes backwards"),
+        (" [0-9]", "@{3,1}[0-9]", "xx: pattern .*: a count is"),
+        ("[0-9]{3}", "[0-9]{10}", "xx: a text of up to 12 characters is too long: it has at most 11"),
+        ("[0-9]{3}", "[0-9]{0,10}", "xx: a text of up to 12 characters is too long"),
+        ("[A-Z]{2} [0-9]{3}", "[0-9]{0,3}@", "xx: a text has a row that may be without a character"),
+        ("{2} [0-9]", "{2}/@/[0-9]", "xx: a text has a row that may be without a character"),
+        ("[520, 110]", "[-520, 0]", "kind.0.size.0: Input should be greater than"),
+        ("[520, 110]", "[520, 0]", "kind.0.size.1: Input should be greater than"),
+        ("[520, 110]", "[520, inf]", "kind.0.size.1: Input should be a finite number"),
+        ("[520, 110]", "[520, 1e9]", "kind.0.size.1: Input should be less than"),
+        ("[48, 78]", "[48, 0]", "kind.0.characters.0.1: Input should be greater than"),
+        ("[48, 78]", "[48, 178]", "xx: its characters are larger than the plate"),
+        ("[[48, 78]]", "[[48, 7], [48, 7], [48, 7]]", "kind.0.characters: Tuple should have at most 2 items"),
+        ("[[48, 78]]", "[[48, 78]]\nshare = 0", "the share of every kind is 0"),
+        ("[[48, 78]]", "[[48, 78]]\ntolerance = 1", "kind.0.tolerance: Input should be less than"),
+        ("[[48, 78]]", "[[48, 78]]\ntolerance = nan", "kind.0.tolerance: Input should be a finite number"),
+        ("[[48, 78]]", "[[48, 78]]\nspace = -1", "kind.0.space: Input should be greater than"),
+        ("[[48, 78]]", "[[48, 78]]\nstickers = -1", "kind.0.stickers: Input should be greater than"),
+        ("[[48, 78]]", "[[48, 78]]\nframe = 2", "kind.0.frame: Input should be less than"),
+        ("[[48, 78]]", "[[48, 78]]\nfaces = []", "kind.0.faces: Tuple should have at least 1 item"),
+        ("[[48, 78]]", "[[48, 78]]\nseals = []", "kind.0.seals: Tuple should have at least 1 item"),
+        ("[[48, 78]]", "[[48, 78]]\nbands = [{ size = 0 }]", "kind.0.bands.0.size: Input should be greater than"),
+        (
+            "[[48, 78]]",
+            "[[48, 78]]\nbands = [{ size = 500 }]",
+            "xx: its bands and words leave less than a tenth of its w",
+        ),
+        ("[[48, 78]]", "[[48, 78]]\nbands = [{ letters = ['[A'] }]", "xx: pattern '\\[A'"),
+        ("[[48, 78]]", "[[48, 78]]\nbands = [{ letters = ['A{0,1}'] }]", "xx: the letters .* of a band may be none"),
+        ("[[48, 78]]", "[[48, 78]]\nbands = [{ emblem = [] }]", "kind.0.bands.0.emblem: Tuple should have at least 1"),
+        ("[[48, 78]]", "[[48, 78]]\nwords = [{ texts = [] }]", "kind.0.words.0.texts: Tuple should have at least 1"),
+        ("[[48, 78]]", "[[48, 78]]\nwords = [{ texts = [' '] }]", "kind.0.words.0.texts.0: String should match"),
+        ("[[48, 78]]", "[[48, 78]]\nwords = [{ texts = ['A'], height = 99 }]", "leave less than a tenth of its height"),
+        ("[[48, 78]]", "[[48, 78]]\nwords = [{ texts = ['A'], height = 99, place = 'side' }]", "of its height"),
+        ("share = 1", "share = 1\nreads = { A = 'BC' }", "reads.A: String should have at most 1 character"),
+        ("row = [[5, 5], [55, 5]]", "row = [[1]]", "slots.row.0"),
+        ("characters = [[48, 78]]", "slots = 'row'", "xx: it has 2 slots and a text of 5 characters"),
+        ("characters = [[48, 78]]", "slots = 'far'", "xx: the slot at 500, 5 ends outside of the plate"),
+        ("characters = [[48, 78]]", "slots = 'steps'", "xx: its slots have more than two tops"),
     ],
 )
 def test_a_mistake_in_a_file_is_told_with_its_place(tmp_path, before, after, message):
@@ -226,6 +270,18 @@ def test_a_mistake_in_a_file_is_told_with_its_place(tmp_path, before, after, mes
     with pytest.raises(ValueError, match=message) as caught:
         load(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_two_kinds_of_a_file_with_the_same_name_are_refused(tmp_path):
+    path = tmp_path / "xx.toml"
+    path.write_text(KIND + KIND[KIND.index("[[kind]]") :])
+    with pytest.raises(ValueError, match="two kinds are called xx") as caught:
+        load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_plate_may_have_as_many_characters_as_training_has_room_for():
+    assert MAX_CHARACTERS == TRAINED
 
 
 @given(st.integers(0, 2**64), st.sampled_from(PLATES))

@@ -60,6 +60,26 @@ def test_what_is_no_pattern_is_refused(pattern):
         patterns.parse(pattern, {})
 
 
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("[Z-A]{2}", r"the range Z-A goes backwards: write A-Z"),
+        ("<none>", "<none>: the set has no characters"),
+        ("<back>", "the range 9-0 goes backwards: write 0-9"),
+        ("A{3,1}@", "a count is a whole number from 1 on, or goes from a lower one to a higher one"),
+        ("A{0}", "a count is"),
+        ("A@{2,1}", "a count is"),
+        ("A{100}", "what begins at '.100.' is not understood"),
+        ("A/{2}B", "a row ends once"),
+        ("A/{0,1}B", "a row ends once"),
+    ],
+)
+def test_a_set_or_a_count_that_draws_nothing_is_refused_with_its_pattern(pattern, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        patterns.parse(pattern, {"none": "", "back": "9-0"})
+    assert str(caught.value).startswith(f"pattern {pattern!r}: ")
+
+
 def test_fewest_templates_allow_the_same_texts():
     found = [("AB", "1"), ("A", "1"), ("AB", "2"), ("C", "12"), ("AB", "1", "1"), ("X", "9")]
     fewer = patterns.fewest(found)
