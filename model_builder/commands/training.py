@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from model_builder import build, candidates
 from model_builder.commands import finding, flags, own_crops, run_folder
+from model_builder.networks.reader import LPRNet
 from model_builder.plates import kinds
-from model_builder.plates.kinds import PLATES
 from model_builder.tasks import READING
 from model_builder.train import labels
 from model_builder.train.finder import FinderConfig
@@ -19,6 +19,8 @@ from service.artifact import Origin, Source
 from service.artifact.provenance import OwnCrops, Trained
 
 _FINE_TUNING = TrainConfig(steps=600, learning_rate=1e-3, warmup=50, log_every=100)
+_USERS: Final = "fine-tuned"  # default name of what a user trains of a published reader, or for a country
+_NAME: Final = "variant"  # file in the folder of a reader's training: the name that it was published as
 _CONFIGS: Final[dict[str, type[Any]]] = {"reader": TrainConfig, "finder": FinderConfig, "refiner": RefinerConfig}
 # Options of some networks alone, beside the fields of configurations.
 _OF: Final = {
@@ -62,7 +64,9 @@ def _add_train(commands: flags.Commands) -> None:
     )
     parser.add_argument("--out", type=Path, help="checkpoint and log (default: runs/VARIANT)")
     parser.add_argument(
-        "--variant", type=flags.name, help="name (default: baseline, finder or refiner; fine-tuned with --data)"
+        "--variant",
+        type=flags.name,
+        help="name (default: baseline, finder or refiner; fine-tuned with --data, --source or --country)",
     )
     flags.add_note(parser)
     parser.add_argument(
@@ -107,7 +111,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
     config = replace(_FINE_TUNING if options.data else TrainConfig(), **given)
-    variant = options.variant or ("fine-tuned" if options.data else "baseline")
+    # The published readers are never overwritten by what a user trains of them.
+    users = options.data or options.source or options.country
+    variant = options.variant or (_USERS if users else run_folder.VARIANTS[LPRNet])
+    plates = kinds.beside(options.country or ())
     folder = options.out or Path("runs") / variant
     own, held = None, None
     if options.data:
@@ -124,7 +131,6 @@ def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
         before = own_crops.read_by(start, held)
         build.print_score(f"{own_crops.HELD_OUT} before, read by {source}", before)
     build.use_all_cores()
-    plates = (*PLATES, *(plate for path in options.country or () for plate in kinds.load(path)))
     network = train(folder, config, own=own, initial=initial, fonts=options.fonts or (), plates=plates)
     crops = OwnCrops(trained=len(own.texts), held_out=len(held.texts)) if own and held else None
     origin = Origin(
@@ -135,6 +141,7 @@ def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
     )
     run_folder.save(folder, origin, network)
     (folder / run_folder.GRAMMAR).write_text(kinds.grammar(plates).model_dump_json(), encoding="utf-8")
+    (folder / _NAME).write_text(variant, encoding="utf-8")
     published = run_folder.publish_run(options.artifacts, folder, variant, sets)
     if before and published.manifest.measured:
         after = published.manifest.measured.accuracy[own_crops.HELD_OUT]
@@ -149,16 +156,23 @@ def _add_publish(commands: flags.Commands) -> None:
         commands, "publish", _republish, help="publish (again) what a training left in its folder"
     )
     parser.add_argument("folder", type=Path, help="the training's folder, such as runs/baseline")
-    parser.add_argument("--variant", type=flags.name, help="name to publish as (default: baseline, finder or refiner)")
+    flags.add_variant(parser, "that of the reader's training; finder or refiner")
     parser.add_argument("--refiner", type=flags.name, help="of a finder: variant that refines what it finds")
     flags.add_publishing(parser)
 
 
 def _republish(options: argparse.Namespace) -> None:
-    _, network = run_folder.load(options.folder)
+    origin, network = run_folder.load(options.folder)
     held = options.folder / own_crops.HELD_OUT
     sets = dict(run_folder.task(network).sets(options.real, options.rendered, own_crops.HELD_OUT))
     if held.is_dir():
         sets |= labels.read_sets([held])
-    variant = options.variant or run_folder.VARIANTS[type(network)]
+    variant = options.variant or _name_in(options.folder, network, origin)
     run_folder.publish_run(options.artifacts, options.folder, variant, sets, options.refiner)
+
+
+def _name_in(folder: Path, network: run_folder.Network, origin: Origin) -> str:
+    """The name to publish a training as: the one that it had, or a default where its folder doesn't tell it."""
+    if (folder / _NAME).is_file():
+        return (folder / _NAME).read_text(encoding="utf-8").strip()
+    return _USERS if origin.source else run_folder.VARIANTS[type(network)]

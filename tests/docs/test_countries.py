@@ -17,9 +17,10 @@ from model_builder.publish import publish
 from model_builder.render.plate import Renderer
 from service import artifact as contract
 from service.artifact import Origin
-from service.settings import REPOSITORY, Settings
+from service.settings import REPOSITORY
 from tests.support.crops import WIDTHS
-from tests.support.servers import running
+from tests.support.printed import SMALL, built, made, printed
+from tests.support.processes import started
 
 
 @pytest.fixture
@@ -46,23 +47,50 @@ def test_the_file_is_short_and_its_kinds_are_drawn(country, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_network_is_trained_on_and_reads(country, tmp_path, capsys):
+def test_a_network_is_trained_on_and_read_by_with_the_commands_of_the_page(country, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    artifacts, out = tmp_path / "artifacts", tmp_path / "run"
-    publish(artifacts, torch_candidate("baseline", LPRNet(len(kinds.ALPHABET) + 1, WIDTHS), Origin(seed=0)), {})
-    words = ["train", "--source", "baseline", "--variant", "tuned", "--country", country, "--out", out, "--rendered", 4]
-    words += ["--artifacts", artifacts, "--steps", 2, "--batch-size", 4, "--development", 4, "--workers", 0]
-    assert main([str(word) for word in words]) == 0, capsys.readouterr().err
-    tuned = contract.find(artifacts, "tuned")
+    artifacts = tmp_path / "artifacts"
+    for name in ("baseline", "world-baseline"):
+        publish(artifacts, torch_candidate(name, LPRNet(len(kinds.ALPHABET) + 1, WIDTHS), Origin(seed=0)), {})
+    before = {path: path.read_bytes() for path in artifacts.rglob("*") if path.is_file()}
+    *steps, serve = printed("countries.md", "train and read")
+    for step in steps:
+        assert main([*built(step), "--artifacts", str(artifacts)]) == 0, capsys.readouterr().err
+    assert all(path.read_bytes() == content for path, content in before.items())
+    tuned = contract.find(artifacts, "fine-tuned")
     assert [kind.rows for kind in tuned.reader.grammar.within(["is"]).formats[0].kinds] == [1, 2]
-    assert main(["publish", str(out), "--variant", "again", "--artifacts", str(artifacts), "--rendered", "4"]) == 0
-    assert contract.find(artifacts, "again").reader.grammar == tuned.reader.grammar
+    setting, _, command = serve.partition(" ")
+    assert setting == "LPR_VARIANT=fine-tuned-quantized"
+    assert made(command)[-2:] == ["-m", "service"]
     image = cv2.imencode(".png", Renderer(fonts=False).sample(1, kinds.load(country)[0]).image)[1].tobytes()
     asked = {"region": "is", "min_confidence": 0}
-    with (
-        running(Settings(variant="tuned", finder=None, artifacts=artifacts, threads=1)) as url,
-        httpx.Client(base_url=url) as client,
-    ):
-        (result,) = client.post("/recognize", params=asked, files={"image": image}).json()["results"]
-    (plate,) = result["plates"]
+    with started(artifacts, VARIANT="fine-tuned-quantized", FINDER="") as server:
+        answer = httpx.post(f"{server.url}/recognize", params=asked, files={"image": image}, timeout=30)
+        (plate,) = answer.json()["results"][0]["plates"]
     assert (plate["formats"][-1], plate["region"]) == ("is", {"code": "is", "probability": 1.0})
+
+
+@pytest.mark.slow
+def test_a_training_for_a_country_is_published_again_under_its_name(country, tmp_path, capsys):
+    artifacts, out = tmp_path / "artifacts", tmp_path / "run"
+    torch.manual_seed(0)
+    publish(artifacts, torch_candidate("baseline", LPRNet(len(kinds.ALPHABET) + 1, WIDTHS), Origin(seed=0)), {})
+    where = ["--artifacts", str(artifacts)]
+    train = ["train", "--source", "baseline", "--country", str(country), "--out", str(out), *SMALL["train"], *where]
+    assert main([*train, "--variant", "north"]) == 0, capsys.readouterr().err
+    assert main(["publish", str(out), "--rendered", "4", *where]) == 0
+    assert contract.variants(artifacts) == ["baseline", "north"]
+    assert main(["publish", str(out), "--variant", "again", "--rendered", "4", *where]) == 0
+    assert contract.find(artifacts, "again").reader.grammar == contract.find(artifacts, "north").reader.grammar
+    (out / "variant").unlink()  # as earlier versions left it
+    assert main(["publish", str(out), "--rendered", "4", *where]) == 0
+    assert contract.variants(artifacts) == ["again", "baseline", "fine-tuned", "north"]
+
+
+def test_a_country_with_a_kind_of_a_name_that_there_is_is_refused_before_anything_is_done(country, tmp_path, capsys):
+    country.write_text(country.read_text(encoding="utf-8").replace('name = "is"', 'name = "de"'), encoding="utf-8")
+    out = tmp_path / "run"
+    assert main(["train", "--country", str(country), "--out", str(out), "--artifacts", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: two kinds are called de\n"
+    assert not out.exists()
