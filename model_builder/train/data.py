@@ -22,7 +22,6 @@ _INDEX = {character: index for index, character in enumerate(ALPHABET)}
 VALIDATION_SEED = 1 << 35  # training draws from seed << 36 upwards, and never that many
 DEVELOPMENT_SEED = 1 << 34
 SHIPPED_SEED = 1 << 33  # of model_builder/plates-500
-MAX_CHARACTERS = 11  # repeats need a blank between them: 11 characters and their blanks fit into 23 steps
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from model_builder.plates import CROP
 from model_builder.plates.kinds import ALPHABET
-from model_builder.train.data import MAX_CHARACTERS, Crops
+from model_builder.plates import MAX_CHARACTERS
+from model_builder.train.data import Crops
 from service.errors import InputError
 from service.reading import decode, geometry
 

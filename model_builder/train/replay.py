@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model_builder.train.data import MAX_CHARACTERS, Batch
+from model_builder.plates import MAX_CHARACTERS
+from model_builder.train.data import Batch
 
 _KEPT = 1 << 21  # crops: 14 GB, and 7 GB of logits
 _BLURRED = 0.3  # how often a crop is blurred

@@ -24,7 +24,6 @@ from model_builder.plates.kinds import (
     shares,
 )
 from model_builder.render.plate import draw_text
-from model_builder.train.data import MAX_CHARACTERS as TRAINED
 from model_builder.train.loop import TrainConfig
 from service.artifact import Looks
 
@@ -278,10 +277,6 @@ def test_two_kinds_of_a_file_with_the_same_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="two kinds are called xx") as caught:
         load(path)
     assert str(caught.value).startswith(str(path))
-
-
-def test_a_plate_may_have_as_many_characters_as_training_has_room_for():
-    assert MAX_CHARACTERS == TRAINED
 
 
 @given(st.integers(0, 2**64), st.sampled_from(PLATES))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_builder.plates import MAX_CHARACTERS
 from model_builder.plates.kinds import ALPHABET
 from model_builder.render.plate import Renderer, batch
 from model_builder.train import data
@@ -97,5 +98,5 @@ def test_own_crops_are_altered_a_little_and_keep_their_texts():
 
 
 def test_the_longest_text_fits_into_the_network_s_steps():
-    repeated = "1" * data.MAX_CHARACTERS  # CTC needs a blank between equal characters
+    repeated = "1" * MAX_CHARACTERS  # CTC needs a blank between equal characters
     assert len(repeated) + len(repeated) - 1 <= 23
