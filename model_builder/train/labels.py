@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model_builder.plates import CROP
+from model_builder.plates import CROP, MAX_CHARACTERS
 from model_builder.plates.kinds import ALPHABET
-from model_builder.plates import MAX_CHARACTERS
 from model_builder.train.data import Crops
 from service.errors import InputError
 from service.reading import decode, geometry
