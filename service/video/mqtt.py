@@ -11,6 +11,9 @@ homeassistant/sensor/PREFIX_CAMERA/plate/config      what Home Assistant is to k
 A connection has one will, so CAMERA of the status is the first camera of the process, for all of them. Processes that
 share a broker have different cameras, so none of them says offline for another.
 
+Its client id follows from the same names. Where a connection broke without the broker's knowledge, the next one takes
+its session over: the broker publishes the will of the old one first, and not later over the new one's `online`.
+
 A name with characters that may not stand there has _ for each of them, and at its end a digest of the name, so that
 different names stay different.
 """
@@ -70,7 +73,8 @@ class Mqtt:
         self._where, self._cameras = where, cameras
         self._status = status(where.prefix, cameras[0])
         self._connected, self._why = threading.Event(), AWAY  # why it is not connected
-        self._client = client = _client()
+        self._untaken = dict[str, Any]()  # the event that the broker did not take in time, and its message
+        self._client = client = _client(self._status)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_connect_fail = self._on_connect_fail
         client.will_set(self._status, "offline", qos=1, retain=True)
@@ -83,16 +87,29 @@ class Mqtt:
         client.loop_start()
 
     def send(self, body: str) -> None:
-        """Publish, and wait until the broker has taken it."""
+        """Publish, and wait until the broker has taken it.
+
+        An event that was not taken in time is not published again: paho keeps it, and sends it at each connection.
+        """
         if not self._connected.wait(TIMEOUT_S):
             raise NotTaken(self._why)
-        message = self._client.publish(topic(self._where.prefix, json.loads(body)["camera"]), body, qos=1)
+        message = self._untaken.pop(body, None) or self._publish(body)
         try:
             message.wait_for_publish(TIMEOUT_S)
         except (RuntimeError, ValueError) as error:
             raise NotTaken(f"the broker did not take it: {error}") from error
         if not message.is_published():
+            self._untaken = {body: message}
             raise NotTaken("the broker did not take it in time")
+
+    def _publish(self, body: str) -> Any:
+        """The message of an event; its `rc` is an error only where paho does not keep it."""
+        from paho.mqtt.enums import MQTTErrorCode
+
+        message = self._client.publish(topic(self._where.prefix, json.loads(body)["camera"]), body, qos=1)
+        if message.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            message.rc = MQTTErrorCode.MQTT_ERR_SUCCESS  # where it is not connected just now, it is sent later
+        return message
 
     def close(self) -> None:
         """Say that the cameras are offline, and disconnect."""
@@ -158,7 +175,8 @@ def _word(text: str, forbidden: str) -> str:
     return allowed if allowed == text else f"{allowed}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _client() -> Any:
+def _client(name: str) -> Any:
+    """A client of paho, whose id is that of the name in each process."""
     try:
         from paho.mqtt import client
         from paho.mqtt.enums import CallbackAPIVersion
@@ -166,4 +184,5 @@ def _client() -> Any:
         raise ModuleNotFoundError(
             f"MQTT needs paho-mqtt, which the extra `video` installs: pip install 'lpr[video]' ({error})."
         ) from error
-    return client.Client(CallbackAPIVersion.VERSION2)
+    # of the 23 letters and digits that every broker allows
+    return client.Client(CallbackAPIVersion.VERSION2, f"lpr{hashlib.sha256(name.encode()).hexdigest()[:20]}")

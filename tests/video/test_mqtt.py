@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,42 @@ class Listening:
         self._client.loop_stop()
 
 
+class Proxy:
+    """Passes connections on to the broker."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.pairs = port, list[tuple[socket.socket, socket.socket]]()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                pair = client, socket.create_connection(("127.0.0.1", self._port))
+                self.pairs.append(pair)
+                for one, other in (pair, pair[::-1]):
+                    threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(10_000):
+                other.sendall(data)
+
+    def reset_client(self) -> None:
+        """Reset the first connection on the client's side; the broker sees nothing of it."""
+        client, _ = self.pairs[0]
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.shutdown(socket.SHUT_RD)  # `recv` returns, and the socket is not in use any more
+        client.close()
+
+    def close(self) -> None:
+        self._listener.close()
+        for one in [one for pair in self.pairs for one in pair]:
+            one.close()
+
+
 @pytest.fixture
 def mosquitto(tmp_path):
     made = Mosquitto(tmp_path)
@@ -133,6 +172,56 @@ def test_the_end_of_one_process_leaves_the_cameras_of_another_available(mosquitt
     assert until(lambda: [available(camera)[-1] for camera in cameras] == ["offline", "offline", "online"])
     still.close()
     assert until(lambda: available("street") == ["online", "offline"])
+
+
+@pytest.mark.slow
+def test_cameras_are_online_after_a_break_that_the_broker_did_not_see(mosquitto, listening):
+    proxy = Proxy(mosquitto.port)
+    receiver = Mqtt(broker(proxy.address, None), ["gate"])
+    assert until(lambda: listening.of("lpr/gate/status") == ["online"])
+    proxy.reset_client()
+    assert until(lambda: listening.of("lpr/gate/status") == ["online", "offline", "online"])
+    receiver.close()
+    proxy.close()
+
+
+@pytest.mark.slow
+def test_an_event_is_published_once_where_the_broker_hangs(mosquitto, listening, monkeypatch):
+    receiver = Mqtt(broker(mosquitto.address, None), ["front door"])
+    receiver.send(event(1))
+    with monkeypatch.context() as impatient:
+        impatient.setattr(mqtt, "TIMEOUT_S", 0.1)
+        mosquitto.process.send_signal(signal.SIGSTOP)
+        for _ in range(3):
+            with pytest.raises(NotTaken, match="in time"):
+                receiver.send(event(2))
+        mosquitto.process.send_signal(signal.SIGCONT)
+    receiver.send(event(2))
+    receiver.send(event(3))
+    assert until(lambda: event(3) in listening.of("lpr/front door/plate"))
+    assert listening.of("lpr/front door/plate") == [event(1), event(2), event(3)]
+    receiver.close()
+
+
+@pytest.mark.slow
+def test_an_event_that_meets_a_break_is_published_once_after_it(mosquitto, listening, monkeypatch):
+    receiver = Mqtt(broker(mosquitto.address, None), ["front door"])
+    assert receiver._connected.wait(20)
+    mosquitto.stop()
+    assert until(lambda: not receiver._connected.is_set())
+    receiver._connected.set()  # as it is just before the break is known
+    with monkeypatch.context() as impatient:
+        impatient.setattr(mqtt, "TIMEOUT_S", 0.1)
+        with pytest.raises(NotTaken, match="in time"):
+            receiver.send(event(2))
+    listening.ready.clear()
+    mosquitto.start()
+    assert listening.ready.wait(20)
+    for number in (2, 3):
+        receiver.send(event(number))
+    assert until(lambda: event(3) in listening.of("lpr/front door/plate"))
+    assert listening.of("lpr/front door/plate") == [event(2), event(3)]
+    receiver.close()
 
 
 @pytest.mark.slow
