@@ -9,11 +9,12 @@ from service.video.engines import Box, Engines
 from service.video.fusion import Fused
 from service.video.motion import Motion, joined, touches
 from service.video.sources import Frame
-from service.video.tracks import ALIKE, Told, Track, Tracks, overlap
+from service.video.tracks import ALIKE, LOST_S, Told, Track, Tracks, overlap
 
 AGAIN_S: Final = 10.0  # seconds after which the whole frame is searched, though nothing moves
 SAME_PLACE: Final = 0.3  # overlap from which a plate is where it was
 SAME_PLACE_S: Final = 600.0  # seconds for which a plate that stands may be hidden
+BREAK_S: Final = 10.0  # seconds without a frame after which no plate goes on
 ALONE: Final = 0.8  # confidence from which a single sighting is an event
 
 
@@ -58,6 +59,16 @@ class Follower:
         self._remember()
         late = [one for one in self._tracks.alive if frame.time - one.first >= self._rules.after_s]
         return self._new([*self._tracks.ended(frame.time), *late])
+
+    def miss(self, time: float) -> list[Track]:
+        """Take note that no frame has come until `time`, though one was due; the passages that are to be told now.
+
+        What is told may be seen again, and is the same passage then. After a long break the place may be another
+        car's, so nothing that was seen before goes on.
+        """
+        if time - self._time > BREAK_S:
+            return self.end()
+        return self._new([one for one in self._tracks.alive if time - one.last > LOST_S])
 
     def end(self) -> list[Track]:
         """The passages that are left when no frame follows."""

@@ -199,6 +199,11 @@ class Mailbox:
             self._change.notify_all()
             return camera, frame
 
+    def holds(self, camera: str) -> bool:
+        """Whether a frame of a camera waits."""
+        with self._change:
+            return camera in self._frames
+
     @property
     def done(self) -> bool:
         """Whether no frame can come any more."""

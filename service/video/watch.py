@@ -1,5 +1,6 @@
 """Watch: the frames of all cameras, one after the other, through the same engines, to events."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -74,6 +75,10 @@ class Watch:
         if taken:
             name, frame = taken
             self._give(name, self.followers[name].see(frame))
+        for name, feeder in self._feeders.items():
+            if feeder.source.live and not self._mailbox.holds(name):  # else it is late only because this thread is
+                due = time.time() - feeder.start_time - 1 / self._options.fps
+                self._give(name, self.followers[name].miss(due))
         if self._options.crops:
             self._options.crops.clean()
 

@@ -47,6 +47,37 @@ def test_it_is_told_when_it_has_left(seeing):
     assert follower.end() == []
 
 
+@pytest.mark.parametrize(("silent", "count"), [(1.9, 0), (2.1, 1), (60.0, 1)])
+def test_it_is_told_in_time_where_no_frame_follows(seeing, silent, count):
+    follower = Follower(seeing)
+    frames = way(TEXT)
+    for time, shown in frames:
+        assert follower.see(seeing.frame(time, *shown)) == []
+    assert len(follower.miss(frames[-1][0] + silent)) == count
+    assert follower.miss(frames[-1][0] + silent) == []
+    assert len(follower.end()) == 1 - count
+
+
+def test_a_plate_that_is_seen_after_a_short_break_goes_on(seeing):
+    follower = Follower(seeing)
+    for time in (0.0, 0.2, 5.0):
+        assert len(follower.miss(time)) == (time > 2)
+        assert follower.see(seeing.frame(time, (plate(300, 300), TEXT))) == []
+    assert [track.first for track in follower._tracks.alive] == [0.0]
+    assert follower.end() == []
+
+
+@pytest.mark.parametrize(("after", "told"), [(TEXT, []), (OTHER, ["沪B99999"])])
+def test_after_a_long_break_another_plate_may_stand_there(seeing, after, told):
+    follower = Follower(seeing)
+    for time in (0.0, 0.2):
+        follower.see(seeing.frame(time, (plate(300, 300), TEXT)))
+    assert [track.fused.text for track in follower.miss(20.0)] == ["京A12345"]
+    for time in (20.0, 20.2):
+        follower.see(seeing.frame(time, (plate(300, 300), after)))
+    assert [track.fused.text for track in follower.end()] == told
+
+
 def test_two_that_pass_at_once_are_two(seeing):
     both = [(time, [*one, *other]) for (time, one), (_, other) in zip(way(TEXT, y=100), way(OTHER, y=160), strict=True)]
     assert sorted(passed(Follower(seeing), seeing, *both)) == ["京A12345", "沪B99999"]

@@ -22,7 +22,7 @@ from service.video.crops import Crops
 from service.video.outbox import Outbox
 from service.video.sources import Source
 from service.video.watch import Options, Watch
-from tests.support.video import Seeing
+from tests.support.video import Seeing, plate, reading
 
 FOLDER_SEED = 7_100_000
 
@@ -58,6 +58,26 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, capsys):
     watch = Watch([Source("a", str(tmp_path / "a.mp4"))], Seeing(), lambda *_: None, Options())
     assert watch.run() is False
     assert capsys.readouterr().err.startswith("lpr: a: ")
+
+
+def test_a_passage_is_told_where_the_stream_breaks_off_just_after_it(monkeypatch):
+    told: list[Any] = []
+    seeing, now = Seeing(), time.time()
+    watch = Watch(
+        [Source("a", "rtsp://a/1"), Source("b", "rtsp://b/1")], seeing, lambda one, _: told.append(one), Options()
+    )
+    monkeypatch.setattr(watching, "time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr(watching, "TURN_S", 0.01)
+    start = watch._feeders["a"].start_time
+    for _ in range(5):
+        watch._mailbox.put("a", seeing.frame(now - start, (plate(300, 300), reading(("京A12345", 0.9)))), wait=False)
+        now += 0.2
+        watch._turn()
+    assert told == []
+    now += 2.2
+    watch._mailbox.put("b", seeing.frame(now - start), wait=False)  # another camera goes on
+    watch._turn()
+    assert [(one.camera, one.text) for one in told] == [("a", "京A12345")]
 
 
 def test_two_cameras_of_one_name_are_refused(tmp_path):
