@@ -28,19 +28,20 @@ DONE, SOME_NOT_READ = 0, 1
 def run(options: argparse.Namespace) -> int:
     """Watch until the ends of all files, or until a signal; returns the exit status."""
     sources = [parse(text) for text in options.sources]
-    chosen = Options(
-        options.fps,
-        options.realtime,
-        Rules(options.min_confidence, options.after, options.again),
-        read(options.list),
-        Crops(options.keep_crops, options.retain) if options.keep_crops else None,
-    )
     for sentence in warnings():
         say(sentence)
-    with _engines() as engines, _telling(options, sources) as tell:
-        watch = Watch(sources, engines, lambda event, _: tell(event), chosen)
-        with _stopped_by_signals(watch.stop):
-            return DONE if watch.run() else SOME_NOT_READ
+    with _engines() as engines:
+        chosen = Options(
+            options.fps,
+            options.realtime,
+            Rules(options.min_confidence, options.after, options.again),
+            read(options.list, engines.manifest.alphabet),
+            Crops(options.keep_crops, options.retain) if options.keep_crops else None,
+        )
+        with _telling(options, sources) as tell:
+            watch = Watch(sources, engines, lambda event, _: tell(event), chosen)
+            with _stopped_by_signals(watch.stop):
+                return DONE if watch.run() else SOME_NOT_READ
 
 
 def _engines() -> Engines:

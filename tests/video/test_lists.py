@@ -6,11 +6,17 @@ from service.errors import BadParameter
 from service.video import lists
 from service.video.fusion import Weighed, fuse
 from service.video.lists import WatchList
-from tests.support.video import GRAMMAR, reading
+from tests.support.video import DIGITS, GRAMMAR, LETTERS, reading
+
+ALPHABET = f"京沪津粤{DIGITS}{LETTERS}"  # without I and O, as some readers
 
 
 def fused(*texts):
     return fuse([Weighed(reading(*texts), 1.0)], GRAMMAR)
+
+
+def read(file):
+    return lists.read([file], ALPHABET)
 
 
 def test_a_plate_that_is_read_surely_matches_itself_alone():
@@ -44,14 +50,47 @@ def test_entries_that_exclude_each_other_add_up_to_at_most_one():
 def test_a_file_holds_plates_with_notes(tmp_path):
     file = tmp_path / "list.csv"
     file.write_text("# stolen\n京A·123 45, red van, a dent\n\n沪b-54321\n", encoding="utf-8")
-    found = lists.read([file]).matches(fused(("京A12345", 0.99)))
+    found = read(file).matches(fused(("京A12345", 0.99)))
     assert [(match.plate, match.note) for match in found] == [("京A12345", "red van, a dent")]
-    assert lists.read([file]).matches(fused(("沪B54321", 0.99)))[0].note == ""
+    assert read(file).matches(fused(("沪B54321", 0.99)))[0].note == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("津ЕК98444", "津EK98444"),
+        ("АВ 1234 ВС", "AB1234BC"),
+        ("авекмнорсту1", "ABEKMHOPCTY1"),
+        ("ΙΒΧ-1234", "IBX1234"),
+        ("MÜ-AB 123", "MUAB123"),
+        ("mu\u0308-ab 123", "MUAB123"),
+        ("京AIO345", "京AIO345"),
+    ],
+)
+def test_letters_of_other_keyboards_are_those_that_are_read(tmp_path, written, plain):
+    (tmp_path / "list.csv").write_text(f"{written},note", encoding="utf-8")
+    (found,) = read(tmp_path / "list.csv").matches(fused((plain, 0.99)))
+    assert (found.plate, found.note) == (plain, "note")
+
+
+@pytest.mark.parametrize("written", ["粵Z1234港", "МД 1234", "ØL 12345", "١٢٣", "京A1234Ж"])
+def test_a_plate_with_a_letter_that_is_not_read_is_refused(tmp_path, written):
+    (tmp_path / "list.csv").write_text(f"沪B54321\n{written},the plumber", encoding="utf-8")
+    with pytest.raises(BadParameter, match=r"Line 2 of the list .* would never match: [粵ДØ١Ж] is not read"):
+        read(tmp_path / "list.csv")
+
+
+def test_a_heading_is_refused_with_its_number(tmp_path):
+    (tmp_path / "list.csv").write_text("# ours\nplate,note\n京A12345", encoding="utf-8")
+    with pytest.raises(BadParameter, match=r"Line 2 of the list .* heading: begin it with #"):
+        read(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("京A12345\nHEJSAN,our car", encoding="utf-8")
+    assert read(tmp_path / "list.csv").matches(fused(("HEJSAN", 0.99)))
 
 
 def test_a_list_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(BadParameter, match="cannot be read"):
-        lists.read([tmp_path / "none"])
+        read(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -65,10 +104,10 @@ def test_a_list_that_is_not_there_is_refused(tmp_path):
 )
 def test_each_line_is_an_entry_however_it_is_written(tmp_path, written):
     file = tmp_path / "list.csv"
-    file.write_text(f"plate,note\r\n{written}\r\n,,\r\n\u3000\r\n沪B54321", encoding="utf-8", newline="")
-    (found,) = lists.read([file]).matches(fused(("京A12345", 0.99)))
+    file.write_text(f"# plate,note\r\n{written}\r\n,,\r\n\u3000\r\n沪B54321", encoding="utf-8", newline="")
+    (found,) = read(file).matches(fused(("京A12345", 0.99)))
     assert "".join(char for char in found.note if char.isprintable()).rstrip(",") == 'red van, a "dent"'
-    assert lists.read([file]).matches(fused(("沪B54321", 0.99)))
+    assert read(file).matches(fused(("沪B54321", 0.99)))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +130,7 @@ def test_a_line_that_would_never_match_is_refused_with_its_number(tmp_path, writ
     file = tmp_path / "list.csv"
     file.write_text(f"# stolen\n\n{written}\n沪B54321,thief\n", encoding="utf-8")
     with pytest.raises(BadParameter, match=r"Line 3 of the list .*list\.csv ") as raised:
-        lists.read([file])
+        read(file)
     assert "plumber" not in str(raised.value)
 
 
@@ -99,4 +138,4 @@ def test_a_line_that_would_never_match_is_refused_with_its_number(tmp_path, writ
 def test_a_list_that_is_not_utf_8_is_refused_with_advice(tmp_path, encoding):
     (tmp_path / "list.csv").write_text("京A12345, ours", encoding=encoding)
     with pytest.raises(BadParameter, match="save it as UTF-8"):
-        lists.read([tmp_path / "list.csv"])
+        read(tmp_path / "list.csv")
