@@ -64,6 +64,12 @@ class Outbox:
                 f"The queue {file} cannot be used ({brief(error)}): name a file, or the queue of an earlier run, "
                 "in a folder that is there and can be written."
             ) from error
+        #: Events of earlier runs for receivers that this one does not name, by the receiver's name.
+        self.left_over: Mapping[str, int] = {
+            name: count
+            for name, count in self._connection.execute("select receiver, count(*) from events group by receiver")
+            if name not in receivers
+        }
         self._threads = [
             threading.Thread(target=self._run, args=entry, name=f"outbox {entry[0]}", daemon=True)
             for entry in receivers.items()

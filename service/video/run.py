@@ -1,6 +1,7 @@
 """Run of `lpr watch`: from its options to cameras, engines and receivers."""
 
 import argparse
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,14 @@ def _engines() -> Engines:
 def _telling(options: argparse.Namespace, sources: list[Source]) -> Iterator[Callable[[Event], None]]:
     """What takes events: the outbox first, then stdout."""
     receivers = _receivers(options, [source.name for source in sources])
-    outbox = Outbox(options.queue, receivers) if receivers else None
+    # without receivers, too, an earlier run's events may be there
+    outbox = Outbox(options.queue, receivers) if receivers or options.queue.is_file() else None
+    for name, count in outbox.left_over.items() if outbox else ():
+        delete = f"delete from events where receiver = '{name}'"  # noqa: S608 (it is told, not run)
+        say(
+            f"{count} events wait in {options.queue} for --{name}, which is not named now: name it again, or delete "
+            f'them with sqlite3 {shlex.quote(str(options.queue))} "{delete}"'
+        )
 
     def tell(event: Event) -> None:
         body = event.model_dump_json()

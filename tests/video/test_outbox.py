@@ -271,6 +271,18 @@ def test_a_receiver_that_does_not_return_holds_no_end_up(tmp_path, monkeypatch):
     outbox.close()
 
 
+def test_what_waits_for_a_receiver_that_is_not_named_is_counted(tmp_path):
+    away = Taking(lambda body: NotTaken("away"))
+    outbox = Outbox(tmp_path / "queue", {"one": away, "other": away}, first_s=60)
+    for number in range(3):
+        outbox.accept(str(number))
+    assert outbox.left_over == {}
+    outbox.close()
+    outbox = Outbox(tmp_path / "queue", {"one": away}, first_s=60)
+    assert outbox.left_over == {"other": 3}
+    outbox.close()
+
+
 def test_the_queue_is_bounded_and_tells_so(tmp_path):
     outbox = Outbox(tmp_path / "queue", {"it": Taking(lambda body: NotTaken("away"))}, limit=2, first_s=60)
     assert [outbox.accept(str(number)) for number in range(4)] == [{}, {}, *2 * [{"it": "its queue is full"}]]

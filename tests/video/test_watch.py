@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shlex
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ from service.errors import BadParameter
 from service.video import run
 from service.video import watch as watching
 from service.video.crops import Crops
-from service.video.outbox import Outbox
+from service.video.outbox import NotTaken, Outbox
 from service.video.sources import Source
 from service.video.watch import Options, Watch
 from tests.support.video import Seeing, plate, reading
@@ -118,6 +120,16 @@ def test_an_event_goes_on_without_a_crop_that_cannot_be_written(tmp_path, monkey
     ]
 
 
+class Refusing:
+    """A receiver that takes nothing."""
+
+    def send(self, body: str) -> None:
+        raise NotTaken("no")
+
+    def close(self) -> None:
+        pass
+
+
 class Told:
     """An event."""
 
@@ -149,6 +161,32 @@ def test_an_event_goes_to_stdout_where_the_queue_cannot_be_written(tmp_path, mon
     assert said.err == (
         "lpr: events: its queue cannot be written (attempt to write a readonly database): event 1 is lost\n"
     )
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_events_for_a_receiver_that_is_not_named_are_told(tmp_path, capsys, events):
+    queue = tmp_path / "a queue"
+    outbox = Outbox(queue, {"webhook": Refusing()}, first_s=60)
+    outbox.accept("{}")
+    outbox.close()
+    options = SimpleNamespace(events=tmp_path / "events" if events else None, webhook=None, mqtt=None, queue=queue)
+    with run._telling(options, []):
+        pass
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert f"1 events wait in {queue} for --webhook, which is not named now" in line
+    program, file, statement = shlex.split(line.partition(" them with ")[2])
+    assert (program, file) == ("sqlite3", str(queue))
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(statement)
+    with run._telling(options, []):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_no_queue_is_made_without_receivers(tmp_path):
+    with run._telling(SimpleNamespace(events=None, webhook=None, mqtt=None, queue=tmp_path / "queue"), []):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
