@@ -124,6 +124,11 @@ def torch_logits(network: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.flo
 
 def load_network(artifact: Artifact) -> LPRNet:
     """The network of a published torch artifact as a module that can be trained again, with all of today's alphabet."""
+    return widened(published_network(artifact), artifact.reader.alphabet)
+
+
+def published_network(artifact: Artifact) -> LPRNet:
+    """The network of a published torch artifact as it is, with the classes of its manifest: what is to be measured."""
     configuration = artifact.manifest.provenance.network
     if artifact.manifest.backend != "torch" or configuration is None:
         raise ArtifactError(
@@ -132,7 +137,7 @@ def load_network(artifact: Artifact) -> LPRNet:
         )
     network = LPRNet.configured(len(artifact.reader.alphabet) + 1, configuration.model_dump())
     network.load_state_dict(torch.export.load(artifact.file(MODEL)).state_dict)
-    return widened(network, artifact.reader.alphabet)
+    return network
 
 
 def widened(network: LPRNet, known: str) -> LPRNet:

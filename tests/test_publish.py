@@ -20,6 +20,7 @@ from service.artifact import Artifact, Network, Origin
 from service.artifact.provenance import Trained
 from service.backends import Backend, load
 from service.errors import ArtifactError
+from service.settings import REPOSITORY
 
 SMALL = Widths(4, (6,), (8, 8), (10,), 10, 8)
 WEIGHTS = "model.pt2"
@@ -139,6 +140,17 @@ def test_a_published_network_can_be_loaded_for_training_again(published, crops):
         assert torch.equal(again.eval()(images), network.eval()(images))
     again.train()(images).sum().backward()
     assert all(parameter.grad is not None for parameter in again.parameters())
+
+
+def test_an_older_alphabet_is_measured_as_it_is_and_trained_with_today_s():
+    baseline = contract.find(REPOSITORY / "artifacts", "baseline")  # reads China alone
+    assert set(baseline.reader.alphabet) < set(ALPHABET)
+    images = torch.from_numpy(contract.read_probe(baseline)[0][0][:1])
+    with torch.inference_mode():
+        as_it_is = candidates.published_network(baseline).eval()(images)
+        widened = candidates.load_network(baseline).eval()(images)
+    assert as_it_is.shape[-1] == len(baseline.reader.alphabet) + 1
+    assert widened.shape[-1] == len(ALPHABET) + 1
 
 
 def test_an_artifact_that_does_not_tell_its_network_is_no_source(tiny):

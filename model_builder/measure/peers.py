@@ -54,7 +54,7 @@ def peers(artifacts: Path, work: Path) -> list[Contestant]:
     baseline = contract.find(artifacts, BASELINE)
     model = work / "baseline.onnx"
     work.mkdir(parents=True, exist_ok=True)
-    onnx.write(trace(candidates.load_network(baseline), SIZE), model)
+    onnx.write(trace(candidates.published_network(baseline), SIZE), model)
     found = [
         Contestant("ONNX Runtime fp32", "onnxruntime", model),
         Contestant("OpenVINO fp32", "openvino", baseline.folder),
@@ -237,11 +237,11 @@ def _masked(folder: Path) -> Callable[..., Any]:
     """The published recipe's network: its zeros are multiplied like any other number."""
     from model_builder.compress import prune
 
-    network = prune.magnitude(candidates.load_network(contract.read(folder)), prune.RECIPE, "layer").eval()
+    network = prune.magnitude(candidates.published_network(contract.read(folder)), prune.RECIPE, "layer").eval()
     return candidates.exported(network).module()
 
 
 def _dynamic(folder: Path) -> Callable[..., Any]:
     from model_builder.compress import quantize
 
-    return quantize.dynamic(candidates.load_network(contract.read(folder)))[1]
+    return quantize.dynamic(candidates.published_network(contract.read(folder)))[1]

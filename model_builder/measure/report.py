@@ -113,7 +113,7 @@ def measure(artifacts: Path, real: Sequence[Path], study: Path, work: Path, roun
         "peers": {peer.name: subjects.other(peer) for peer in engines if peer.name in ran},
         "attempts": {attempt.name: subjects.other(attempt) for attempt in attempts if attempt.name in ran},
         "recipe": _recipe(study, baseline, notes),
-        "dynamic": {"changed": quantize.dynamic(candidates.load_network(baseline))[0]},
+        "dynamic": {"changed": quantize.dynamic(candidates.published_network(baseline))[0]},
         "ablation": _ablation(parts, baseline, work, notes),
         "kernels": {name: found for name in ran if name in versions and (found := subjects.kernels(name))},
         "finding": finding,
@@ -189,7 +189,7 @@ def nonzero(artifact: Artifact) -> int | None:
     """Parameters that are not 0; of a compiled artifact those of its source, or None where that is gone."""
     match artifact.manifest.backend:
         case "torch":
-            network = candidates.load_network(artifact)
+            network = candidates.published_network(artifact)
             return sum(int(parameter.count_nonzero()) for parameter in network.parameters())
         case "onnxruntime":
             arrays = description.arrays(onnx.read(artifact.file(MODEL)))
@@ -230,7 +230,7 @@ def _recipe(path: Path, baseline: Artifact, notes: list[str]) -> dict[str, Any] 
     study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if study["source"] != baseline.manifest.version:
         notes.append(f"{path.name} is of baseline {study['source']}, not of {baseline.manifest.version}.")
-    return {**study, "stored": prune.stored(candidates.load_network(baseline))}
+    return {**study, "stored": prune.stored(candidates.published_network(baseline))}
 
 
 def _ablation(parts: Parts, baseline: Artifact, work: Path, notes: list[str]) -> dict[str, Any] | None:
@@ -271,7 +271,7 @@ def compile_stages(source: Artifact, level_name: str, work: Path, stages: Sequen
     """
     from model_builder.compile import compiler
 
-    level, network = compiler.level(level_name), candidates.load_network(source).eval()
+    level, network = compiler.level(level_name), candidates.published_network(source).eval()
     libraries = (Library(file=f"{level.name}.so", level=level.name, needs=level.needs),)
     rows: dict[str, Any] = {}
     for name in stages or compiler.stages():
