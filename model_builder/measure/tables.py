@@ -39,9 +39,9 @@ def main_set(report: Report) -> str:
 
 
 def readme(report: Report, folder: Path, root: Path) -> str:
-    """What README shows: the choice of a variant and the figure; links are relative to `root`."""
+    """What README shows: the choice of a variant and the figure, without notes; links are relative to `root`."""
     place = os.path.relpath(folder, root)
-    return "\n\n".join([choice(report), f"![Speed and accuracy with intervals]({place}/{FIGURE})", *report["notes"]])
+    return "\n\n".join([choice(report), f"![Speed and accuracy with intervals]({place}/{FIGURE})"])
 
 
 def choice(report: Report) -> str:

@@ -185,7 +185,7 @@ def test_what_was_not_measured_is_left_away_and_told(measured):
     lacking = {**measured, "recipe": None, "ablation": None, "kernels": {}, "finding": {}, "notes": [photographs]}
     text = tables.page(lacking)
     assert photographs in text
-    assert photographs in tables.readme(lacking, Path("report"), Path())
+    assert photographs not in tables.readme(lacking, Path("report"), Path())
     assert "Pruning by magnitude" not in text
     assert "each pass of the compiler" not in text
     assert "read of 200 rendered plates" in tables.choice(lacking)
