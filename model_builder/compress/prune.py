@@ -296,6 +296,7 @@ class PruneConfig:
         0.0, "share of plates with Chinese characters only; without any, a network of 36 countries forgets provinces"
     )
     replays: int = option(0, "earlier plates trained on again beside each new one, as in train")
+    batch_size: int = option(128, "new plates of a batch; replays come on top")
     plates: int = option(600, "rendered plates that the search measures its loss on; its time is in proportion")
 
 
@@ -318,6 +319,7 @@ def prune_network(
         steps = config.last_steps if number == config.rounds else config.steps
         settings = TrainConfig(
             steps=steps,
+            batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             warmup=100,
             decay=0.9,  # long: a network that starts with good weights gains most while the rate falls

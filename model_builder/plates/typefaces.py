@@ -33,8 +33,8 @@ LATIN = (  # on Chinese plates
     ("NotoSansCJK-Regular.ttc", 2),
     ("NotoSansCJK-Bold.ttc", 2),
 )
-WORLD = (  # on other plates
-    *LATIN[:7],
+WORLD = (  # on other plates; without DejaVu, whose J hangs below the base line: at full height it is an I with a hook
+    *LATIN[3:7],
     ("RG2014B.ttf", 0),
     ("RG2014C.ttf", 0),
     ("RG2014D.ttf", 0),
@@ -62,6 +62,7 @@ WORLD = (  # on other plates
     ("b612-latin-700-normal.woff", 0),
 )
 WORDS = (  # of names and slogans
+    *LATIN[:3],
     *WORLD,
     ("LiberationSerif-Regular.ttf", 0),
     ("LiberationSerif-Bold.ttf", 0),
