@@ -53,7 +53,7 @@ def train_finder(options: argparse.Namespace, given: dict[str, Any]) -> None:
     folder = options.out or Path("runs") / variant
     build.use_all_cores()
     network = finder.train(folder, config, photographs, options.fonts or ())
-    run_folder.save(folder, _origin(options, config), network)
+    run_folder.save(folder, variant, _origin(options, config), network)
     run_folder.publish_run(options.artifacts, folder, variant, sets, options.refiner)
 
 
@@ -66,7 +66,7 @@ def train_refiner(options: argparse.Namespace, given: dict[str, Any]) -> None:
     folder = options.out or Path("runs") / variant
     build.use_all_cores()
     network = refiner.train(folder, config, photographs, options.fonts or (), finder=found_by)
-    run_folder.save(folder, _origin(options, config), network)
+    run_folder.save(folder, variant, _origin(options, config), network)
     run_folder.publish_run(options.artifacts, folder, variant, sets)
 
 

@@ -19,6 +19,7 @@ from service.artifact import Artifact, Grammar, Origin
 
 NETWORK: Final = "network.pt"
 GRAMMAR: Final = "grammar.json"  # of a reader that was trained with further countries
+_VARIANT: Final = "variant"  # the name to publish as
 
 Network = LPRNet | Finder | Refiner
 
@@ -30,8 +31,8 @@ _CONFIGURED: Final[dict[str, Callable[[Any], Network]]] = {
 }
 
 
-def save(folder: Path, origin: Origin, network: Network) -> None:
-    """Write what `load` reads."""
+def save(folder: Path, variant: str, origin: Origin, network: Network) -> None:
+    """Write what `load` and `variant_in` read."""
     saved = {
         "kind": type(network).__name__,
         "origin": origin.model_dump(mode="json"),
@@ -39,6 +40,13 @@ def save(folder: Path, origin: Origin, network: Network) -> None:
         "weights": network.state_dict(),
     }
     torch.save(saved, folder / NETWORK)
+    (folder / _VARIANT).write_text(variant, encoding="utf-8")
+
+
+def variant_in(folder: Path) -> str | None:
+    """The name that a training was to be published as; None where an older version of this program trained."""
+    path = folder / _VARIANT
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def task_in(folder: Path) -> Task:

@@ -20,7 +20,6 @@ from service.artifact.provenance import OwnCrops, Trained
 
 _FINE_TUNING = TrainConfig(steps=600, learning_rate=1e-3, warmup=50, log_every=100)
 _USERS: Final = "fine-tuned"  # default name of what a user trains of a published reader, or for a country
-_NAME: Final = "variant"  # file in the folder of a reader's training: the name that it was published as
 _CONFIGS: Final[dict[str, type[Any]]] = {"reader": TrainConfig, "finder": FinderConfig, "refiner": RefinerConfig}
 # Options of some networks alone, beside the fields of configurations.
 _OF: Final = {
@@ -139,9 +138,8 @@ def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
         made=Trained(settings=asdict(config), own_crops=crops),
         note=options.note,
     )
-    run_folder.save(folder, origin, network)
+    run_folder.save(folder, variant, origin, network)
     (folder / run_folder.GRAMMAR).write_text(kinds.grammar(plates).model_dump_json(), encoding="utf-8")
-    (folder / _NAME).write_text(variant, encoding="utf-8")
     published = run_folder.publish_run(options.artifacts, folder, variant, sets)
     if before and published.manifest.measured:
         after = published.manifest.measured.accuracy[own_crops.HELD_OUT]
@@ -156,7 +154,7 @@ def _add_publish(commands: flags.Commands) -> None:
         commands, "publish", _republish, help="publish (again) what a training left in its folder"
     )
     parser.add_argument("folder", type=Path, help="the training's folder, such as runs/baseline")
-    flags.add_variant(parser, "that of the reader's training; finder or refiner")
+    flags.add_variant(parser, "that of the training")
     parser.add_argument("--refiner", type=flags.name, help="of a finder: variant that refines what it finds")
     flags.add_publishing(parser)
 
@@ -167,12 +165,6 @@ def _republish(options: argparse.Namespace) -> None:
     sets = dict(run_folder.task(network).sets(options.real, options.rendered, own_crops.HELD_OUT))
     if held.is_dir():
         sets |= labels.read_sets([held])
-    variant = options.variant or _name_in(options.folder, network, origin)
+    usual = _USERS if origin.source else run_folder.VARIANTS[type(network)]
+    variant = options.variant or run_folder.variant_in(options.folder) or usual
     run_folder.publish_run(options.artifacts, options.folder, variant, sets, options.refiner)
-
-
-def _name_in(folder: Path, network: run_folder.Network, origin: Origin) -> str:
-    """The name to publish a training as: the one that it had, or a default where its folder doesn't tell it."""
-    if (folder / _NAME).is_file():
-        return (folder / _NAME).read_text(encoding="utf-8").strip()
-    return _USERS if origin.source else run_folder.VARIANTS[type(network)]

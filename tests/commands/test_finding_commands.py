@@ -47,6 +47,12 @@ def test_a_finder_is_trained_and_published_then_a_refiner_on_its_answers(tmp_pat
     capsys.readouterr()
     assert call("evaluate", "finder", *where, "--rendered", 2) == 0
     assert "found, " in capsys.readouterr().out
+    again = ("train", "--network", "refiner", *SHORT, *where, "--out", tmp_path / "other", "--rendered", 4)
+    assert call(*again, "--variant", "second") == 0
+    before = contract.find(tmp_path, "refiner").manifest.version
+    assert call("publish", tmp_path / "other", *where, "--rendered", 4) == 0
+    assert "published" in capsys.readouterr().out
+    assert contract.find(tmp_path, "refiner").manifest.version == before
 
 
 @pytest.mark.parametrize(
