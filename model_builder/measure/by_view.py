@@ -12,11 +12,11 @@ from model_builder.render.plate import Renderer
 from model_builder.train.data import DEVELOPMENT_SEED
 from service.artifact import Artifact
 from service.backends import Backend
-from service.finding.views import SHIFTS, SURE
+from service.finding.views import FOUND, FURTHER, SURE
 from service.reading.text import Reader, Reading
 
 _FIRST = DEVELOPMENT_SEED + 1_000_000  # apart from the plates that training is watched by
-VIEWS = 1 + len(SHIFTS)
+VIEWS = 1 + len(FURTHER)
 
 
 class Read(NamedTuple):
@@ -35,7 +35,7 @@ class Looker:
 
     def read(self, seed: int, kind: Plate | None = None) -> Read:
         """The plate of this seed, of a kind drawn by its share or of the one given."""
-        samples = [self._renderer.sample(seed, kind, shift=shift) for shift in ((0.0, 0.0), *SHIFTS)]
+        samples = [self._renderer.sample(seed, kind, view=view) for view in (FOUND, *FURTHER)]
         logits = self._backend.infer(np.stack([sample.image for sample in samples]))
         once = self._reader.read(logits[0])
         return Read(samples[0].text, once, once if once.confidence >= SURE else self._reader.read(logits))

@@ -22,7 +22,7 @@ from model_builder.render.plate_hidden import cut, hide
 from model_builder.render.plate_photo import HEIGHT, WIDTH, X, Y, blotches, color, photograph, ramp
 from model_builder.render.plate_slots import CJK, Slotted
 from model_builder.render.plate_view import viewed
-from service.finding import rows
+from service.finding.views import FOUND, View
 
 Image = NDArray[np.uint8]
 Floats = NDArray[Any]  # float32 in memory, which the stubs of OpenCV and NumPy can't follow
@@ -47,13 +47,11 @@ class Renderer:
         self.typefaces = Typefaces(folders) if fonts else None
         self._slotted = Slotted(self.typefaces)
 
-    def sample(
-        self, seed: int, kind: Plate | None = None, *, hidden: bool = False, shift: tuple[float, float] = (0, 0)
-    ) -> Sample:
+    def sample(self, seed: int, kind: Plate | None = None, *, hidden: bool = False, view: View = FOUND) -> Sample:
         """The plate of this seed, of a kind drawn by its share or of the one given.
 
         Where it is `hidden`, something lies before a part of it, or the edge of the image cuts it; its text stays.
-        `shift` is that of a further view of the same plate: how far beside the crop it is cut, in widths and heights.
+        Another `view` of the same seed shows the same plate.
         """
         rng = random.Random(seed)
         noise = np.random.Generator(np.random.SFC64(seed))
@@ -65,13 +63,13 @@ class Renderer:
             _bolts(rng, art)
         if rng.random() < 0.3:
             _frame_lettering(rng, art)
-        painted = _paint(rng, noise, art, text, *viewed(rng, art, shift))
+        painted = _paint(rng, noise, art, text, *viewed(rng, art, view))
         is_cut = hidden and rng.random() < _CUT
         if hidden and not is_cut:
             hide(rng, painted)
         image = photograph(rng, noise, painted)
         if is_cut:
-            cut(rng, image, (round(rows.UPPER * image.shape[1]),) if art.rows == 2 else ())
+            cut(rng, image, (round(view.upper * image.shape[1]),) if art.rows == 2 else ())
         return Sample(image, text, plate.name)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from model_builder.render.plate_art import Art, Canvas, Image
 from model_builder.render.plate_photo import HEIGHT, WIDTH
 from service.finding import rows
+from service.finding.views import FOUND, View
 
 Floats = NDArray[Any]
 
@@ -27,19 +28,16 @@ class _Part(NamedTuple):
     width: int
 
 
-def viewed(rng: random.Random, art: Art, shift: tuple[float, float] = (0, 0)) -> tuple[Image, Image | None]:
-    """The masks of a flat plate and its paper as a photograph's crop shows them: uint8 (36, 141, 3) each.
-
-    `shift` is how far beside that the crop is cut, in its widths and heights.
-    """
+def viewed(rng: random.Random, art: Art, view: View = FOUND) -> tuple[Image, Image | None]:
+    """The masks of a flat plate and its paper as a photograph's crop shows them: uint8 (36, 141, 3) each."""
     canvas = art.canvas
     if art.rows == 2:
-        parts = _rows(rng, canvas, art.split, shift)
+        parts = _rows(rng, canvas, art.split, view)
     elif rng.random() < _STRAIGHT:
-        parts = [_Part(_believed(rng, canvas, shift), _frame(WIDTH), WIDTH)]
+        parts = [_Part(_believed(rng, canvas, view), _frame(WIDTH), WIDTH)]
     else:
         source, target = _boxed(rng, canvas)
-        parts = [_Part(source, target - np.multiply(shift, (WIDTH, HEIGHT)), WIDTH)]
+        parts = [_Part(source, target - np.multiply((view.across, view.down), (WIDTH, HEIGHT)), WIDTH)]
     masks: Image = np.asarray(cv2.merge((art.ink, art.body, art.extra)), np.uint8)
     return _warped(canvas, masks, parts), None if art.paper is None else _warped(canvas, art.paper, parts)
 
@@ -69,7 +67,7 @@ def _corners(canvas: Canvas) -> Floats:
     return np.array([[0, 0], [w, 0], [w, h], [0, h]])
 
 
-def _believed(rng: random.Random, canvas: Canvas, shift: tuple[float, float]) -> Floats:
+def _believed(rng: random.Random, canvas: Canvas, view: View) -> Floats:
     """The corners that a refiner believes the plate to have: near the true ones, all a little in or out at times."""
     w, h = canvas.plate
     wrong = min(math.exp(rng.gauss(-4.4, 0.6)), 0.05) * w
@@ -79,15 +77,16 @@ def _believed(rng: random.Random, canvas: Canvas, shift: tuple[float, float]) ->
         left, right, top, bottom = (rng.uniform(-0.05, share) * h for share in (0.12, 0.12, 0.16, 0.16))
         away = away + np.array([[-left, -top], [right, -top], [right, bottom], [-left, bottom]])
     noise = np.array([rng.gauss(0, wrong) for _ in range(8)]).reshape(4, 2)
-    believed: Floats = _corners(canvas) + away + np.clip(noise, -0.14 * h, 0.14 * h) + np.multiply(shift, (w, h))
+    beside = np.multiply((view.across, view.down), (w, h))
+    believed: Floats = _corners(canvas) + away + np.clip(noise, -0.14 * h, 0.14 * h) + beside
     return believed
 
 
-def _rows(rng: random.Random, canvas: Canvas, split: float, shift: tuple[float, float]) -> list[_Part]:
+def _rows(rng: random.Random, canvas: Canvas, split: float, view: View) -> list[_Part]:
     """The two rows of a plate side by side, as serving joins them."""
-    corners = _believed(rng, canvas, shift)
-    cut = split - shift[1] + rng.gauss(0, 0.02)
-    left = round(rows.UPPER * WIDTH)
+    corners = _believed(rng, canvas, view)
+    cut = split - view.down + rng.gauss(0, 0.02)
+    left = round(view.upper * WIDTH)
     upper, lower = rows.parts(cut)
     return [
         _Part(rows.part(corners, *upper), _frame(left), left),

@@ -95,10 +95,11 @@ class Refined(NamedTuple):
         return float(level * confidence / max(1 - confidence, 1e-6))
 
 
-def rectified(image: Pixels, plate: Refined, size: tuple[int, int]) -> Pixels:
-    """The plate straight, (*size, 3); of one with two rows, these side by side."""
-    straight = warped if plate.rows == 1 else joined
-    return straight(image, plate.corners, size)
+def rectified(image: Pixels, plate: Refined, size: tuple[int, int], upper: float = UPPER) -> Pixels:
+    """The plate straight, (*size, 3); of one with two rows, these side by side: the `upper` one in that share of it."""
+    if plate.rows == 1:
+        return warped(image, plate.corners, size)
+    return joined(image, plate.corners, size, upper)
 
 
 def inside(plate: Refined, image: tuple[int, int], width: int) -> Floats:

@@ -18,10 +18,13 @@ _BETWEEN: Final = (0.26, 0.62)  # where it can be, in heights of the plate
 _WINDOW: Final = 5  # rows over which edges are averaged
 
 
-def joined(image: Pixels, corners: Floats, size: tuple[int, int]) -> Pixels:
-    """The rows of the plate with these corners (4, 2) straight and side by side, (*size, 3)."""
+def joined(image: Pixels, corners: Floats, size: tuple[int, int], share: float = UPPER) -> Pixels:
+    """The rows of the plate with these corners (4, 2) straight and side by side, (*size, 3).
+
+    The upper row gets this share of the columns.
+    """
     height, width = size
-    left = round(UPPER * width)
+    left = round(share * width)
     upper, lower = parts(split(warped(image, corners, _LOOK)))
     pieces = (
         warped(image, part(corners, *upper), (height, left)),

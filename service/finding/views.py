@@ -1,45 +1,81 @@
 """Views: a plate cut out again, a little beside where it was found, for a text that was read unsurely.
 
 What a network makes of a blurred character changes with where it lies in the pixels of the crop; what several crops
-say together is right more often (test-time augmentation). Of 4,000 rendered development plates, four shifted views
-brought those read exactly from 87.6 to 90.8 % (`evaluate world --views 4000`).
+say together is right more often (test-time augmentation). Of two rows, each view gives the upper one another share of
+the crop's columns, so that whichever has more characters is once shown wide: of 2,160 rendered development plates with
+two rows, 92.2 % were then read exactly, with the same shares in all views 90.2 %.
 """
 
-from typing import Final
+import math
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service.finding.refine import Refined, rectified
+from service.finding.rows import UPPER
 from service.finding.warp import frame, warped
 
+Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 SURE: Final = 0.9  # confidence of a text from which on its plate is not looked at again
-SHIFTS: Final = ((0.03, 0.0), (-0.03, 0.0), (0.0, 0.06), (0.0, -0.06))  # of views, in widths and heights of the plate
+
+
+class View(NamedTuple):
+    """How a plate is cut out: so far beside where it was found, in its widths and heights; of two rows, the upper one
+    gets the share `upper` of the columns."""
+
+    across: float = 0.0
+    down: float = 0.0
+    upper: float = UPPER
+
+
+FOUND: Final = View()
+FURTHER: Final = (View(0.03, 0.0, 0.5), View(-0.03, 0.0, 0.5), View(0.0, 0.06, 0.3), View(0.0, -0.06, 0.6))
 _ROOM: Final = (0.03, 0.06)  # on each side of the plate, that all views have it
 _FINER: Final = (4, 2)  # rows and columns to one of a crop: those of a two-row plate have half its height
 
 
-def surroundings(image: Pixels, plate: Refined, size: tuple[int, int]) -> Pixels:
-    """The plate straight, and what lies around it: all that `views` of this size need of the photograph."""
+class Around(NamedTuple):
+    """A plate straight and what lies around it: all that further views of it are cut from. Its corners are (4, 2)."""
+
+    pixels: Pixels
+    corners: Floats
+
+
+def surroundings(image: Pixels, plate: Refined, size: tuple[int, int]) -> Around:
+    """What views of this size need of a plate in a photograph."""
     height, width = (
         round(n * finer * (1 + 2 * room)) for n, finer, room in zip(size, _FINER, _ROOM[::-1], strict=True)
     )
     across, down = _ROOM
     matrix = cv2.getPerspectiveTransform(frame((1, 1)), plate.corners.astype(np.float32))
-    around = np.array([[-across, -down], [1 + across, -down], [1 + across, 1 + down], [-across, 1 + down]], np.float32)
-    return warped(image, cv2.perspectiveTransform(around[None], matrix)[0], (height, width))
+    outside = cv2.perspectiveTransform(_box(-across, -down, 1 + across, 1 + down)[None], matrix)[0]
+    left, top = (n * room / (1 + 2 * room) for n, room in zip((width, height), _ROOM, strict=True))
+    return Around(warped(image, outside, (height, width)), _box(left, top, width - left, height - top))
 
 
-def views(surroundings: Pixels, rows: int, turned: bool, size: tuple[int, int]) -> Pixels:
-    """The views (N, *size, 3) of a plate of so many rows; `turned` where it is upside down in its surroundings."""
-    height, width = surroundings.shape[:2]
-    across, down = (n * room / (1 + 2 * room) for n, room in zip((width, height), _ROOM, strict=True))
-    plate = np.array(
-        [[across, down], [width - across, down], [width - across, height - down], [across, height - down]], np.float32
-    )
-    sides = plate[2] - plate[0]
-    ways = (Refined(np.roll(plate + sides * shift, 2 * turned, 0), 1.0, rows, "", False) for shift in SHIFTS)
-    return np.stack([rectified(surroundings, way, size) for way in ways])
+def alone(crop: Pixels, size: tuple[int, int]) -> Around:
+    """What views of this size need of an image that is one plate: it ends in what its edges show."""
+    height, width = (min(n, most * finer) for n, most, finer in zip(crop.shape[:2], size, _FINER, strict=True))
+    across, down = (math.ceil(n * room) for n, room in zip((width, height), _ROOM, strict=True))
+    small = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+    pixels = cv2.copyMakeBorder(small, down, down, across, across, cv2.BORDER_REPLICATE)
+    return Around(np.asarray(pixels, np.uint8), _box(across, down, across + width, down + height))
+
+
+def views(around: Around, rows: int, turned: bool, size: tuple[int, int]) -> Pixels:
+    """The FURTHER views (N, *size, 3) of a plate of so many rows; `turned` where it is upside down there."""
+    sides = around.corners[2] - around.corners[0]
+    shown = []
+    for view in FURTHER:
+        corners = np.roll(around.corners + sides * (view.across, view.down), 2 * turned, 0)
+        shown.append(rectified(around.pixels, Refined(corners, 1.0, rows, "", False), size, view.upper))
+    return np.stack(shown)
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> Floats:
+    """Its corners (4, 2), clockwise from the upper left."""
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)

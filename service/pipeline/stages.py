@@ -34,7 +34,7 @@ from service.errors import InputError
 from service.finding.cover import cover
 from service.finding.refine import Form, Refined, inside, rectified
 from service.finding.search import Search, distinct
-from service.finding.views import SURE, surroundings, views
+from service.finding.views import SURE, Around, alone, surroundings, views
 from service.pipeline.budget import Budget
 from service.pipeline.items import Empty, Item, Redacted, Seen
 from service.reading import decode, encode, geometry
@@ -83,13 +83,13 @@ class Way(NamedTuple):
 
 class Crop(NamedTuple):
     """What a network takes of a plate, (N, H, W, 3), one for each way to read it, and of which image it is: width,
-    height, whether it was cut off. `around` is what further views are cut from, where there may be any."""
+    height, whether it was cut off. `around` is what further views are cut from."""
 
     pixels: Pixels
     size: tuple[int, int]
     truncated: bool
+    around: Around
     ways: tuple[Way, ...] = (Way(),)
-    around: Pixels | None = None
 
 
 class Unsure(NamedTuple):
@@ -361,7 +361,7 @@ class Rectify:
             crops.append(rectified(pixels, way, self.size))
             ways.append(Way(way._replace(corners=way.corners * np.float32(reduced)), seen))
         around = surroundings(pixels, plate, self.size)
-        return (Crop(np.array(crops), size, truncated, tuple(ways), around),)
+        return (Crop(np.array(crops), size, truncated, around, tuple(ways)),)
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,8 @@ class Prepare:
         image = item.value
         if not isinstance(image, Decoded):
             return (image,)
-        return (Crop(geometry.prepare(image.pixels, self.size)[None], image.size, image.truncated),)
+        pixels = geometry.prepare(image.pixels, self.size)[None]
+        return (Crop(pixels, image.size, image.truncated, alone(image.pixels, self.size)),)
 
 
 class Infer:
@@ -425,7 +426,7 @@ class Read:
         self._size = size
 
     def __call__(self, item: Item) -> Sequence[Seen | Unsure]:
-        """What is seen on the image; of a plate that is one but read unsurely, further views."""
+        """What is seen on the image; of a plate that is given but read unsurely, further views."""
         crop, logits = item.value
         width, height = crop.size
         all_seen = [
@@ -434,10 +435,13 @@ class Read:
         ]
         best = max(range(len(all_seen)), key=lambda number: all_seen[number].odds)
         seen, way = all_seen[best], crop.ways[best]
-        if way.plate is None or seen.reading.confidence >= SURE or doubt(seen.reading, None, way.plate):
+        if seen.reading.confidence >= SURE or doubt(seen.reading, None, way.plate):
             return (seen,)
-        turned = bool((way.plate.corners[0] != crop.ways[0].plate.corners[0]).any())
-        return (Unsure(views(crop.around, way.plate.rows, turned, self._size), way, seen),)
+        rows, turned = 1, False
+        if way.plate is not None:
+            rows = way.plate.rows
+            turned = bool((way.plate.corners[0] != crop.ways[0].plate.corners[0]).any())
+        return (Unsure(views(crop.around, rows, turned, self._size), way, seen),)
 
 
 class Reread:

@@ -1,10 +1,11 @@
 """Views of a plate: cut from its surroundings, they show what the photograph shows a little beside the plate."""
 
+import cv2
 import numpy as np
 import pytest
 
 from service.finding.refine import Refined, rectified
-from service.finding.views import SHIFTS, surroundings, views
+from service.finding.views import FURTHER, alone, surroundings, views
 from tests.support.photographs import street, with_plate
 
 SIZE = (24, 94)
@@ -26,11 +27,11 @@ def moved(image: np.ndarray, across: int, down: int) -> np.ndarray:
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_view_is_the_plate_cut_out_a_little_beside(rows, turned):
     shown = views(surroundings(PHOTOGRAPH, plate(), SIZE), rows, turned, SIZE)
-    assert shown.shape == (len(SHIFTS), *SIZE, 3)
+    assert shown.shape == (len(FURTHER), *SIZE, 3)
     a, b, _, d = np.array(CORNERS, np.float32)
-    for view, (across, down) in zip(shown, SHIFTS, strict=True):
+    for view, (across, down, upper) in zip(shown, FURTHER, strict=True):
         corners = plate().corners + across * (b - a) + down * (d - a)
-        expected = rectified(PHOTOGRAPH, plate(rows)._replace(corners=np.roll(corners, 2 * turned, 0)), SIZE)
+        expected = rectified(PHOTOGRAPH, plate(rows)._replace(corners=np.roll(corners, 2 * turned, 0)), SIZE, upper)
         assert np.abs(view.astype(int) - expected).mean() < 6
 
 
@@ -45,4 +46,17 @@ def test_views_differ_from_the_plate_by_their_shifts():
 def test_what_lies_outside_the_photograph_is_grey():
     corners = np.array([[-40, 20], [80, 20], [80, 45], [-40, 45]], np.float32)
     shown = surroundings(street(), plate()._replace(corners=corners), SIZE)
-    assert (shown[:, :40] == shown[0, 0]).all()
+    assert (shown.pixels[:, :40] == shown.pixels[0, 0]).all()
+
+
+@pytest.mark.parametrize("size", [(24, 94), (60, 200), (150, 470), (9, 500), (1, 1)])
+def test_an_image_that_is_one_plate_ends_in_what_its_edges_show(size):
+    crop = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8), (0, 0), 2)
+    shown = views(alone(crop, SIZE), 1, False, SIZE)
+    bordered = cv2.copyMakeBorder(crop, 200, 200, 200, 200, cv2.BORDER_REPLICATE)
+    height, width = size
+    for view, (across, down, _) in zip(shown, FURTHER, strict=True):
+        corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+        corners += np.float32([200 + across * width, 200 + down * height])
+        expected = rectified(bordered, plate()._replace(corners=corners), SIZE)
+        assert np.abs(view.astype(int) - expected).mean() < 6

@@ -11,10 +11,12 @@ from service import Reader, artifact
 from service.backends import Backend, load
 from service.errors import ArtifactError, BadParameter, TooManyPixels
 from service.finding.refine import Refined
+from service.finding.warp import warped
 from service.pipeline.budget import AT_ONCE, Budget
 from service.pipeline.items import Empty, Item, Outcome, Request, Seen
 from service.pipeline.recognizer import Recognizer
-from service.pipeline.stages import Found, Rectify, reading, through
+from service.pipeline.stages import Found, Prepare, Rectify, reading, through
+from service.reading.decode import Decoded
 from service.reading.text import Reader as TextReader
 from service.settings import REPOSITORY
 from service.wire import Plate
@@ -178,18 +180,36 @@ def straightened(image: np.ndarray, corners: list[tuple[float, float]], probabil
     return item.become(Rectify(SIZE)(item))[0]
 
 
+def prepared(crop: np.ndarray) -> Item:
+    """An image that is one plate, as a network takes it."""
+    item = Item(Request([b""], print), (0,), Decoded(crop, crop.shape[1::-1]))
+    return item.become(Prepare(SIZE)(item))[0]
+
+
+class Faded:
+    """An engine that is less sure of everything."""
+
+    def __init__(self, engine: Backend, fade: float) -> None:
+        self._engine, self._fade = engine, np.float32(fade)
+
+    def infer(self, batch: np.ndarray) -> np.ndarray:
+        return self._engine.infer(batch) * self._fade
+
+
+@pytest.mark.parametrize(("fade", "again"), [(1, 0), (0.3, 1), (0.02, 0)])
+def test_an_image_of_one_plate_is_looked_at_again_where_it_is_read_unsurely(read, fade, again):
+    texts, engine, batches = read
+    item = prepared(warped(with_plate(street(), "blue", NEAR), np.array(NEAR, np.float32), (60, 200)))
+    (done,) = through(reading(texts, SIZE, Faded(engine, fade), lambda images, cpu_s: batches.append(images)), [item])
+    assert batches == [1, 4][: 1 + again]
+    assert done.value.reading.text == TEXTS["blue"] or fade == 0.02
+
+
 @pytest.mark.parametrize(("fade", "probability", "again"), [(1, 0.99, 0), (0.3, 0.99, 1), (0.3, 0.1, 0)])
 def test_only_a_plate_that_is_one_and_read_unsurely_is_looked_at_again(read, fade, probability, again):
     texts, engine, batches = read
     item = straightened(with_plate(street(), "blue", NEAR), NEAR, probability)
-
-    class Faded:
-        """The engine, less sure of everything."""
-
-        def infer(self, batch: np.ndarray) -> np.ndarray:
-            return engine.infer(batch) * np.float32(fade)
-
-    (done,) = through(reading(texts, SIZE, Faded(), lambda images, cpu_s: batches.append(images)), [item])
+    (done,) = through(reading(texts, SIZE, Faded(engine, fade), lambda images, cpu_s: batches.append(images)), [item])
     assert batches == [1, 4][: 1 + again]
     assert isinstance(done.value, Seen)
     assert done.value.reading.text == TEXTS["blue"]

@@ -16,6 +16,7 @@ from model_builder.render.plate import Renderer
 from model_builder.render.plate_art import Art, Drawing
 from model_builder.render.plate_seals import SEALS
 from service.finding import rows
+from service.finding.views import View
 from service.settings import REPOSITORY
 
 SEEDS = range(1000, 1400)
@@ -58,7 +59,7 @@ def test_a_view_shows_the_same_plate_a_little_beside():
     renderer = Renderer(fonts=False)
     nearer = 0
     for seed in range(30):
-        there, beside = renderer.sample(seed), renderer.sample(seed, shift=(0.1, 0.0))
+        there, beside = renderer.sample(seed), renderer.sample(seed, view=View(across=0.1))
         assert there[1:] == beside[1:]
         a, b = there.image.astype(int), beside.image.astype(int)
         nearer += np.abs(a[:, 9:] - b[:, :-9]).mean() < np.abs(a[:, :-9] - b[:, 9:]).mean()
