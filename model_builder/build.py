@@ -131,9 +131,13 @@ STAGES: Final = (
     Stage("tvm", BASELINE, compiled),
     Stage("tvm-fast", "pruned-quantized", compiled),
 )
-# Variants of the networks that find plates, by the one that each is made of and held to; the refiner's first, because a
+# Variants of other networks, by the one that each is made of and held to; the refiner's before the finder's, because a
 # finder is measured with its refiner.
-FINDING_STAGES: Final = {
+OTHER_STAGES: Final = {
+    "world-baseline": (
+        Stage("world-quantized", "world-baseline", partial(quantized, config=QuantizeConfig(calibrated_loss=0.3))),
+        Stage("world", "world-quantized", compiled),
+    ),
     "refiner": (
         Stage("refiner-quantized", "refiner", calibrated),
         Stage("refiner-fast", "refiner-quantized", compiled),
@@ -147,7 +151,7 @@ FINDING_STAGES: Final = {
 
 def every_stage() -> tuple[Stage, ...]:
     """The stages of all networks."""
-    return (*STAGES, *itertools.chain.from_iterable(FINDING_STAGES.values()))
+    return (*STAGES, *itertools.chain.from_iterable(OTHER_STAGES.values()))
 
 
 def _task(source: Artifact, make: "Maker") -> Task:
@@ -159,13 +163,8 @@ def _task(source: Artifact, make: "Maker") -> Task:
 def name_of(make: Maker, source: str) -> str:
     """What the variant that `make` makes of `source` is called, if it is not given a name."""
     known = (s.variant for s in every_stage() if s.source == source and getattr(s.make, "func", s.make) is make)
-    match make:
-        case _ if make is compiled:
-            return next(known, f"tvm-{source}")
-        case _ if make in (quantized, calibrated):
-            return next(known, f"{source}-quantized")
-        case _:
-            return "pruned" if source == BASELINE else f"{source}-pruned"
+    usual = {compiled: f"tvm-{source}", pruned: f"{source}-pruned"}
+    return next(known, usual.get(make, f"{source}-quantized"))
 
 
 def build(

@@ -170,19 +170,18 @@ def _build_one(options: argparse.Namespace, make: "build.Maker", out: Path | Non
 
 def _add_build(commands: flags.Commands) -> None:
     names = ", ".join(stage.variant for stage in build.STAGES)
-    finding = ", ".join(stage.variant for stages in build.FINDING_STAGES.values() for stage in stages)
+    others = "; ".join(f"{', '.join(s.variant for s in made)} of {of}" for of, made in build.OTHER_STAGES.items())
     parser = flags.add_command(
         commands,
         "build",
         _build,
-        help="make all variants of the baseline, and publish those that read as well",
-        description=f"Make the variants of {build.BASELINE} in this order: {names}; and those of the refiner and the "
-        f"finder, where these are published: {finding}. Each takes the weights of the "
-        "variant that is published, where that was made of the same source with the same settings, and the tuning "
-        "records in model_builder/compile/tuning. It is exported, checked against its source, measured and published "
-        "anew, or left as it is where nothing changed. Otherwise it is trained: that takes hours. A variant that loses "
-        "too much is not published; the others are, and the exit status is 1. Interrupt it with Ctrl-C; the same "
-        "command goes on.",
+        help="make all variants of what was trained, and publish those that read as well",
+        description=f"Make the variants of {build.BASELINE} in this order: {names}; and those of other networks, where "
+        f"these are published: {others}. Each takes the weights of the variant that is published, where that was made "
+        "of the same source with the same settings, and the tuning records in model_builder/compile/tuning. It is "
+        "exported, checked against its source, measured and published anew, or left as it is where nothing changed. "
+        "Otherwise it is trained: that takes hours. A variant that loses too much is not published; the others are, "
+        "and the exit status is 1. Interrupt it with Ctrl-C; the same command goes on.",
     )
     parser.add_argument(
         "--retrain",
@@ -190,11 +189,11 @@ def _add_build(commands: flags.Commands) -> None:
         help="train and calibrate from scratch, whatever is published (tuning is `compile --tune`)",
     )
     flags.add_publishing(parser)
-    flags.add_gate(parser, "the baseline")
+    flags.add_gate(parser, "what it is made of in the end")
 
 
 def _build(options: argparse.Namespace) -> None:
-    groups = {build.BASELINE: build.STAGES, **build.FINDING_STAGES}
+    groups = {build.BASELINE: build.STAGES, **build.OTHER_STAGES}
     groups = {name: stages for name, stages in groups.items() if name in contract.variants(options.artifacts)}
     sets = {name: _sets(options, name) for name in groups}  # a mistake in the user's data is told at once
     refusals = []

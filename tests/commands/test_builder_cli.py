@@ -366,7 +366,7 @@ def test_a_variant_is_called_after_what_it_is_made_of():
         (build.compiled, "fine-tuned"): "tvm-fine-tuned",
     }
     assert {key: build.name_of(*key) for key in names} == names
-    for stage in build.STAGES:
+    for stage in build.every_stage():
         assert build.name_of(getattr(stage.make, "func", stage.make), stage.source) == stage.variant
 
 
