@@ -7,6 +7,7 @@ two rows, 92.2 % were then read exactly, with the same shares in all views 90.2 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import cv2
@@ -66,11 +67,11 @@ def alone(crop: Pixels, size: tuple[int, int]) -> Around:
     return Around(np.asarray(pixels, np.uint8), _box(across, down, across + width, down + height))
 
 
-def views(around: Around, rows: int, turned: bool, size: tuple[int, int]) -> Pixels:
-    """The FURTHER views (N, *size, 3) of a plate of so many rows; `turned` where it is upside down there."""
+def views(around: Around, rows: int, turned: bool, size: tuple[int, int], wanted: Sequence[View] = FURTHER) -> Pixels:
+    """The `wanted` views (N, *size, 3) of a plate of so many rows; `turned` where it is upside down there."""
     sides = around.corners[2] - around.corners[0]
     shown = []
-    for view in FURTHER:
+    for view in wanted:
         corners = np.roll(around.corners + sides * (view.across, view.down), 2 * turned, 0)
         shown.append(rectified(around.pixels, Refined(corners, 1.0, rows, "", False), size, view.upper))
     return np.stack(shown)

@@ -32,9 +32,9 @@ from service.artifact import Artifact, Looks
 from service.backends import Backend
 from service.errors import InputError
 from service.finding.cover import cover
-from service.finding.refine import Form, Refined, inside, rectified
+from service.finding.refine import SQUARE, Form, Refined, inside, rectified
 from service.finding.search import Search, distinct
-from service.finding.views import SURE, Around, alone, surroundings, views
+from service.finding.views import FOUND, FURTHER, SURE, Around, alone, surroundings, views
 from service.pipeline.budget import Budget
 from service.pipeline.items import Empty, Item, Redacted, Seen
 from service.reading import decode, encode, geometry
@@ -47,6 +47,7 @@ from service.reading.text import Reader, Reading
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
 LARGE_BYTES: Final = 128 * 1024  # of a file; to look through a larger one takes too long for the event loop
 CROP: Final = 224  # pixels of the longer side up to which an image without a plate is read as a crop of one
+TIGHT: Final = 0.5  # of the width of such an image: a plate of as much may be what it is a crop of
 FINE: Final = 1.3  # times the columns that a network takes: a plate of less is cut out of the unreduced photograph
 TURN_S: Final = 0.001  # of work on images, before a thread lets others have Python's lock
 PAUSE_S: Final = 20e-6  # for which it does: enough for the kernel to wake one of them
@@ -64,13 +65,15 @@ class Photograph(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A plate in an image, with corners in pixels of `pixels`, of which the image has `reduced` for one."""
+    """A plate in an image, with corners in pixels of `pixels`, of which the image has `reduced` for one. The image may
+    be a `tight` crop of the plate."""
 
     pixels: Pixels
     reduced: float
     size: tuple[int, int]
     truncated: bool
     plate: Refined
+    tight: bool = False
 
 
 class Way(NamedTuple):
@@ -83,13 +86,14 @@ class Way(NamedTuple):
 
 class Crop(NamedTuple):
     """What a network takes of a plate, (N, H, W, 3), one for each way to read it, and of which image it is: width,
-    height, whether it was cut off. `around` is what further views are cut from."""
+    height, whether it was cut off. Further views are cut from `around` and, of a tight crop, from the `whole` image."""
 
     pixels: Pixels
     size: tuple[int, int]
     truncated: bool
     around: Around
     ways: tuple[Way, ...] = (Way(),)
+    whole: Around | None = None
 
 
 class Unsure(NamedTuple):
@@ -333,15 +337,16 @@ class Find:
             return (item.value,)
         image, file = item.value
         plates = self.search(image.pixels)
+        crop = max(image.size) <= CROP and image.size[0] > image.size[1]
         if not plates:
-            crop = max(image.size) <= CROP and image.size[0] > image.size[1]
             return (image if crop else Empty(image.truncated),)
         whole = image
         if file and image.reduced > 1 and any(plate.width < FINE * self.size[1] for plate in plates):
             whole = decode.decode(file, self.max_pixels)
         scale = np.float32(image.reduced / whole.reduced)
         found = (plate._replace(corners=plate.corners * scale) for plate in plates)
-        return [Found(whole.pixels, whole.reduced, image.size, image.truncated, plate) for plate in found]
+        tight = crop and len(plates) == 1 and np.ptp(plates[0].corners[:, 0]) >= TIGHT * image.pixels.shape[1]
+        return [Found(whole.pixels, whole.reduced, image.size, image.truncated, plate, tight) for plate in found]
 
 
 @dataclass(frozen=True)
@@ -354,14 +359,15 @@ class Rectify:
         """A `Crop` of the plate, with its corners in pixels of the image."""
         if not isinstance(item.value, Found):
             return (item.value,)
-        pixels, reduced, size, truncated, plate = item.value
+        pixels, reduced, size, truncated, plate, tight = item.value
         crops, ways = [], []
         for way in plate.ways:
             seen = inside(way, pixels.shape[:2], self.size[1]) if plate.cut else None
             crops.append(rectified(pixels, way, self.size))
             ways.append(Way(way._replace(corners=way.corners * np.float32(reduced)), seen))
         around = surroundings(pixels, plate, self.size)
-        return (Crop(np.array(crops), size, truncated, around, tuple(ways)),)
+        whole = alone(pixels, self.size) if tight else None
+        return (Crop(np.array(crops), size, truncated, around, tuple(ways), whole),)
 
 
 @dataclass(frozen=True)
@@ -437,11 +443,20 @@ class Read:
         seen, way = all_seen[best], crop.ways[best]
         if seen.reading.confidence >= SURE or doubt(seen.reading, None, way.plate):
             return (seen,)
-        rows, turned = 1, False
-        if way.plate is not None:
-            rows = way.plate.rows
-            turned = bool((way.plate.corners[0] != crop.ways[0].plate.corners[0]).any())
-        return (Unsure(views(crop.around, rows, turned, self._size), way, seen),)
+        return (Unsure(self._further(crop, way), way, seen),)
+
+    def _further(self, crop: Crop, way: Way) -> Pixels:
+        """Further views of what was read in this way."""
+        if way.plate is None:
+            return views(crop.around, 1, False, self._size)
+        first, (a, b, *_), rows = crop.ways[0].plate, way.plate.corners, way.plate.rows
+        further = views(crop.around, rows, first is not None and bool((a != first.corners[0]).any()), self._size)
+        if crop.whole is None:
+            return further
+        # Where a plate fills its image, its corners may be wrong: all of the image is looked at as well.
+        width, height = crop.size
+        rows = rows if width < SQUARE * height else 1
+        return np.concatenate([further, views(crop.whole, rows, bool(b[0] < a[0]), self._size, (FOUND, *FURTHER))])
 
 
 class Reread:

@@ -15,7 +15,7 @@ from service.finding.warp import warped
 from service.pipeline.budget import AT_ONCE, Budget
 from service.pipeline.items import Empty, Item, Outcome, Request, Seen
 from service.pipeline.recognizer import Recognizer
-from service.pipeline.stages import Found, Prepare, Rectify, reading, through
+from service.pipeline.stages import Find, Found, Photograph, Prepare, Rectify, reading, through
 from service.reading.decode import Decoded
 from service.reading.text import Reader as TextReader
 from service.settings import REPOSITORY
@@ -214,6 +214,40 @@ def test_only_a_plate_that_is_one_and_read_unsurely_is_looked_at_again(read, fad
     assert isinstance(done.value, Seen)
     assert done.value.reading.text == TEXTS["blue"]
     assert done.value.logits.shape == (23, 74)
+
+
+@pytest.mark.parametrize(
+    ("size", "corners", "count", "tight"),
+    [
+        ((60, 200), (0.05, 0.1, 0.95, 0.9), 1, True),
+        ((60, 200), (0.05, 0.1, 0.5, 0.9), 1, False),
+        ((60, 200), (0.05, 0.1, 0.95, 0.9), 2, False),
+        ((90, 300), (0.05, 0.1, 0.95, 0.9), 1, False),
+        ((200, 60), (0.05, 0.1, 0.95, 0.9), 1, False),
+    ],
+)
+def test_a_small_image_that_one_plate_fills_may_be_a_crop_of_it(size, corners, count, tight):
+    height, width = size
+    left, top, right, bottom = np.array(corners) * (width, height, width, height)
+    plate = Refined(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), 1.0, 1, "blue", False)
+    image = Decoded(np.zeros((*size, 3), np.uint8), (width, height))
+    item = Item(Request([b""], print), (0,), Photograph(image, None))
+    found = Find(lambda pixels: [plate] * count, SIZE, 10**6)(item)
+    assert [one.tight for one in found] == [tight] * count
+
+
+@pytest.mark.parametrize("turn", [0, 2])
+def test_of_a_plate_that_fills_its_image_all_of_the_image_is_looked_at_too(read, turn):
+    texts, engine, batches = read
+    crop = np.rot90(warped(with_plate(street(), "blue", NEAR), np.array(NEAR, np.float32), (60, 200)), turn)
+    corners = [[[0, 0], [160, 0], [160, 40], [0, 40]], [[200, 60], [40, 60], [40, 20], [200, 20]]]
+    part = np.array(corners[turn // 2], np.float32)
+    found = Found(np.ascontiguousarray(crop), 1.0, (200, 60), False, Refined(part, 0.99, 1, "blue", False), True)
+    item = Item(Request([b""], print), (0,), found)
+    (item,) = item.become(Rectify(SIZE)(item))
+    (done,) = through(reading(texts, SIZE, engine, lambda images, cpu_s: batches.append(images)), [item])
+    assert batches[1:] == [9]
+    assert TEXTS["blue"] in [one.text for one in done.value.reading.candidates]
 
 
 def test_a_plate_that_may_lie_in_any_way_costs_four_crops_and_four_views(read):
