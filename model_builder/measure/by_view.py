@@ -1,4 +1,4 @@
-"""Readings of rendered plates in one view, and in several where that is unsure, as the server reads photographs."""
+"""Readings of rendered plates in one view, and in several where that is unsure, as the server reads."""
 
 from typing import NamedTuple
 

@@ -96,7 +96,7 @@ class Refined(NamedTuple):
 
 
 def rectified(image: Pixels, plate: Refined, size: tuple[int, int], upper: float = UPPER) -> Pixels:
-    """The plate straight, (*size, 3); of one with two rows, these side by side: the `upper` one in that share of it."""
+    """The plate straight, (*size, 3). Two rows are set side by side; `upper` is the share of columns of the upper."""
     if plate.rows == 1:
         return warped(image, plate.corners, size)
     return joined(image, plate.corners, size, upper)

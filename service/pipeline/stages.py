@@ -47,7 +47,7 @@ from service.reading.text import Reader, Reading
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
 LARGE_BYTES: Final = 128 * 1024  # of a file; to look through a larger one takes too long for the event loop
 CROP: Final = 224  # pixels of the longer side up to which an image without a plate is read as a crop of one
-TIGHT: Final = 0.5  # of the width of such an image: a plate of as much may be what it is a crop of
+TIGHT: Final = 0.5  # share of such an image's width: an image of which one plate has more may be a crop of it
 FINE: Final = 1.3  # times the columns that a network takes: a plate of less is cut out of the unreduced photograph
 TURN_S: Final = 0.001  # of work on images, before a thread lets others have Python's lock
 PAUSE_S: Final = 20e-6  # for which it does: enough for the kernel to wake one of them
@@ -78,10 +78,12 @@ class Found(NamedTuple):
 
 class Way(NamedTuple):
     """A way to read a plate: as what it was found, None for an image that is one plate. `seen` (W,) are the shares of
-    the crop's columns that lie in the image, where its edge cuts the plate."""
+    the crop's columns that lie in the image, where its edge cuts the plate. `turned` is a plate that is read upside
+    down, against how it was found."""
 
     plate: Refined | None = None
     seen: NDArray[np.float32] | None = None
+    turned: bool = False
 
 
 class Crop(NamedTuple):
@@ -364,7 +366,8 @@ class Rectify:
         for way in plate.ways:
             seen = inside(way, pixels.shape[:2], self.size[1]) if plate.cut else None
             crops.append(rectified(pixels, way, self.size))
-            ways.append(Way(way._replace(corners=way.corners * np.float32(reduced)), seen))
+            turned = not np.array_equal(way.corners, plate.corners)
+            ways.append(Way(way._replace(corners=way.corners * np.float32(reduced)), seen, turned))
         around = surroundings(pixels, plate, self.size)
         whole = alone(pixels, self.size) if tight else None
         return (Crop(np.array(crops), size, truncated, around, tuple(ways), whole),)
@@ -449,14 +452,15 @@ class Read:
         """Further views of what was read in this way."""
         if way.plate is None:
             return views(crop.around, 1, False, self._size)
-        first, (a, b, *_), rows = crop.ways[0].plate, way.plate.corners, way.plate.rows
-        further = views(crop.around, rows, first is not None and bool((a != first.corners[0]).any()), self._size)
+        further = views(crop.around, way.plate.rows, way.turned, self._size)
         if crop.whole is None:
             return further
-        # Where a plate fills its image, its corners may be wrong: all of the image is looked at as well.
+        # The corners of a plate that fills its image may be wrong, so all of the image is looked at as well.
         width, height = crop.size
-        rows = rows if width < SQUARE * height else 1
-        return np.concatenate([further, views(crop.whole, rows, bool(b[0] < a[0]), self._size, (FOUND, *FURTHER))])
+        rows = way.plate.rows if width < SQUARE * height else 1
+        (left, _), (right, _), *_ = way.plate.corners
+        whole = views(crop.whole, rows, bool(right < left), self._size, (FOUND, *FURTHER))
+        return np.concatenate([further, whole])
 
 
 class Reread:

@@ -208,12 +208,14 @@ def test_a_pruned_network_is_distilled_from_the_teacher_that_is_given(network, c
 
 @pytest.mark.slow
 def test_a_pruning_goes_on_where_it_was(network, crops, tmp_path):
-    config = prune.PruneConfig(0.6, 0.7, rounds=2, steps=2, last_steps=2)
-    short = {"batch_size": 4, "development": 4, "workers": 0}
+    config = prune.PruneConfig(0.6, 0.7, rounds=2, steps=2, last_steps=2, batch_size=4)
+    short = {"development": 4, "workers": 0}
     first, cuts = prune.prune_network(tmp_path, network, config, crops, **short)
     assert prune.left(first, network).multiply_adds <= 0.6
     again, same = prune.prune_network(tmp_path, network, config, crops, **short)
     assert same == cuts
+    trained = torch.load(tmp_path / "round-2" / "checkpoint.pt", weights_only=True)
+    assert trained["identity"]["batch_size"] == 4
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
     with pytest.raises(ValueError, match=r"cut\.pt was cut to"):
         prune.prune_network(tmp_path, network, prune.PruneConfig(0.5, 0.7, rounds=2), crops, **short)

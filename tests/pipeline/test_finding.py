@@ -202,7 +202,9 @@ def test_an_image_of_one_plate_is_looked_at_again_where_it_is_read_unsurely(read
     item = prepared(warped(with_plate(street(), "blue", NEAR), np.array(NEAR, np.float32), (60, 200)))
     (done,) = through(reading(texts, SIZE, Faded(engine, fade), lambda images, cpu_s: batches.append(images)), [item])
     assert batches == [1, 4][: 1 + again]
-    assert done.value.reading.text == TEXTS["blue"] or fade == 0.02
+    assert (done.value.reading.confidence < 0.1) == (fade == 0.02)
+    if fade > 0.1:
+        assert done.value.reading.text == TEXTS["blue"]
 
 
 @pytest.mark.parametrize(("fade", "probability", "again"), [(1, 0.99, 0), (0.3, 0.99, 1), (0.3, 0.1, 0)])
