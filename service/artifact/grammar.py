@@ -115,6 +115,17 @@ class Grammar(Frozen):
         Before anything is seen, all countries are equally probable, and so are plates of none of them, where formats
         have such kinds. None where these are the most probable, or no kind has such a text.
         """
+        found = self._frequencies(text, looks, names)
+        code = max(found, key=found.__getitem__, default="")
+        return Region(code, found[code] / sum(found.values())) if code else None
+
+    def frequency(self, text: str, looks: Looks | None) -> float:
+        """How frequent plates with this text are that look so, in comparison with other texts, if there are equally
+        many plates of each country."""
+        return sum(self._frequencies(text, looks, self.formats_of(text)).values())
+
+    def _frequencies(self, text: str, looks: Looks | None, names: Collection[str]) -> dict[str, float]:
+        """That of each country, by its code; "" are plates of none. The text fits the formats of these names."""
         found: dict[str, float] = {}
         for format in self.formats:
             if format.name in names:
@@ -122,8 +133,7 @@ class Grammar(Frozen):
                 shares = [(kind.region, kind.share * kind.likelihood(looks)) for kind in format.kinds]
                 for region, share in shares or [(region, 1.0) for region in format.regions]:
                     found[region] = found.get(region, 0.0) + share * likely
-        code = max(found, key=found.__getitem__, default="")
-        return Region(code, found[code] / sum(found.values())) if code else None
+        return found
 
 
 def _fits(text: str, template: tuple[str, ...]) -> bool:

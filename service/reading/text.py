@@ -12,6 +12,9 @@ as in speech recognition, where a CTC network is combined with a language model 
 section 2.2). `ctc.Search` finds the texts in the order of their confidence, and bounds the sum from above: what it has
 not looked into counts with the largest prior that is possible there. So a confidence is a lower bound, confidences of
 different texts add up to at most 1, and an improbable text does not become certain for want of better ones.
+
+0 and O, 1 and I are drawn alike on many plates. Where the network is unsure, texts that differ in these alone share
+their confidences anew, each as `_weighed` says by how frequent it is among the texts of all formats.
 """
 
 import math
@@ -30,6 +33,11 @@ from service.reading.prior import Prior
 
 TEXTS: Final = 3  # of each of several views, that may be what the plate says
 LEAST: Final = 0.001  # probability of a text in a view, at least: a view that shows something else is no proof
+
+TWINS: Final = str.maketrans("OI", "01")  # characters that are drawn alike on many plates
+UNSURE: Final = 0.9  # confidence of the first text below which those that differ in twins are weighed
+WEIGHED: Final = 10  # first texts of one view that are
+RARE: Final = 1e-13  # frequency of a text that fits no format: as of one of eight letters and digits in any order
 
 
 class Character(NamedTuple):
@@ -107,11 +115,9 @@ class Reader:
         views = views[None] if views.ndim == 2 else views
         searches = [self._search(view) for view in views]
         if len(views) == 1:
-            ranked = (
-                list(islice(searches[0], top_k)) if only is None else self._held(views[0], searches[0], only, top_k)
-            )
+            ranked = self._alone(views[0], searches[0], looks, only, top_k)
         else:
-            ranked = self._pooled(views, searches, only, top_k)
+            ranked = self._pooled(views, searches, looks, only, top_k)
         if not ranked:
             return Reading("", 0.0, (), (), ())
         labels = ranked[0][0]
@@ -134,8 +140,54 @@ class Reader:
     def _search(self, probabilities: ctc.Float) -> ctc.Search:
         return ctc.Search(probabilities, self._blank, self._prior)
 
+    def _alone(
+        self, view: ctc.Float, search: ctc.Search, looks: Looks | None, only: Grammar | None, top_k: int
+    ) -> list[tuple[ctc.Labels, float]]:
+        """The `top_k` labellings of the highest posterior, of those that fit `only` if it is given.
+
+        All texts that fit have the same prior, so these are the first of the search that fit. Where it finds too few of
+        them soon, they are looked for among those alone that fit.
+        """
+        texts = iter(search)
+        found = list(islice(texts, 1))
+        sure = only is None and bool(found) and found[0][1] >= UNSURE
+        found += islice(texts, (top_k if sure else max(top_k, WEIGHED)) - 1)
+        found = self._weighed(found, looks)
+        if only is None:
+            return found[:top_k]
+        fitting = [each for each in found if only.formats_of(self._text(each[0]))]
+        if len(fitting) < top_k or search.exhausted:
+            known = {labels for labels, _ in found}
+            fitting += [each for each in self._fitting(view, search, only) if each[0] not in known]
+        return sorted(fitting, key=lambda each: -each[1])[:top_k]
+
+    def _weighed(
+        self, found: Sequence[tuple[ctc.Labels, float]], looks: Looks | None
+    ) -> list[tuple[ctc.Labels, float]]:
+        """Labellings and their confidences, the highest first: as they are where the first one is sure.
+
+        Else those that differ in TWINS alone share the sum of their confidences by Bayes' rule: each has what it had
+        times the frequency of its text in the grammar, all countries being equally frequent.
+        """
+        if not found or found[0][1] >= UNSURE:
+            return [*found]
+        groups: dict[str, list[tuple[ctc.Labels, float]]] = {}
+        for labels, sure in found:
+            groups.setdefault(self._text(labels).translate(TWINS), []).append((labels, sure))
+        shared = []
+        for group in groups.values():
+            products = [sure * max(self._grammar.frequency(self._text(labels), looks), RARE) for labels, sure in group]
+            scale = sum(sure for _, sure in group) / (sum(products) or 1.0)
+            shared += [(labels, scale * product) for (labels, _), product in zip(group, products, strict=True)]
+        return sorted(shared, key=lambda each: -each[1])
+
     def _pooled(
-        self, views: ctc.Float, searches: Sequence[ctc.Search], only: Grammar | None, top_k: int
+        self,
+        views: ctc.Float,
+        searches: Sequence[ctc.Search],
+        looks: Looks | None,
+        only: Grammar | None,
+        top_k: int,
     ) -> list[tuple[ctc.Labels, float]]:
         """Up to `top_k` labellings of the highest geometric mean of their posteriors in all views, each at least LEAST.
 
@@ -148,28 +200,21 @@ class Reader:
             labels: _mean(max(search.posterior(labels), LEAST) for search in searches) for labels in sorted(known)
         }
         evidence = LEAST + sum(scores.values())
+        ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+        found = self._weighed([(labels, scores[labels] / evidence) for labels in ranked], looks)
         if only is not None:
-            scores = {labels: score for labels, score in scores.items() if only.formats_of(self._text(labels))}
-            if len(scores) < top_k:
+            found = [each for each in found if only.formats_of(self._text(each[0]))]
+            if len(found) < top_k:
                 others = [labels for labels, _ in self._fitting(views[0], searches[0], only) if labels not in known]
-                scores |= {
-                    labels: LEAST * _mean(search.posterior(labels) for search in searches) for labels in others[:top_k]
-                }
-        ranked = sorted(scores, key=scores.__getitem__, reverse=True)[:top_k]
-        return [(labels, scores[labels] / evidence) for labels in ranked]
+                found += self._improbable(searches, others[:top_k], evidence)
+        return found[:top_k]
 
-    def _held(
-        self, probabilities: ctc.Float, search: ctc.Search, only: Grammar, top_k: int
+    def _improbable(
+        self, searches: Sequence[ctc.Search], labellings: Sequence[ctc.Labels], evidence: float
     ) -> list[tuple[ctc.Labels, float]]:
-        """The `top_k` labellings of the highest posterior that fit `only`.
-
-        All texts that fit have the same prior, so these are the first of the search that fit. Where it finds too few of
-        them soon, they are looked for among those alone that fit.
-        """
-        first = [found for found in islice(search, 2 * top_k + 2) if only.formats_of(self._text(found[0]))]
-        if len(first) >= top_k and not search.exhausted:
-            return first[:top_k]
-        return self._fitting(probabilities, search, only)[:top_k]
+        """Labellings that are among the first of no view, each as improbable as that, and in their order."""
+        found = [(each, LEAST * _mean(search.posterior(each) for search in searches) / evidence) for each in labellings]
+        return sorted(found, key=lambda each: -each[1])
 
     def _fitting(self, probabilities: ctc.Float, search: ctc.Search, only: Grammar) -> list[tuple[ctc.Labels, float]]:
         """The labellings that fit, the most probable first, each with its posterior among all that there are."""

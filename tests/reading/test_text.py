@@ -459,3 +459,63 @@ def test_no_country_is_preferred_beforehand(sure, text):
 
 def test_a_cut_crop_without_a_text_is_read_too():
     assert world().read(spell("", ALPHABET), seen=np.zeros(70)).text == ""
+
+
+LETTERS_AND_DIGITS = "AO01"
+ORDERED = Grammar(
+    formats=(
+        Format(
+            name="bg",
+            templates=(("AO", "01", "01"),),
+            kinds=(Kind(name="bg", region="bg", rows=1, colours=("white",), share=1),),
+        ),
+        Format(
+            name="any",
+            templates=((LETTERS_AND_DIGITS,) * 3,),
+            kinds=(Kind(name="any", rows=2, colours=("white",), share=1),),
+        ),
+    )
+)
+
+
+def twins(first: float) -> NDArray[np.float64]:
+    """Logits of "O01", to whose first character a model gives this probability, and to a 0 nearly all that is left."""
+    logits = spell("O01", LETTERS_AND_DIGITS, 20.0)
+    logits[1] = np.log([0.01, first, 0.99 - first, 1e-9, 1e-9])
+    return logits
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_what_is_drawn_alike_is_told_apart_by_how_frequent_its_text_is(views):
+    reader = Reader(LETTERS_AND_DIGITS, 4, ORDERED)
+    logits = twins(0.4)
+    reading = reader.read(logits if views == 1 else np.stack([logits] * views), 3)
+    sure = dict(reading.candidates)
+    # "O01" is one of 2 x 2 x 2 texts of one format and of 4 x 4 x 4 of the other, "001" of those alone
+    odds = 0.4 * (1 / 8 + 1 / 64), 0.59 * (1 / 64)
+    assert reading.text == "O01"
+    assert sure["O01"] == pytest.approx(0.99 * odds[0] / sum(odds), abs=0.01)
+    assert sure["O01"] + sure["001"] == pytest.approx(0.99, abs=0.01)  # as sure as they were together
+    assert sure["A01"] == pytest.approx(0.01, abs=0.002)  # it looks otherwise
+    two_rows = reader.read(logits, 3, looks=Looks(2, "white"))
+    assert two_rows.confidence < reading.confidence  # then it is rather of the kind that has any order
+
+
+def test_a_sure_text_stays_however_rare_it_is_among_those_that_are_drawn_alike():
+    reading = Reader(LETTERS_AND_DIGITS, 4, ORDERED).read(twins(0.05), 2)
+    assert reading.text == "001"
+    assert reading.confidence == pytest.approx(0.94, abs=0.01)
+
+
+def test_among_formats_that_are_asked_for_what_is_drawn_alike_is_as_sure_as_among_all():
+    reader, only = Reader(LETTERS_AND_DIGITS, 4, ORDERED), ORDERED.only(["any"])
+    free, held = (reader.read(twins(0.4), 10, formats) for formats in (None, only))
+    sure = dict(free.candidates)
+    assert held.text == free.text
+    for candidate in held.candidates[:3]:
+        assert candidate.confidence == pytest.approx(sure[candidate.text])
+
+
+def test_without_formats_what_is_drawn_alike_is_read_as_it_looks():
+    reading = Reader(LETTERS_AND_DIGITS, 4, NO_GRAMMAR).read(twins(0.4), 2)
+    assert [(text, round(sure, 2)) for text, sure in reading.candidates] == [("001", 0.59), ("O01", 0.4)]
