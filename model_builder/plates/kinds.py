@@ -404,12 +404,19 @@ def grammar(plates: Sequence[Plate]) -> Grammar:
 
 def _format(name: str, plates: Sequence[Plate]) -> Format:
     templates = patterns.fewest(template for plate in plates for template in plate.templates)
-    kinds = tuple(
-        Kind(name=plate.name, region=plate.region, rows=plate.rows, colours=_seen(plate), share=plate.share)
-        for plate in plates
-        if plate.share
+    return Format(name=name, templates=templates, kinds=tuple(_kind(plate) for plate in plates if plate.share))
+
+
+def _kind(plate: Plate) -> Kind:
+    aspect, spread = plate.width / plate.height, plate.tolerance
+    return Kind(
+        name=plate.name,
+        region=plate.region,
+        rows=plate.rows,
+        colours=_seen(plate),
+        share=plate.share,
+        aspect=(round(aspect * (1 - spread) / (1 + spread), 3), round(aspect * (1 + spread) / (1 - spread), 3)),
     )
-    return Format(name=name, templates=templates, kinds=kinds)
 
 
 def _seen(plate: Plate) -> tuple[str, ...]:

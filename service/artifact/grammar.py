@@ -10,15 +10,22 @@ from pydantic import Field
 
 from service.artifact.types import Frozen, Label
 
-# How probable it is that a plate seems to have other rows, or another colour, than its kind has, as in bad light.
+# How probable it is that a plate seems to have other rows, another colour or shape than its kind has, as in bad light.
 MISJUDGED: Final = 0.03
+# How far off a shape is seen: standard deviation of the logarithm of width by height. A plate that is seen from a side
+# looks narrower; in rendered scenes it is 0.10 of true corners, and those that are seen are not exact.
+SPREAD: Final = 0.12
+UNLIKE: Final = 3.0  # in SPREADs: so far off, a plate does not look like one of a kind
+ANY: Final = math.log(7 / 0.7)  # logarithms of widths in heights that a misjudged plate may seem to have
 
 
 class Looks(NamedTuple):
-    """What was seen of a plate beside its text: 1 or 2 rows, and its colour."""
+    """What was seen of a plate beside its text: 1 or 2 rows, its colour, and its width in heights, if all of it was
+    seen."""
 
     rows: int
     colour: str
+    aspect: float | None = None
 
 
 class Region(NamedTuple):
@@ -29,25 +36,46 @@ class Region(NamedTuple):
 
 
 class Kind(Frozen):
-    """A kind of plate: the country that has it, or none; its rows, the names of colours that it can have, and the share
-    that it has of the country's plates."""
+    """A kind of plate: the country that has it, or none; its rows, the names of colours that it can have, the share
+    that it has of the country's plates, and its least and most width in heights; older models do not tell these."""
 
     name: Label
     region: Annotated[str, Field(pattern="^([a-z]{2})?$")] = ""
     rows: Annotated[int, Field(ge=1, le=2)]
     colours: Annotated[tuple[Label, ...], Field(min_length=1)]
     share: Annotated[float, Field(gt=0, le=1)]
+    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
 
     def is_like(self, looks: Looks) -> bool:
         """Whether a plate of this kind can look so."""
-        return looks.rows == self.rows and looks.colour in self.colours
+        return looks.rows == self.rows and looks.colour in self.colours and self._off(looks.aspect) <= UNLIKE
 
     def likelihood(self, looks: Looks | None) -> float:
-        """How probable it is that a plate of this kind looks so; 1 where nothing was seen."""
+        """How probable it is that a plate of this kind looks so, in comparison with other kinds; 1 where nothing was
+        seen."""
         if looks is None:
             return 1.0
         rows = 1.0 if looks.rows == self.rows else MISJUDGED
-        return rows * (1 / len(self.colours) if looks.colour in self.colours else MISJUDGED)
+        colour = 1 / len(self.colours) if looks.colour in self.colours else MISJUDGED
+        return rows * colour * self._shape(looks.aspect)
+
+    def _off(self, aspect: float | None) -> float:
+        """How far a shape is from those of this kind, in SPREADs; 0 where it is unknown."""
+        if aspect is None or self.aspect is None:
+            return 0.0
+        least, most = self.aspect
+        return max(math.log(least / aspect), math.log(aspect / most), 0.0) / SPREAD
+
+    def _shape(self, aspect: float | None) -> float:
+        """The density of a shape, in comparison with that of a kind of a single shape at its own; 1 where it is
+        unknown. The logarithms of the shapes of a kind are taken to be equally frequent, and to be seen with an error
+        that is normally distributed."""
+        if aspect is None or self.aspect is None:
+            return 1.0
+        least, most = self.aspect
+        single = SPREAD * math.sqrt(math.tau)
+        near = math.exp(-(self._off(aspect) ** 2) / 2) * single / (single + math.log(most / least))
+        return (1 - MISJUDGED) * near + MISJUDGED * single / ANY
 
 
 class Format(Frozen):

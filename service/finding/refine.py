@@ -72,12 +72,21 @@ class Refined(NamedTuple):
         return float(max(np.hypot(*(b - a)), np.hypot(*(c - d))))
 
     @property
+    def aspect(self) -> float | None:
+        """Its width in heights; None where the edge of the image cuts it, so that corners are guessed."""
+        return None if self.cut else self._aspect
+
+    @property
+    def _aspect(self) -> float:
+        a, b, c, d = self.corners
+        return float(np.hypot(*(b - a + c - d)) / max(np.hypot(*(d - a + c - b)), 1e-9))
+
+    @property
     def ways(self) -> "tuple[Refined, ...]":
         """As it is; with the other number of rows, where its shape may have one or two; turned by a half, where it may
         be upside down. That with the highest `odds` is right."""
         a, b, c, d = self.corners
-        wide, high = np.hypot(*(b - a + c - d)), np.hypot(*(d - a + c - b))
-        rows = (self.rows, 3 - self.rows) if wide < SQUARE * high else (self.rows,)
+        rows = (self.rows, 3 - self.rows) if self._aspect < SQUARE else (self.rows,)
         leftwards = b[0] + c[0] < a[0] + d[0]
         turns = (0, 2) if leftwards or self.upright < UPRIGHT else (0,)
         return tuple(self._replace(rows=n, corners=np.roll(self.corners, turn, 0)) for turn in turns for n in rows)

@@ -480,5 +480,5 @@ class Reread:
 
 def _text(texts: Reader, item: Item, logits: NDArray[np.float32], way: Way) -> Reading:
     """What the request of an item wants read in the logits of one crop, or of several views."""
-    looks = Looks(way.plate.rows, way.plate.colour) if way.plate else None
+    looks = Looks(way.plate.rows, way.plate.colour, way.plate.aspect) if way.plate else None
     return texts.read(logits, item.request.top_k, item.request.only, looks, way.seen)

@@ -64,7 +64,8 @@ def event(camera: str, track: Track, start: float) -> Event:
     fused = track.fused
     assert fused is not None
     moves, distance = direction(track.begin, track.plate.corners)
-    looks = Looks(track.rows.most_common(1)[0][0], track.colours.most_common(1)[0][0])
+    rows, colour = track.rows.most_common(1)[0][0], track.colours.most_common(1)[0][0]
+    looks = Looks(rows, colour, track.plate.aspect)
     region = fused.grammar.region(fused.text, looks, fused.formats)
     return Event(
         id=uuid.uuid4().hex,

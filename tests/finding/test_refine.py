@@ -125,3 +125,10 @@ def test_a_plate_that_may_be_upside_down_is_read_turned_as_well():
     answer[TURNS] = (9.0, 0.0, 0.0, 0.0)
     assert len(refined(answer, quad, FORM).ways) == 1
     assert len(refined(answer, np.roll(quad, 2, 0), FORM).ways) == 2  # text from right to left is rare
+
+
+def test_the_shape_is_known_unless_the_edge_of_the_image_cuts_the_plate():
+    plate = Refined(np.array([[0, 0], [120, 0], [120, 40], [0, 40]], np.float32), 1.0, 1, "white", False)
+    assert plate.aspect == pytest.approx(3.0)
+    assert plate._replace(corners=np.roll(plate.corners, 2, 0)).aspect == pytest.approx(3.0)
+    assert plate._replace(cut=True).aspect is None

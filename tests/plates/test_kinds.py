@@ -306,6 +306,9 @@ def test_the_grammar_tells_of_each_kind_its_country_rows_and_colours():
         ("京A12345", Looks(1, "blue"), "cn"),
         ("AB12CDE", Looks(1, "yellow"), "gb"),
         ("BRA2E19", Looks(1, "white"), "br"),
+        ("ABC1234", Looks(1, "other", 3.1), "br"),
+        ("ABC1234", Looks(1, "white", 4.5), "cz"),
+        ("ABC1234", Looks(1, "white", 2.0), "ca"),
     ],
 )
 def test_a_country_is_told_by_its_texts(text, looks, region):

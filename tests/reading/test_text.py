@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.artifact import Format, Grammar, Kind, Looks
 from service.reading import ctc, text
 from service.reading.prior import OTHER, Prior
-from service.reading.text import Reader
+from service.reading.text import Reader, Reading
 
 NO_GRAMMAR = Grammar(formats=())
 
@@ -400,6 +400,31 @@ def test_the_region_is_the_most_probable_one_by_text_and_looks():
     assert yellow.code == "fr"
     assert world().read(spell("京A01", ALPHABET), looks=Looks(1, "blue")).region == ("cn", 1.0)
     assert world().read(spell("00", ALPHABET)).region is None
+
+
+def test_the_shape_tells_regions_apart_but_is_no_proof():
+    def kind(code: str, text: str, aspect: tuple[float, float] | None) -> Format:
+        looks = Kind(name=code, region=code, rows=1, colours=("white",), share=1, aspect=aspect)
+        return Format(name=code, templates=((text,) * 3,), kinds=(looks,))
+
+    grammar = Grammar(formats=(kind("us", "AB01", (2.0, 2.0)), kind("de", "AB01", (4.6, 4.8)), kind("fr", "01", None)))
+
+    def seen(text: str, aspect: float | None) -> Reading:
+        return Reader(ALPHABET, 5, grammar).read(spell(text, ALPHABET), looks=Looks(1, "white", aspect))
+
+    def region(text: str, aspect: float | None) -> tuple[str, float]:
+        found = seen(text, aspect).region
+        assert found is not None
+        return found
+
+    assert region("AB1", None)[1] == 0.5
+    for aspect, code in ((2.0, "us"), (2.3, "us"), (4.7, "de"), (4.0, "de")):
+        assert region("AB1", aspect) == (code, pytest.approx(1, abs=0.02))
+        assert seen("AB1", aspect).formats == (code,)
+    assert region("AB1", 3.0) == ("us", pytest.approx(0.5, abs=0.45))  # as unlike the one as the other
+    assert seen("AB1", 3.1).formats == ("us", "de")
+    assert region("001", 2.0)[0] == "fr"  # whose shape is not known, and that has no other texts
+    assert region("001", 4.7)[0] == "fr"
 
 
 def test_held_to_a_region_a_plate_is_read_as_one_of_it_and_of_no_other():
