@@ -3,6 +3,7 @@ one. The renderer draws these kinds. `GRAMMAR` is derived from them; every manif
 """
 
 import itertools
+import math
 import random
 import tomllib
 from collections import Counter
@@ -226,10 +227,13 @@ class Plate(NamedTuple):
         return 2 if len(self.characters) == 2 or len({slot.y for slot in self.slots}) == 2 else 1
 
     @property
-    def templates(self) -> tuple[Template, ...]:
-        """For each form of a text, the allowed characters of each position."""
-        reads = dict(self.reads)
-        return tuple(dict.fromkeys(found for text in self.texts for found in patterns.templates(text, reads)))
+    def templates(self) -> dict[Template, float]:
+        """For each form of a text, the allowed characters of each position, and how often it is drawn."""
+        found: dict[Template, float] = {}
+        for text in self.texts:
+            for template, share in patterns.templates(text, dict(self.reads)):
+                found[template] = found.get(template, 0.0) + share / len(self.texts)
+        return found
 
     def draw(self, rng: random.Random) -> tuple[Item, ...]:
         """A text with its gaps, marks and seals."""
@@ -404,7 +408,10 @@ def grammar(plates: Sequence[Plate]) -> Grammar:
 
 def _format(name: str, plates: Sequence[Plate]) -> Format:
     templates = patterns.fewest(template for plate in plates for template in plate.templates)
-    return Format(name=name, templates=templates, kinds=tuple(_kind(plate) for plate in plates if plate.share))
+    drawn = [(template, plate.share * share) for plate in plates for template, share in plate.templates.items()]
+    weights = tuple(round(weight, 6) for weight in patterns.weights(templates, drawn))
+    kinds = tuple(_kind(plate) for plate in plates if plate.share)
+    return Format(name=name, templates=templates, weights=weights, kinds=kinds)
 
 
 def _kind(plate: Plate) -> Kind:
@@ -420,9 +427,11 @@ def _kind(plate: Plate) -> Kind:
 
 
 def _seen(plate: Plate) -> tuple[str, ...]:
-    """The names by which a refiner may call the colours of a kind."""
+    """The names by which a refiner may call the colours of a kind, each as often as it may in comparison."""
     papers = [name for colours in plate.colours for name, colour in PALETTE.items() if colour in colours[:2]]
-    return tuple(dict.fromkeys(seen for paper in papers for seen in _LOOKS.get(paper, ("other",))))
+    counts = Counter(seen for paper in papers for seen in _LOOKS.get(paper, ("other",)))
+    least = math.gcd(*counts.values())
+    return tuple(name for name, count in counts.items() for _ in range(count // least))
 
 
 GRAMMAR: Final = grammar(PLATES)

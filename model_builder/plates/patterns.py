@@ -4,8 +4,8 @@ A pattern is written as what stands on the plate, from left to right:
 
     A 7          a character that every such plate has
     [A-HJ-Z]     one of these characters
-    <serial>     one of a named set of characters
-    {2} {1,3}    behind any of these, but not behind a slash: so many of them, up to 99
+    <serial>     one of a named set of characters, or of words such as codes of districts
+    {2} {1,3}    behind any of these, but not behind a slash or a set of words: so many of them, up to 99
     space        a gap
     - . :        a dash, a dot, two dots: drawn, and not read
     @            a seal, a coat of arms or stickers in the gap: drawn, and not read
@@ -16,7 +16,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 What = Literal["character", "gap", "mark", "seal", "row"]
@@ -31,12 +31,14 @@ _MORE: Final = 0.12  # how often one of them is taken where a position allows se
 
 
 class Piece(NamedTuple):
-    """A part of a pattern: from `least` to `most` times one of the `allowed` characters, or a sign."""
+    """A part of a pattern: from `least` to `most` times one of the `allowed` characters, or a sign. Where it has
+    `words`, it is one of them."""
 
     what: What
     allowed: str
     least: int = 1
     most: int = 1
+    words: tuple[str, ...] = ()
 
 
 class Item(NamedTuple):
@@ -73,9 +75,20 @@ def _piece(symbol: str, least: int, most: int, sets: Mapping[str, str]) -> Piece
     if symbol.startswith("<"):
         if symbol[1:-1] not in sets:
             raise ValueError(f"there is no set of characters {symbol}: define it in [sets]")
+        words = tuple(sets[symbol[1:-1]].split())
+        if len(words) > 1:
+            return _choice(words, least, most)
         symbol = f"[{sets[symbol[1:-1]]}]"
     allowed = _expanded(symbol[1:-1]) if symbol.startswith("[") else symbol
     return Piece("character", allowed, least, most)
+
+
+def _choice(words: tuple[str, ...], least: int, most: int) -> Piece:
+    """One of some words."""
+    if (least, most) != (1, 1):
+        raise ValueError("a set of words has no count: name it once more")
+    lengths = [len(word) for word in words]
+    return Piece("character", "".join(sorted({*"".join(words)})), min(lengths), max(lengths), words)
 
 
 def _expanded(characters: str) -> str:
@@ -92,18 +105,28 @@ def _expanded(characters: str) -> str:
     return re.sub(r"(.)-(.)", written_out, characters)
 
 
-def templates(pieces: tuple[Piece, ...], reads: Mapping[str, str]) -> Iterator[Template]:
-    """The allowed characters of each position, for each length that the pattern has.
+def templates(pieces: tuple[Piece, ...], reads: Mapping[str, str]) -> Iterator[tuple[Template, float]]:
+    """The allowed characters of each position, for each form that the pattern has, and how often it is drawn.
 
     `reads` tells what some characters are read as, such as Ä as A.
     """
-    parts = [piece for piece in pieces if piece.what == "character"]
-    for counts in itertools.product(*(range(part.least, part.most + 1) for part in parts)):
-        yield tuple(
-            "".join(sorted({reads.get(letter, letter) for letter in part.allowed}))
-            for part, count in zip(parts, counts, strict=True)
-            for _ in range(count)
+    for parts in itertools.product(*(_forms(piece) for piece in pieces if piece.what == "character")):
+        template = tuple(
+            "".join(sorted({reads.get(letter, letter) for letter in allowed})) for part, _ in parts for allowed in part
         )
+        yield template, math.prod(share for _, share in parts)
+
+
+def _forms(piece: Piece) -> list[tuple[Template, float]]:
+    """The allowed characters of each position, for each form that a piece may have, and its share. Words that begin
+    alike are one form."""
+    if not piece.words:
+        counts = range(piece.least, piece.most + 1)
+        return [((piece.allowed,) * count, 1 / len(counts)) for count in counts]
+    lasts: dict[str, str] = {}
+    for word in piece.words:
+        lasts[word[:-1]] = lasts.get(word[:-1], "") + word[-1]
+    return [((*begin, last), len(last) / len(piece.words)) for begin, last in lasts.items()]
 
 
 def fewest(found: Iterable[Template]) -> tuple[Template, ...]:
@@ -131,10 +154,25 @@ def fewest(found: Iterable[Template]) -> tuple[Template, ...]:
     return tuple(rest)
 
 
+def weights(merged: Sequence[Template], found: Iterable[tuple[Template, float]]) -> tuple[float, ...]:
+    """How frequent the texts of each of the `merged` templates are, if those of the templates that were `found` are as
+    frequent as stands beside them: each counts for the narrowest that allows its texts. They add up to 1; where all are
+    never drawn, there are none."""
+    sums = [0.0] * len(merged)
+    for template, share in found:
+        allowing = [place for place, wide in enumerate(merged) if _allows(wide, template)]
+        sums[min(allowing, key=lambda place: _count(merged[place]))] += share
+    return tuple(each / sum(sums) for each in sums) if any(sums) else ()
+
+
 def _covers(wide: Template, narrow: Template) -> bool:
     """Whether one template allows all texts of another, and not a great many more."""
-    within = len(wide) == len(narrow) and all(set(b) <= set(a) for a, b in zip(wide, narrow, strict=True))
-    return within and _count(wide) < _NARROWER * _count(narrow)
+    return _allows(wide, narrow) and _count(wide) < _NARROWER * _count(narrow)
+
+
+def _allows(wide: Template, narrow: Template) -> bool:
+    """Whether one template allows all texts of another."""
+    return len(wide) == len(narrow) and all(set(b) <= set(a) for a, b in zip(wide, narrow, strict=True))
 
 
 def _count(template: Template) -> int:
@@ -148,6 +186,9 @@ def draw(rng: random.Random, pieces: tuple[Piece, ...]) -> tuple[Item, ...]:
     items: list[Item] = []
     before = ""
     for piece in pieces:
+        if piece.words:
+            items += [Item("character", before := letter) for letter in rng.choice(piece.words)]
+            continue
         for _ in range(rng.randint(piece.least, piece.most)):
             if piece.what == "character":
                 before = _character(rng, piece.allowed, before, letters)

@@ -4,9 +4,9 @@ manifest holds them."""
 import math
 from collections.abc import Collection
 from functools import cached_property
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from service.artifact.types import Frozen, Label
 
@@ -36,8 +36,9 @@ class Region(NamedTuple):
 
 
 class Kind(Frozen):
-    """A kind of plate: the country that has it, or none; its rows, the names of colours that it can have, the share
-    that it has of the country's plates, and its least and most width in heights; older models do not tell these."""
+    """A kind of plate: the country that has it, or none; its rows, the names of its colours, a frequent one several
+    times, the share that it has of the country's plates, and its least and most width in heights, which older models do
+    not tell."""
 
     name: Label
     region: Annotated[str, Field(pattern="^([a-z]{2})?$")] = ""
@@ -56,7 +57,7 @@ class Kind(Frozen):
         if looks is None:
             return 1.0
         rows = 1.0 if looks.rows == self.rows else MISJUDGED
-        colour = 1 / len(self.colours) if looks.colour in self.colours else MISJUDGED
+        colour = self.colours.count(looks.colour) / len(self.colours) or MISJUDGED
         return rows * colour * self._shape(looks.aspect)
 
     def _off(self, aspect: float | None) -> float:
@@ -80,21 +81,29 @@ class Kind(Frozen):
 
 class Format(Frozen):
     """A family of texts, named after what the text alone tells. A template holds, for each position, the characters
-    allowed there. `kinds` are the kinds of plate with such texts; older models name none."""
+    allowed there; `weights` are the shares of the texts that are of each template. `kinds` are the kinds of plate with
+    such texts. Older models have neither: then all templates are equally frequent."""
 
     name: Label
     templates: Annotated[tuple[tuple[Annotated[str, Field(min_length=1)], ...], ...], Field(min_length=1)]
+    weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     kinds: tuple[Kind, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weights and len(self.weights) != len(self.templates):
+            raise ValueError(f"{self.name} has {len(self.templates)} templates and {len(self.weights)} weights")
+        return self
 
     def fits(self, text: str) -> bool:
         """Whether `text` matches one of the templates, position by position."""
         return any(_fits(text, template) for template in self.templates)
 
     def likelihood(self, text: str) -> float:
-        """The probability of a text among those of this format, if all templates, and all texts of one, are equally
-        frequent."""
-        fitting = [1 / math.prod(map(len, template)) for template in self.templates if _fits(text, template)]
-        return sum(fitting) / len(self.templates)
+        """The probability of a text among those of this format, if all texts of one template are equally frequent."""
+        weights = self.weights or (1 / len(self.templates),) * len(self.templates)
+        each = zip(self.templates, weights, strict=True)
+        return sum(weight / math.prod(map(len, template)) for template, weight in each if _fits(text, template))
 
     @cached_property
     def regions(self) -> frozenset[str]:

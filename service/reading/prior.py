@@ -45,7 +45,8 @@ class Prior:
         states, places = [start], {start: 0}
         follows, viable = [], []
         for state in states:  # which grows meanwhile
-            nexts = [_after(state, char, templates) for char in classes]
+            after = _after(state, templates)
+            nexts = [frozenset(after.get(char, ())) for char in classes]
             for found in nexts:
                 if places.setdefault(found, len(states)) == len(states):
                     states.append(found)
@@ -84,10 +85,11 @@ class Prior:
         return tuple(dict.fromkeys(self._named[number][0] for number in sorted(ended)))
 
 
-def _after(state: State, char: str, templates: Sequence[Sequence[str]]) -> State:
-    """The state behind one more character; the blank's empty one leads nowhere."""
-    return frozenset(
-        (number, seen + 1)
-        for number, seen in state
-        if char and seen < len(templates[number]) and char in templates[number][seen]
-    )
+def _after(state: State, templates: Sequence[Sequence[str]]) -> dict[str, list[tuple[int, int]]]:
+    """The state behind one more character, for each character that leads to one."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for number, seen in state:
+        if seen < len(templates[number]):
+            for char in templates[number][seen]:
+                found.setdefault(char, []).append((number, seen + 1))
+    return found

@@ -9,7 +9,7 @@ from model_builder.plates import patterns
 
 
 def templates(pattern: str, **sets: str) -> list[tuple[str, ...]]:
-    return list(patterns.templates(patterns.parse(pattern, sets), {"Ü": "U"}))
+    return [template for template, _ in patterns.templates(patterns.parse(pattern, sets), {"Ü": "U"})]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,16 @@ def templates(pattern: str, **sets: str) -> list[tuple[str, ...]]:
 )
 def test_templates_have_a_position_for_each_character(pattern, expected):
     assert templates(pattern, end="XY") == expected
+
+
+def test_a_set_of_words_gives_one_of_them():
+    sets = {"county": "B AB AR  CJ\n BÜ"}
+    assert templates("<county>-1", **sets) == [("B", "1"), ("A", "BR", "1"), ("C", "J", "1"), ("B", "U", "1")]
+    pieces = patterns.parse("<county>1", sets)
+    drawn = {"".join(item.symbol for item in patterns.draw(random.Random(seed), pieces)) for seed in range(90)}
+    assert drawn == {"B1", "AB1", "AR1", "CJ1", "BÜ1"}
+    with pytest.raises(ValueError, match="a set of words has no count"):
+        patterns.parse("<county>{2}", sets)
 
 
 def test_a_drawn_text_has_its_gaps_marks_seals_and_rows():
@@ -89,6 +99,20 @@ def test_fewest_templates_allow_the_same_texts():
 
     assert texts(fewer) == texts(found)
     assert len(fewer) == 3
+
+
+def test_templates_are_as_frequent_as_they_are_drawn():
+    found = list(patterns.templates(patterns.parse("<county>[0-9]{1,2}", {"county": "B AB AR"}), {}))
+    assert found == [
+        (("B", "0123456789"), pytest.approx(1 / 6)),
+        (("B", "0123456789", "0123456789"), pytest.approx(1 / 6)),
+        (("A", "BR", "0123456789"), pytest.approx(1 / 3)),
+        (("A", "BR", "0123456789", "0123456789"), pytest.approx(1 / 3)),
+    ]
+    merged = [("AB", "01"), ("A", "0"), ("AB",)]
+    shares = [(("A", "0"), 1.0), (("B", "01"), 2.0), (("A", "1"), 1.0)]
+    assert patterns.weights(merged, shares) == (0.75, 0.25, 0)
+    assert patterns.weights(merged, [(("A", "0"), 0.0)]) == ()
 
 
 def test_a_much_narrower_template_stays_beside_one_that_allows_its_texts():

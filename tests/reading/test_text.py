@@ -544,3 +544,18 @@ def test_among_formats_that_are_asked_for_what_is_drawn_alike_is_as_sure_as_amon
 def test_without_formats_what_is_drawn_alike_is_read_as_it_looks():
     reading = Reader(LETTERS_AND_DIGITS, 4, NO_GRAMMAR).read(twins(0.4), 2)
     assert [(text, round(sure, 2)) for text, sure in reading.candidates] == [("001", 0.59), ("O01", 0.4)]
+
+
+def test_a_text_is_as_frequent_as_its_template_and_a_plate_as_its_colour():
+    templates = (("A", "01"), ("AB", "01", "01"))
+    plain = Format(name="x", templates=templates)
+    assert plain.likelihood("A0") == pytest.approx(1 / 2 / 2)
+    weighed = Format(name="x", templates=templates, weights=(0.9, 0.1))
+    assert weighed.likelihood("A0") == pytest.approx(0.9 / 2)
+    assert weighed.likelihood("B01") == pytest.approx(0.1 / 8)
+    assert weighed.likelihood("B0") == 0
+    with pytest.raises(ValueError, match="x has 2 templates and 1 weights"):
+        Format(name="x", templates=templates, weights=(1.0,))
+    kind = Kind(name="x", rows=1, colours=("white", "white", "red"), share=1)
+    assert kind.likelihood(Looks(1, "white")) == pytest.approx(2 / 3)
+    assert kind.likelihood(Looks(1, "blue")) < 0.05
