@@ -7,16 +7,17 @@ from tqdm import tqdm
 
 from model_builder import evaluate
 from model_builder.measure import blocks
-from model_builder.plates.kinds import Plate
+from model_builder.plates.kinds import PLATES, Plate
 from model_builder.render.plate import Renderer
 from model_builder.train.data import DEVELOPMENT_SEED
 from service.artifact import Artifact
 from service.backends import Backend
-from service.finding.views import FOUND, FURTHER, SURE
+from service.finding.views import FURTHER, ROWS, SURE
 from service.reading.text import Reader, Reading
 
 _FIRST = DEVELOPMENT_SEED + 1_000_000  # apart from the plates that training is watched by
-VIEWS = 1 + len(FURTHER)
+VIEWS = 1 + len(FURTHER)  # and two more where there are two rows
+_TWO_ROWS = {plate.name: plate.rows == 2 for plate in PLATES}
 
 
 class Read(NamedTuple):
@@ -35,10 +36,15 @@ class Looker:
 
     def read(self, seed: int, kind: Plate | None = None) -> Read:
         """The plate of this seed, of a kind drawn by its share or of the one given."""
-        samples = [self._renderer.sample(seed, kind, view=view) for view in (FOUND, *FURTHER)]
-        logits = self._backend.infer(np.stack([sample.image for sample in samples]))
+        first = self._renderer.sample(seed, kind)
+        wanted = (*FURTHER, *ROWS) if _TWO_ROWS[first.kind] else FURTHER
+        further = [self._renderer.sample(seed, kind, view=view) for view in wanted]
+        logits = self._backend.infer(np.stack([sample.image for sample in (first, *further)]))
         once = self._reader.read(logits[0])
-        return Read(samples[0].text, once, once if once.confidence >= SURE else self._reader.read(logits))
+        if once.confidence >= SURE:
+            return Read(first.text, once, once)
+        rows = logits[VIEWS:] if len(logits) > VIEWS else None
+        return Read(first.text, once, self._reader.read(logits[:VIEWS], rows=rows))
 
 
 class Row(NamedTuple):

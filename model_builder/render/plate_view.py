@@ -87,11 +87,8 @@ def _rows(rng: random.Random, canvas: Canvas, split: float, view: View) -> list[
     corners = _believed(rng, canvas, view)
     cut = split - view.down + rng.gauss(0, 0.02)
     left = round(view.upper * WIDTH)
-    upper, lower = rows.parts(cut)
-    return [
-        _Part(rows.part(corners, *upper), _frame(left), left),
-        _Part(rows.part(corners, *lower), _frame(WIDTH - left), WIDTH - left),
-    ]
+    places = zip(rows.parts(cut), (left, WIDTH - left), strict=True)
+    return [_Part(rows.part(corners, *row), _frame(columns), columns) for row, columns in places if columns]
 
 
 def _boxed(rng: random.Random, canvas: Canvas) -> tuple[Floats, Floats]:

@@ -21,16 +21,12 @@ _WINDOW: Final = 5  # rows over which edges are averaged
 def joined(image: Pixels, corners: Floats, size: tuple[int, int], share: float = UPPER) -> Pixels:
     """The rows of the plate with these corners (4, 2) straight and side by side, (*size, 3).
 
-    The upper row gets this share of the columns.
+    The upper row gets this share of the columns; with 1 or 0, the upper or the lower row is there alone.
     """
     height, width = size
     left = round(share * width)
-    upper, lower = parts(split(warped(image, corners, _LOOK)))
-    pieces = (
-        warped(image, part(corners, *upper), (height, left)),
-        warped(image, part(corners, *lower), (height, width - left)),
-    )
-    return np.hstack(pieces)
+    places = zip(parts(split(warped(image, corners, _LOOK))), (left, width - left), strict=True)
+    return np.hstack([warped(image, part(corners, *row), (height, columns)) for row, columns in places if columns])
 
 
 def split(plate: Pixels) -> float:

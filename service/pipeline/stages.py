@@ -34,7 +34,7 @@ from service.errors import InputError
 from service.finding.cover import cover
 from service.finding.refine import SQUARE, Form, Refined, inside, rectified
 from service.finding.search import Search, distinct
-from service.finding.views import FOUND, FURTHER, SURE, Around, alone, surroundings, views
+from service.finding.views import FOUND, FURTHER, ROWS, SURE, Around, alone, surroundings, views
 from service.pipeline.budget import Budget
 from service.pipeline.items import Empty, Item, Redacted, Seen
 from service.reading import decode, encode, geometry
@@ -99,7 +99,7 @@ class Crop(NamedTuple):
 
 
 class Unsure(NamedTuple):
-    """Further views (N, H, W, 3) of a plate, and what is seen on it so far."""
+    """Further views (N, H, W, 3) of a plate, those of its two rows alone first, and what is seen on it so far."""
 
     pixels: Pixels
     way: Way
@@ -452,7 +452,8 @@ class Read:
         """Further views of what was read in this way."""
         if way.plate is None:
             return views(crop.around, 1, False, self._size)
-        further = views(crop.around, way.plate.rows, way.turned, self._size)
+        wanted = (*ROWS, *FURTHER) if way.plate.rows == 2 else FURTHER
+        further = views(crop.around, way.plate.rows, way.turned, self._size, wanted)
         if crop.whole is None:
             return further
         # The corners of a plate that fills its image may be wrong, so all of the image is looked at as well.
@@ -473,12 +474,15 @@ class Reread:
         """What is seen on the image."""
         match item.value:
             case Computed(Unsure(_, way, seen), logits):
-                reading = _text(self._texts, item, np.concatenate([seen.logits[None], logits]), way)
+                rows, further = np.split(logits, [len(ROWS)]) if way.plate and way.plate.rows == 2 else (None, logits)
+                reading = _text(self._texts, item, np.concatenate([seen.logits[None], further]), way, rows)
                 return (replace(seen, reading=reading),)
         return (item.value,)
 
 
-def _text(texts: Reader, item: Item, logits: NDArray[np.float32], way: Way) -> Reading:
-    """What the request of an item wants read in the logits of one crop, or of several views."""
+def _text(
+    texts: Reader, item: Item, logits: NDArray[np.float32], way: Way, rows: NDArray[np.float32] | None = None
+) -> Reading:
+    """What the request of an item wants read in the logits of one crop, or of several views and of two rows alone."""
     looks = Looks(way.plate.rows, way.plate.colour, way.plate.aspect) if way.plate else None
-    return texts.read(logits, item.request.top_k, item.request.only, looks, way.seen)
+    return texts.read(logits, item.request.top_k, item.request.only, looks, way.seen, rows)

@@ -89,6 +89,10 @@ class _Lattice:
         way = self._whole(labels, [])
         return way.reach[-1][-1] * self.weight(way)
 
+    def prefixes(self, labels: Labels) -> list[float]:
+        """The probability of each prefix of a labelling, from the empty one to all of it."""
+        return [reach[-1] for reach in self._whole(labels, []).reach]
+
     def branched(self, way: _Way, depth: int, label: int) -> _Way:
         """The way that leaves another for `label` and then goes on like that one, with what it reads later."""
         end = way.start + depth
@@ -206,6 +210,10 @@ class Search:
     def posterior(self, labels: Labels) -> float:
         """That of any labelling, as it is yielded. To be called when the first one is found."""
         return min(self._lattice.product(labels) / self.evidence, 1.0)
+
+    def prefixes(self, labels: Labels) -> list[float]:
+        """The probability of each prefix of a labelling, from the empty one to all of it."""
+        return self._lattice.prefixes(labels)
 
     def align(self, labels: Labels) -> list[Place]:
         """Where each label is seen, and its largest probability within its run of the best path that reads `labels`.

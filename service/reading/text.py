@@ -86,6 +86,7 @@ class Reader:
         self._grammar = grammar
         self._temperature = temperature
         self._prior = Prior(grammar.formats, self._classes)
+        self._no_prior = Prior((), self._classes)  # of a part of a text, nothing is known
 
     @classmethod
     def of(cls, model: Reads) -> "Reader":
@@ -99,6 +100,7 @@ class Reader:
         only: Grammar | None = None,
         looks: Looks | None = None,
         seen: NDArray[np.floating] | None = None,
+        rows: NDArray[np.floating] | None = None,
     ) -> Reading:
         """One plate's logits (T, C), or those of several views of it (N, T, C), to its `top_k` most probable texts; of
         several views, fewer where no more are probable in any.
@@ -107,7 +109,8 @@ class Reader:
         itself is held to them, so that they are found however improbable they are. The confidence of a text is the same
         with `only` and without it. The reading is empty where no text of `only` fits the frames.
 
-        Several views are taken together as `_pooled` does. `looks` are rows and colour of the plate, if they were seen.
+        Several views are taken together as `_pooled` does; `rows` (2, T, C) are the logits of the upper and the lower
+        row of the plate, each alone, and are one view more. `looks` are what was seen of the plate beside its text.
         `seen` (W,) are the shares of the crop's columns that lie in the image, where its edge cuts the plate: a
         character is as much less sure as it lies outside.
         """
@@ -117,7 +120,8 @@ class Reader:
         if len(views) == 1:
             ranked = self._alone(views[0], searches[0], looks, only, top_k)
         else:
-            ranked = self._pooled(views, searches, looks, only, top_k)
+            apart = None if rows is None else self._rows(rows)
+            ranked = self._pooled(views, searches, apart, looks, only, top_k)
         if not ranked:
             return Reading("", 0.0, (), (), ())
         labels = ranked[0][0]
@@ -136,6 +140,12 @@ class Reader:
         if looks is not None:
             formats = grammar.looking(formats, looks)
         return Reading(text, confidence, formats, characters, candidates, region)
+
+    def _rows(self, logits: NDArray[np.floating]) -> "_Rows":
+        probabilities = ctc.softmax(np.asarray(logits, np.float64) / self._temperature)
+        return _Rows(
+            *(ctc.Search(row, self._blank, self._no_prior) for row in (probabilities[0], probabilities[1, ::-1]))
+        )
 
     def _search(self, probabilities: ctc.Float) -> ctc.Search:
         return ctc.Search(probabilities, self._blank, self._prior)
@@ -185,20 +195,24 @@ class Reader:
         self,
         views: ctc.Float,
         searches: Sequence[ctc.Search],
+        apart: "_Rows | None",
         looks: Looks | None,
         only: Grammar | None,
         top_k: int,
     ) -> list[tuple[ctc.Labels, float]]:
         """Up to `top_k` labellings of the highest geometric mean of their posteriors in all views, each at least LEAST.
 
-        That is a logarithmic opinion pool (Genest and Zidek 1986) of the first TEXTS of each view. The means are scaled
+        That is a logarithmic opinion pool (Genest and Zidek 1986) of the first TEXTS of each view, and of those that
+        the first TEXTS of two rows `apart` make together. The means are scaled
         so that they and LEAST, for all other labellings, add up to 1. On rendered development plates such confidences
         were as often right as they say, while arithmetic means were too low.
         """
         known = {labels for search in searches for labels, _ in islice(search, TEXTS)}
-        scores = {
-            labels: _mean(max(search.posterior(labels), LEAST) for search in searches) for labels in sorted(known)
-        }
+        sources: list[ctc.Search | _Rows] = [*searches]
+        if apart is not None:
+            known |= apart.texts()
+            sources.append(apart)
+        scores = {labels: _mean(max(source.posterior(labels), LEAST) for source in sources) for labels in sorted(known)}
         evidence = LEAST + sum(scores.values())
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)
         found = self._weighed([(labels, scores[labels] / evidence) for labels in ranked], looks)
@@ -223,6 +237,24 @@ class Reader:
 
     def _text(self, labels: ctc.Labels) -> str:
         return "".join([self._classes[label] for label in labels])
+
+
+class _Rows:
+    """The two rows of a plate, each seen alone: the probability of a text is that of its parts, wherever it parts."""
+
+    def __init__(self, upper: ctc.Search, lower: ctc.Search) -> None:
+        """`lower` reads its row from the right to the left, so that its prefixes are the ends of texts."""
+        self._upper, self._lower = upper, lower
+
+    def texts(self) -> set[ctc.Labels]:
+        """What the first TEXTS of both rows make together."""
+        above, below = ([labels for labels, _ in islice(row, TEXTS)] for row in (self._upper, self._lower))
+        return {(*one, *other[::-1]) for one in above for other in below if one and other}
+
+    def posterior(self, labels: ctc.Labels) -> float:
+        """That of any labelling. No row is empty."""
+        begins, ends = self._upper.prefixes(labels), self._lower.prefixes(labels[::-1])
+        return sum(begin * end for begin, end in zip(begins[1:-1], ends[-2:0:-1], strict=True))
 
 
 def _mean(numbers: Iterable[float]) -> float:

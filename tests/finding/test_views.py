@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from service.finding.refine import Refined, rectified
-from service.finding.views import FURTHER, alone, surroundings, views
+from service.finding.views import FURTHER, ROWS, alone, surroundings, views
 from tests.support.photographs import street, with_plate
 
 SIZE = (24, 94)
@@ -33,6 +33,15 @@ def test_a_view_is_the_plate_cut_out_a_little_beside(rows, turned):
         corners = plate().corners + across * (b - a) + down * (d - a)
         expected = rectified(PHOTOGRAPH, plate(rows)._replace(corners=np.roll(corners, 2 * turned, 0)), SIZE, upper)
         assert np.abs(view.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_of_two_rows_is_seen_alone_and_as_wide_as_the_plate(turned):
+    upper, lower = views(surroundings(PHOTOGRAPH, plate(), SIZE), 2, turned, SIZE, ROWS)
+    corners = np.roll(plate(2).corners, 2 * turned, 0)
+    both = rectified(PHOTOGRAPH, plate(2)._replace(corners=corners), (24, 188), 0.5)
+    for row, expected in ((upper, both[:, :94]), (lower, both[:, 94:])):
+        assert np.abs(row.astype(int) - expected).mean() < 8
 
 
 def test_views_differ_from_the_plate_by_their_shifts():

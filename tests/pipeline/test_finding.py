@@ -252,6 +252,19 @@ def test_of_a_plate_that_fills_its_image_all_of_the_image_is_looked_at_too(read,
     assert TEXTS["blue"] in [one.text for one in done.value.reading.candidates]
 
 
+def test_an_unsure_plate_of_two_rows_costs_a_crop_and_six_views(read):
+    texts, engine, batches = read
+    square = np.array([[300, 300], [420, 300], [420, 360], [300, 360]], np.float32)
+    pixels = np.random.default_rng(0).integers(0, 255, (700, 1000, 3), np.uint8)
+    found = Found(pixels, 1.0, (1000, 700), False, Refined(square, 0.99, 2, "yellow", False))
+    item = Item(Request([b""], print), (0,), found)
+    (item,) = item.become(Rectify(SIZE)(item))
+    item.value = item.value._replace(ways=item.value.ways[:1], pixels=item.value.pixels[:1])  # in two rows alone
+    (done,) = through(reading(texts, SIZE, engine, lambda images, cpu_s: batches.append(images)), [item])
+    assert batches == [1, 6]
+    assert done.value.reading.confidence < 0.9
+
+
 def test_a_plate_that_may_lie_in_any_way_costs_four_crops_and_four_views(read):
     texts, engine, batches = read
     square = np.array([[300, 300], [420, 300], [420, 360], [300, 360]], np.float32)

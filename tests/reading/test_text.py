@@ -559,3 +559,43 @@ def test_a_text_is_as_frequent_as_its_template_and_a_plate_as_its_colour():
     kind = Kind(name="x", rows=1, colours=("white", "white", "red"), share=1)
     assert kind.likelihood(Looks(1, "white")) == pytest.approx(2 / 3)
     assert kind.likelihood(Looks(1, "blue")) < 0.05
+
+
+def test_of_two_rows_what_each_shows_alone_decides_where_the_views_are_unsure():
+    alphabet = "AB01"
+    reader = Reader(alphabet, 4, NO_GRAMMAR)
+    views = np.stack([spelled("A10", alphabet, {}), spelled("A00", alphabet, {}), spelled("AA0", alphabet, {})])
+    views[:, 3] *= 0.3  # what follows the A is not to be seen
+    upper, lower = (np.full((7, 5), [0, 0, 0, 0, 12.0]) for _ in range(2))
+    upper[1, 0] = lower[1, 3] = lower[4, 2] = 24
+    rows = np.stack([upper, lower])
+    assert reader.read(views).confidence < 0.6
+    reading = reader.read(views, 3, rows=rows)
+    assert reading.text == "A10"
+    assert reading.confidence > 0.6
+    assert [character.char for character in reading.characters] == list("A10")
+    assert sum(sure for _, sure in reading.candidates) <= 1
+    shown = reader.read(np.stack([spelled("B", alphabet, {})] * 2), 3, rows=rows)
+    assert "A10" in dict(shown.candidates)
+    assert shown.text == "B"
+
+
+def parted(texts: dict[tuple[int, ...], float], others: dict[tuple[int, ...], float]) -> dict[tuple[int, ...], float]:
+    """The probability of every text that a text of either row, none of them empty, makes."""
+    found: dict[tuple[int, ...], float] = defaultdict(float)
+    for (one, sure), (other, also) in itertools.product(texts.items(), others.items()):
+        if one and other:
+            found[one + other] += sure * also
+    return found
+
+
+@given(small_logits, st.data())
+def test_a_text_of_two_rows_is_as_probable_as_its_parts_wherever_it_parts(logits, data):
+    blank = data.draw(st.integers(0, logits.shape[1] - 1))
+    other = data.draw(hnp.arrays(np.float32, logits.shape, elements=st.floats(-8, 8, width=32)))
+    expected = parted(oracle(logits, blank), oracle(other, blank))
+    prior = uniform(logits)
+    rows = text._Rows(ctc.Search(ctc.softmax(logits), blank, prior), ctc.Search(ctc.softmax(other)[::-1], blank, prior))
+    assert rows.texts() <= {*expected}
+    for labels, probability in expected.items():
+        assert rows.posterior(labels) == pytest.approx(probability, rel=1e-9, abs=1e-15)
