@@ -203,14 +203,16 @@ class Reader:
         """Up to `top_k` labellings of the highest geometric mean of their posteriors in all views, each at least LEAST.
 
         That is a logarithmic opinion pool (Genest and Zidek 1986) of the first TEXTS of each view, and of those that
-        the first TEXTS of two rows `apart` make together. The means are scaled
-        so that they and LEAST, for all other labellings, add up to 1. On rendered development plates such confidences
-        were as often right as they say, while arithmetic means were too low.
+        the first TEXTS of two rows `apart` make together. The means are scaled so that they and LEAST, for all other
+        labellings, add up to 1. On rendered development plates such confidences were as often right as they say, while
+        arithmetic means were too low.
         """
         known = {labels for search in searches for labels, _ in islice(search, TEXTS)}
         sources: list[ctc.Search | _Rows] = [*searches]
         if apart is not None:
-            known |= apart.texts()
+            known |= {
+                labels for labels in apart.texts() if searches[0].posterior(labels)
+            }  # others don't fit the frames
             sources.append(apart)
         scores = {labels: _mean(max(source.posterior(labels), LEAST) for source in sources) for labels in sorted(known)}
         evidence = LEAST + sum(scores.values())

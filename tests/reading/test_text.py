@@ -580,6 +580,15 @@ def test_of_two_rows_what_each_shows_alone_decides_where_the_views_are_unsure():
     assert shown.text == "B"
 
 
+def test_two_rows_whose_characters_do_not_fit_the_frames_together_are_no_text():
+    reader = Reader("AB", 2, NO_GRAMMAR)
+    views, rows = np.zeros((2, 7, 3)), np.full((2, 7, 3), -9.0)
+    rows[:, ::2, 0] = rows[:, 1::2, 2] = 9  # "AAAA" in either
+    reading = reader.read(views, 10, rows=rows)
+    assert reading.text
+    assert "AAAAAAAA" not in dict(reading.candidates)
+
+
 def parted(texts: dict[tuple[int, ...], float], others: dict[tuple[int, ...], float]) -> dict[tuple[int, ...], float]:
     """The probability of every text that a text of either row, none of them empty, makes."""
     found: dict[tuple[int, ...], float] = defaultdict(float)
