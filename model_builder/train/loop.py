@@ -58,6 +58,7 @@ class TrainConfig:
     tutor: float = (
         0.0  # widths, in those of the network, of one that learns beside it and is distilled into it; 0: none
     )
+    kept: float = 0.0  # share in the result of the weights that it started from (Wortsman et al., arXiv 2109.01903)
     seed: int = 1
     development: int = 2000  # rendered plates for the logged accuracy; others than those that the publisher measures
     log_every: int = 500  # steps between accuracies and checkpoints
@@ -169,7 +170,18 @@ def train(
     run(state, range(first, config.steps), config.log_every, batches, update, record)
     if tutor:
         save_network(folder / TUTOR, tutor.finished())
-    return learner.finished()
+    return _mean(learner.finished(), initial, config.kept) if initial and config.kept else learner.finished()
+
+
+@torch.no_grad()
+def _mean(network: LPRNet, other: LPRNet, share: float) -> LPRNet:
+    """`network` with weights of which the other's are this share."""
+    state = other.state_dict()
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(state[name], share)
+    flush_denormals(network)
+    return network
 
 
 class _Learner:
@@ -417,7 +429,7 @@ class Checkpoint:
             state = torch.load(self.path, map_location=device, weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise ValueError(f"{self.path} is damaged: remove it to begin again") from error
-        same = ("steps", "workers", "log_every", "development")
+        same = ("steps", "workers", "log_every", "development", "kept")
         changed = [k for k, v in self.identity.items() if k not in same and state["identity"].get(k) != v]
         if changed:
             raise ValueError(f"{self.path} was made with another {', '.join(changed)}: give the same, or another --out")

@@ -70,6 +70,11 @@ def test_an_option_of_another_network_is_refused(network, option, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_of_no_network_are_not_kept(tmp_path, capsys):
+    assert call("train", "--kept", 0.5, "--out", tmp_path / "run") == 1
+    assert "--kept is of a network to start from: give its variant as --source" in capsys.readouterr().err
+
+
 def test_photographs_are_found_in_folders_below_in_order(tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("b/2.jpg", "b/1.PNG", "a.jpeg", "notes.txt"):

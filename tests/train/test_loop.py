@@ -121,6 +121,15 @@ def test_training_goes_on_exactly_where_ctrl_c_stopped_it(crops, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=0.3)  # the mean at step 4 is of one step only, after resuming
 
 
+def test_a_part_of_the_weights_that_it_started_from_may_be_kept(crops, tmp_path):
+    at_once = train(tmp_path, SHORT, own=crops, initial=tiny())
+    half = train(tmp_path, replace(SHORT, kept=0.25), own=crops, initial=tiny())  # resumed at its end
+    begun = tiny().state_dict()
+    for (name, expected), found in zip(at_once.state_dict().items(), half.state_dict().values(), strict=True):
+        if expected.is_floating_point():
+            torch.testing.assert_close(found, 0.75 * expected + 0.25 * begun[name])
+
+
 def test_training_from_rendered_plates_alone_goes_on_exactly(tmp_path, monkeypatch):
     config = replace(SHORT, log_every=100)  # no checkpoint but that of the interruption
     at_once = train(tmp_path / "at once", config, initial=tiny())
