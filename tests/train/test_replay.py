@@ -33,14 +33,14 @@ def test_a_batch_has_earlier_crops_beside_its_own_each_with_its_text():
 
 
 def test_changed_crops_are_like_the_crops_and_none_is_the_same():
-    images = torch.from_numpy(validation_set(64).images)
+    images = torch.from_numpy(validation_set(128).images)
     again = changed(images, torch.Generator().manual_seed(0))
     assert again.shape == images.shape
     assert again.dtype == torch.uint8
     assert (again != images).flatten(1).any(1).all()
     both = [x.float().flatten(1) for x in (images, again)]
     alike = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*both, strict=True)])
-    assert alike.median() > 0.8
+    assert alike.median() > 0.75
 
 
 def test_the_same_seed_changes_alike():
