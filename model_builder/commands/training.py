@@ -120,6 +120,8 @@ def _train_reader(options: argparse.Namespace, given: dict[str, Any]) -> None:
         own, held = own_crops.split(labels.read_folder(options.data), options.hold_out, config.seed)
     source = options.source or ("baseline" if own else None)
     start = contract.find(options.artifacts, source) if source else None
+    if not 0 <= config.kept <= 1:
+        raise ValueError(f"--kept is a share from 0 to 1, not {config.kept}")
     if config.kept and not start:
         raise ValueError("--kept is of a network to start from: give its variant as --source")
     initial = candidates.load_network(start) if start else None

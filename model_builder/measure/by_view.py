@@ -37,13 +37,14 @@ class Looker:
     def read(self, seed: int, kind: Plate | None = None) -> Read:
         """The plate of this seed, of a kind drawn by its share or of the one given."""
         first = self._renderer.sample(seed, kind)
-        wanted = (*FURTHER, *ROWS) if _TWO_ROWS[first.kind] else FURTHER
+        two_rows = kind.rows == 2 if kind else _TWO_ROWS[first.kind]
+        wanted = (*FURTHER, *ROWS) if two_rows else FURTHER
         further = [self._renderer.sample(seed, kind, view=view) for view in wanted]
         logits = self._backend.infer(np.stack([sample.image for sample in (first, *further)]))
         once = self._reader.read(logits[0])
         if once.confidence >= SURE:
             return Read(first.text, once, once)
-        rows = logits[VIEWS:] if len(logits) > VIEWS else None
+        rows = logits[VIEWS:] if two_rows else None
         return Read(first.text, once, self._reader.read(logits[:VIEWS], rows=rows))
 
 

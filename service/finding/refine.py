@@ -79,7 +79,8 @@ class Refined(NamedTuple):
     @property
     def _aspect(self) -> float:
         a, b, c, d = self.corners
-        return float(np.hypot(*(b - a + c - d)) / max(np.hypot(*(d - a + c - b)), 1e-9))
+        wide, high = np.hypot(*(b - a + c - d)), np.hypot(*(d - a + c - b))
+        return float(max(wide, 1e-3) / max(high, 1e-3))  # of corners on one spot, too, it has a logarithm
 
     @property
     def ways(self) -> "tuple[Refined, ...]":

@@ -36,7 +36,7 @@ LEAST: Final = 0.001  # probability of a text in a view, at least: a view that s
 
 TWINS: Final = str.maketrans("OI", "01")  # characters that are drawn alike on many plates
 UNSURE: Final = 0.9  # confidence of the first text below which those that differ in twins are weighed
-WEIGHED: Final = 10  # first texts of one view that are
+WEIGHED: Final = 10  # so many first texts of one view are weighed
 RARE: Final = 1e-13  # frequency of a text that fits no format: as of one of eight letters and digits in any order
 
 
@@ -210,9 +210,8 @@ class Reader:
         known = {labels for search in searches for labels, _ in islice(search, TEXTS)}
         sources: list[ctc.Search | _Rows] = [*searches]
         if apart is not None:
-            known |= {
-                labels for labels in apart.texts() if searches[0].posterior(labels)
-            }  # others don't fit the frames
+            # Texts that do not fit the frames of a view have no probability there.
+            known |= {labels for labels in apart.texts() if searches[0].posterior(labels)}
             sources.append(apart)
         scores = {labels: _mean(max(source.posterior(labels), LEAST) for source in sources) for labels in sorted(known)}
         evidence = LEAST + sum(scores.values())

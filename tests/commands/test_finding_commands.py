@@ -75,6 +75,11 @@ def test_weights_of_no_network_are_not_kept(tmp_path, capsys):
     assert "--kept is of a network to start from: give its variant as --source" in capsys.readouterr().err
 
 
+def test_more_than_all_weights_are_not_kept(tmp_path, capsys):
+    assert call("train", "--kept", 5, "--out", tmp_path / "run") == 1
+    assert "--kept is a share from 0 to 1, not 5.0" in capsys.readouterr().err
+
+
 def test_photographs_are_found_in_folders_below_in_order(tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("b/2.jpg", "b/1.PNG", "a.jpeg", "notes.txt"):

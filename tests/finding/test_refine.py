@@ -132,3 +132,6 @@ def test_the_shape_is_known_unless_the_edge_of_the_image_cuts_the_plate():
     assert plate.aspect == pytest.approx(3.0)
     assert plate._replace(corners=np.roll(plate.corners, 2, 0)).aspect == pytest.approx(3.0)
     assert plate._replace(cut=True).aspect is None
+    on_one_spot = plate._replace(corners=np.zeros((4, 2), np.float32)).aspect
+    assert on_one_spot is not None
+    assert on_one_spot > 0
