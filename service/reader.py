@@ -11,6 +11,7 @@
 Images go through the same stages as in the server, so the results are those of POST /recognize.
 """
 
+import atexit
 import os
 import warnings
 from collections import deque
@@ -32,7 +33,7 @@ from service.pipeline.items import Item, Redacted, Request, Seen, fail
 from service.pipeline.stages import Check, Each, Stage, decoding, line, reading, search_with
 from service.reading import text
 from service.reading.geometry import Pixels
-from service.reading.plates import plates_of, restrict
+from service.reading.plates import MOST_TEXTS, plates_of, restrict
 from service.settings import Settings
 from service.wire import Plate
 
@@ -94,14 +95,15 @@ class Reader:
             (found, *(self._finder or ())), threads, self._work, fail, self.manifest.max_batch
         )
         self.engine = self._crew.engine
+        atexit.register(self.close)  # a thread in an engine when Python ends would abort the process
 
     def read(
         self,
         image: Image,
         *,
         top_k: int = 3,
-        formats: Sequence[str] = (),
-        regions: Sequence[str] = (),
+        formats: str | Sequence[str] = (),
+        regions: str | Sequence[str] = (),
         min_confidence: float | None = None,
         find: bool = True,
     ) -> list[Plate]:
@@ -113,8 +115,9 @@ class Reader:
 
         A plate has its `top_k` most probable texts as candidates. With `formats`, names of formats of the manifest,
         every plate is read as a text of one of them; with `regions`, codes of countries (by default, those of
-        LPR_REGIONS), as one of these. Raises InputError for an image that cannot be read and for a format or a region
-        that is not known, OSError for a file that cannot be opened.
+        LPR_REGIONS), as one of these. Raises InputError for an image that cannot be read, for a format or a region that
+        is not known, and for a `top_k` that is not from 1 to 10 or a `min_confidence` not from 0 to 1; OSError for a
+        file that cannot be opened.
         """
         (result,) = self.read_all(
             [image], top_k=top_k, formats=formats, regions=regions, min_confidence=min_confidence, find=find
@@ -128,8 +131,8 @@ class Reader:
         images: Iterable[Image],
         *,
         top_k: int = 3,
-        formats: Sequence[str] = (),
-        regions: Sequence[str] = (),
+        formats: str | Sequence[str] = (),
+        regions: str | Sequence[str] = (),
         min_confidence: float | None = None,
         find: bool = True,
     ) -> Iterator[ImageResult]:
@@ -137,9 +140,11 @@ class Reader:
 
         The parameters are those of `read`. Only a few images are held in memory at a time.
         """
-        only = restrict(
-            self.manifest.grammar, ",".join(formats) or None, ",".join(regions) or None, self._settings.regions
-        )
+        if top_k not in range(1, MOST_TEXTS + 1):
+            raise BadParameter(f"Parameter top_k: {top_k!r} is no whole number from 1 to {MOST_TEXTS}.")
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise BadParameter(f"Parameter min_confidence: {min_confidence!r} is no number from 0 to 1.")
+        only = restrict(self.manifest.grammar, _named(formats), _named(regions), self._settings.regions)
         find = find and self._finder is not None
         return self._in_order((_Asked(image, top_k, only, find) for image in images), min_confidence)
 
@@ -161,6 +166,7 @@ class Reader:
         """Free the engines; nothing can be read afterwards."""
         if not self._closed:
             self._closed = True
+            atexit.unregister(self.close)
             self._crew.close()
 
     def __enter__(self) -> Self:
@@ -238,6 +244,11 @@ class _Asked:
             raise outcome
         assert isinstance(outcome, Redacted)
         return outcome
+
+
+def _named(names: str | Sequence[str]) -> str | None:
+    """Names as a query parameter holds them; None where there are none."""
+    return names if isinstance(names, str) else ",".join(names) if names else None
 
 
 def _pixels(image: Pixels) -> Pixels:

@@ -38,7 +38,8 @@ class Region(FromAttributes):
 
     code: str = Field(description="ISO 3166, in small letters.", examples=["de"])
     probability: Confidence = Field(
-        description="By text, colour and rows, if the text is right. Beforehand, all countries are equally probable."
+        description="By text, colour, rows and shape, if the text is right. Beforehand, all countries are equally "
+        "probable."
     )
 
 
@@ -50,7 +51,7 @@ class Plate(FromAttributes):
     valid_format: bool = Field(description="Whether the text fits a known format.")
     formats: list[str] = Field(
         description="Names of the formats that the text fits: families of texts. Of a plate that was found, those that "
-        "have a kind of plate of its colour and rows, if any has.",
+        "have a kind of plate of its colour, rows and shape, if any has.",
         examples=[["cn-standard"]],
     )
     region: Region | None = Field(

@@ -1,9 +1,10 @@
 """`Reader` in a program: the same results as over HTTP, and no server."""
 
 import asyncio
+import atexit
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -134,6 +135,41 @@ def test_a_closed_reader_says_so(artifacts):
     reader.close()
     with pytest.raises(ValueError, match="closed"):
         reader.read(encode())
+
+
+def test_what_is_not_closed_closes_when_python_ends(artifacts, monkeypatch):
+    """A thread of torch that is ended with the interpreter aborts the process."""
+    last: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", last.append)
+    reader = Reader("tiny", artifacts)
+    (end,) = last
+    end()
+    with pytest.raises(ValueError, match="closed"):
+        reader.read(encode())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 0},
+        {"top_k": 11},
+        {"top_k": 1.5},
+        {"min_confidence": 5},
+        {"min_confidence": float("nan")},
+        {"regions": [""]},
+        {"regions": "xx"},
+        {"formats": [""]},
+    ],
+    ids=str,
+)
+def test_what_http_refuses_is_refused(reader, options):
+    with pytest.raises(BadParameter, match=r"^Parameter \w+: "):
+        reader.read(encode(), **options)
+
+
+@pytest.mark.parametrize("regions", ["CN", ["cn"], "any", ["Any"], ()])
+def test_regions_are_a_list_or_a_text(reader, regions):
+    assert [plate.text for plate in reader.read(encode(), regions=regions)] == [TINY_TEXT]
 
 
 def test_an_engine_that_fails_raises_and_the_reader_goes_on(reader, monkeypatch):

@@ -108,7 +108,8 @@ Share = Annotated[float, Field(ge=0, le=1e6)]  # how often, beside other shares
 Chance = Annotated[float, Field(ge=0, le=1)]
 Length = Annotated[float, Field(ge=5, le=2000)]  # mm
 Position = Annotated[float, Field(ge=0, le=2000)]  # mm from the left or the top
-Widths = Annotated[float, Field(ge=0, le=10)]  # widths of a character
+Widths = Annotated[float, Field(ge=0, le=2)]  # widths of a character
+Name = Annotated[str, Field(pattern="^[a-z0-9-]+$")]
 Text = Annotated[str, Field(pattern=r"\S")]
 Letter = Annotated[str, Field(min_length=1, max_length=1)]
 _Seal = Literal[
@@ -153,13 +154,13 @@ class Words(_Data):
 
 
 class _Kind(_Data):
-    name: Annotated[str, Field(pattern="^[a-z0-9-]+$")]
+    name: Name
     size: tuple[Length, Length]
     tolerance: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     texts: Annotated[tuple[str, ...], Field(min_length=1)]
     colours: Annotated[tuple[str, ...], Field(min_length=1)]
     share: Share = 1
-    family: str = ""
+    family: Name | Literal[""] = ""
     slots: str = ""
     dot: tuple[Position, Position] | None = None
     characters: Annotated[tuple[tuple[Length, Length], ...], Field(max_length=2)] = ()
@@ -245,6 +246,10 @@ class Plate(NamedTuple):
         return "".join([reads.get(item.symbol, item.symbol) for item in items if item.what == "character"])
 
 
+class _SameName(ValueError):
+    """Two kinds have the same name."""
+
+
 def load(path: Path) -> tuple[Plate, ...]:
     """The kinds of a country's file. Raises ValueError that names the file and what is wrong in it."""
     try:
@@ -260,11 +265,11 @@ def load(path: Path) -> tuple[Plate, ...]:
 
 
 def _each_once(plates: Iterable[Plate]) -> tuple[Plate, ...]:
-    """The same plates. Raises ValueError where two have the same name."""
+    """The same plates. Raises _SameName where two have the same name."""
     plates = tuple(plates)
     for name, count in Counter(plate.name for plate in plates).items():
         if count > 1:
-            raise ValueError(f"two kinds are called {name}")
+            raise _SameName(f"two kinds are called {name}")
     return plates
 
 
@@ -390,7 +395,13 @@ DRILL: Final = next(plate for plate in CHINA if plate.name == "cn-blue")._replac
 
 def beside(paths: Iterable[Path]) -> tuple[Plate, ...]:
     """All kinds, and those of further countries' files. Raises ValueError, also where two have the same name."""
-    return _each_once([*PLATES, *(plate for path in paths for plate in load(path))])
+    plates = PLATES
+    for path in paths:
+        try:
+            plates = _each_once([*plates, *load(path)])
+        except _SameName as error:
+            raise ValueError(f"{path}: {error}, with those that are there already") from error
+    return plates
 
 
 def shares(plates: Sequence[Plate]) -> list[float]:

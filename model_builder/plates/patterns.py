@@ -75,16 +75,19 @@ def _piece(symbol: str, least: int, most: int, sets: Mapping[str, str]) -> Piece
     if symbol.startswith("<"):
         if symbol[1:-1] not in sets:
             raise ValueError(f"there is no set of characters {symbol}: define it in [sets]")
-        words = tuple(sets[symbol[1:-1]].split())
+        characters = sets[symbol[1:-1]].strip()
+        words = tuple(characters.split())
         if len(words) > 1:
             return _choice(words, least, most)
-        symbol = f"[{sets[symbol[1:-1]]}]"
+        symbol = f"[{characters}]"
     allowed = _expanded(symbol[1:-1]) if symbol.startswith("[") else symbol
     return Piece("character", allowed, least, most)
 
 
 def _choice(words: tuple[str, ...], least: int, most: int) -> Piece:
     """One of some words."""
+    if ranged := [word for word in words if "-" in word]:
+        raise ValueError(f"{ranged[0]!r} is no word: a set of characters with ranges has no spaces")
     if (least, most) != (1, 1):
         raise ValueError("a set of words has no count: name it once more")
     lengths = [len(word) for word in words]
@@ -130,28 +133,53 @@ def _forms(piece: Piece) -> list[tuple[Template, float]]:
 
 
 def fewest(found: Iterable[Template]) -> tuple[Template, ...]:
-    """Fewer templates that allow the same texts: what another allows is left out, and two that differ in one position
+    """Fewer templates that allow the same texts: what another allows is left out, and those that differ in one position
     become one.
 
     What is `_NARROWER` than any other that allows it stays: it tells that these texts are more frequent than others.
     """
-    rest = list(dict.fromkeys(found))
-    merged = True
-    while merged:
-        rest = [one for one in rest if not any(one != other and _covers(other, one) for other in rest)]
-        merged = False
-        for first, second in itertools.combinations(rest, 2):
-            differs = [place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b]
-            if len(first) == len(second) and len(differs) == 1:
-                (place,) = differs
-                union = "".join(sorted({*first[place], *second[place]}))
-                if len(union) in (len(first[place]), len(second[place])):  # one allows the other, and many more
-                    continue
-                rest = [one for one in rest if one not in (first, second)]
-                rest.append((*first[:place], union, *first[place + 1 :]))
-                merged = True
+    templates, before = list(dict.fromkeys(found)), 0
+    while len(templates) != before:
+        templates = _uncovered(templates)
+        before = len(templates)
+        for place in range(max(map(len, templates), default=0)):
+            templates = _merged(templates, place)
+    return tuple(templates)
+
+
+def _uncovered(templates: Sequence[Template]) -> list[Template]:
+    """Those that no other covers. Of their length, those with fewer texts are compared with those with more."""
+    found: list[Template] = []
+    for _, group in itertools.groupby(sorted(templates, key=len), key=len):
+        larger: list[tuple[Template, list[frozenset[str]], int]] = []
+        for template in sorted(group, key=_count, reverse=True):
+            sets, count = [frozenset(allowed) for allowed in template], _count(template)
+            wider = (wide for _, wide, most in larger if most < _NARROWER * count)
+            if not any(all(map(frozenset.issubset, sets, wide)) for wide in wider):
+                larger.append((template, sets, count))
+        found += [template for template, _, _ in larger]
+    return found
+
+
+def _merged(templates: Sequence[Template], place: int) -> list[Template]:
+    """Those that differ at this place alone as one, but for one that allows another, and many more."""
+    groups: dict[tuple[Template, ...], list[frozenset[str]]] = {}
+    for template in templates:
+        here, allowed = template[place : place + 1], frozenset("".join(template[place : place + 1]))
+        unions = groups.setdefault((template[:place], template[place + 1 :]) if here else (template,), [])
+        for number, union in enumerate(unions):
+            if not (union <= allowed or allowed <= union):
+                unions[number] = union | allowed
                 break
-    return tuple(rest)
+        else:
+            unions.append(allowed)
+    found: list[Template] = []
+    for parts, unions in groups.items():
+        if len(parts) == 1:
+            found += parts
+        else:
+            found += [(*parts[0], "".join(sorted(union)), *parts[1]) for union in unions]
+    return found
 
 
 def weights(merged: Sequence[Template], found: Iterable[tuple[Template, float]]) -> tuple[float, ...]:
@@ -163,11 +191,6 @@ def weights(merged: Sequence[Template], found: Iterable[tuple[Template, float]])
         allowing = [place for place, wide in enumerate(merged) if _allows(wide, template)]
         sums[min(allowing, key=lambda place: _count(merged[place]))] += share
     return tuple(each / sum(sums) for each in sums) if any(sums) else ()
-
-
-def _covers(wide: Template, narrow: Template) -> bool:
-    """Whether one template allows all texts of another, and not a great many more."""
-    return _allows(wide, narrow) and _count(wide) < _NARROWER * _count(narrow)
 
 
 def _allows(wide: Template, narrow: Template) -> bool:

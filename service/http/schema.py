@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.reading.plates import MIN_CONFIDENCE
+from service.reading.plates import MIN_CONFIDENCE, MOST_TEXTS
 
 
 class Strict(BaseModel):
@@ -46,7 +46,7 @@ class JsonImages(Strict):
 class Options(BaseModel):
     """The query of POST /recognize."""
 
-    top_k: Annotated[int, Field(ge=1, le=10)] = Field(
+    top_k: Annotated[int, Field(ge=1, le=MOST_TEXTS)] = Field(
         default=3, description="How many candidates to return for each plate."
     )
     formats: str | None = Field(

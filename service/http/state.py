@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from service.artifact import ReadManifest
 from service.errors import ArtifactError, BadParameter
 from service.http.auth import Keys
 from service.http.fetch import Fetcher
@@ -31,12 +32,15 @@ class State:
     fetcher: Fetcher | None = None
 
     def __post_init__(self) -> None:
-        """Raise ArtifactError where the active variant does not read the regions."""
-        manifest = self.variants.active.manifest
+        """Raise ArtifactError where the active variant does not read the regions. No such one becomes active later."""
+        self.variants.check = self._check
+        self._check(self.variants.active.manifest)
+
+    def _check(self, manifest: ReadManifest) -> None:
         try:
             restrict(manifest.grammar, None, None, self.regions)
         except BadParameter as error:
-            raise ArtifactError(f"LPR_REGIONS: {manifest.variant} does not read them all. {error}") from error
+            raise ArtifactError(f"{manifest.variant} does not read all regions of this server. {error}") from error
 
 
 def state_of(request: Request) -> State:

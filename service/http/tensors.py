@@ -218,7 +218,7 @@ def outputs_of(rows: Sequence[Row], manifest: Manifest) -> dict[str, Output]:
     seen, count = [row.seen for row in rows], (len(rows),)
     formats = [",".join(row.seen.reading.formats) if row.text else "" for row in rows]
     confidences = np.array([_confidence(one) for one in seen], np.float32)
-    regions = [one.reading.region.code if one.reading.region else "" for one in seen]
+    regions = [row.seen.reading.region.code if row.text and row.seen.reading.region else "" for row in rows]
     frames, classes = map(int, manifest.output.shape[1:])
     logits = np.array([one.logits for one in seen], np.float32).reshape(*count, frames, classes)
     boxes = [plate(one.reading, one.width, one.height, one.plate)["box"] for one in seen]

@@ -43,11 +43,6 @@ class Seen:
     truncated: bool = False  # whether the file ended early, and only a part of the image was seen
     plate: Refined | None = None
 
-    @property
-    def odds(self) -> float:
-        """The odds that a plate that was found was read in the right way; 0 where there is no text or no such plate."""
-        return self.plate.odds(self.reading.confidence) if self.plate and self.reading.text else 0.0
-
 
 @dataclass(frozen=True)
 class Empty:

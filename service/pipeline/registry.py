@@ -14,7 +14,7 @@ from typing import Final
 
 from service import artifact, backends
 from service.allocator import return_free
-from service.artifact import Artifact, Manifest
+from service.artifact import Artifact, Manifest, ReadManifest
 from service.errors import (
     ArtifactError,
     LprError,
@@ -105,6 +105,9 @@ class Variants:
         processes that share it switch together.
         """
         self.on_switch: Callable[[Recognizer], None] = lambda recognizer: None  # told of each new active one
+        self.check: Callable[[ReadManifest], None] = lambda manifest: (
+            None
+        )  # raises ArtifactError of one that must not be
         self._switch_file = switch_file
         # The same for the variant that is being loaded in order to switch to it.
         self._next = switch_file and switch_file.with_name(f"{switch_file.name}.next")
@@ -231,7 +234,7 @@ class Variants:
             if name in artifact.variants(self._root):
                 with suppress(VariantUnusable):  # whatever it is, the switch itself will tell
                     self._announced = await asyncio.to_thread(_remember, self._next, name)
-            recognizer = await self._made(name, before)
+            recognizer = await self._checked(name, before)
             try:
                 switch = await asyncio.to_thread(_remember, self._switch_file, name)
             except VariantUnusable:
@@ -292,7 +295,7 @@ class Variants:
             name = found.partition(" ")[0]
             await self._loaded_ahead(name)
             before = self._loaded.get(name)
-            self._switch(name, before, await self._made(name, before), found)
+            self._switch(name, before, await self._checked(name, before), found)
 
     def _switch(self, name: str, before: Recognizer | None, recognizer: Recognizer, switch: str) -> None:
         """From here on new requests go to `recognizer`; `before` is what was loaded under its name.
@@ -332,6 +335,17 @@ class Variants:
             listing = Listing(active=self.name, shadow=self._also, variants=described)
             self._listed = entries, listing.model_dump_json().encode()
         return self._listed[1]
+
+    async def _checked(self, name: str, loaded: Recognizer | None) -> Recognizer:
+        """As `_made`, of a variant that may become the active one."""
+        recognizer = await self._made(name, loaded)
+        try:
+            self.check(recognizer.manifest)
+        except ArtifactError as error:
+            if recognizer is not loaded:
+                await recognizer.close()
+            raise VariantUnusable(f"The variant {name!r} cannot become the active one: {self._said(error)}.") from error
+        return recognizer
 
     async def _made(self, name: str, loaded: Recognizer | None) -> Recognizer:
         """A recognizer of the files as they are now: `loaded`, if it is of the same ones."""

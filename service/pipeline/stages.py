@@ -28,20 +28,22 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Artifact, Looks
+from service.artifact import Artifact, Grammar, Looks
 from service.backends import Backend
 from service.errors import InputError
 from service.finding.cover import cover
 from service.finding.refine import SQUARE, Form, Refined, inside, rectified
+from service.finding.rows import joined
 from service.finding.search import Search, distinct
 from service.finding.views import FOUND, FURTHER, ROWS, SURE, Around, alone, surroundings, views
+from service.finding.warp import frame
 from service.pipeline.budget import Budget
 from service.pipeline.items import Empty, Item, Redacted, Seen
 from service.reading import decode, encode, geometry
 from service.reading.containers import WALKED, Contained, announced, sniff
 from service.reading.decode import Decoded
 from service.reading.geometry import Pixels
-from service.reading.plates import doubt
+from service.reading.plates import doubt, likeliest
 from service.reading.text import Reader, Reading
 
 LARGE: Final = 500_000  # pixels, beyond which decoding takes longer than some networks do
@@ -79,11 +81,12 @@ class Found(NamedTuple):
 class Way(NamedTuple):
     """A way to read a plate: as what it was found, None for an image that is one plate. `seen` (W,) are the shares of
     the crop's columns that lie in the image, where its edge cuts the plate. `turned` is a plate that is read upside
-    down, against how it was found."""
+    down, against how it was found. It has so many `rows`."""
 
     plate: Refined | None = None
     seen: NDArray[np.float32] | None = None
     turned: bool = False
+    rows: int = 1
 
 
 class Crop(NamedTuple):
@@ -367,7 +370,7 @@ class Rectify:
             seen = inside(way, pixels.shape[:2], self.size[1]) if plate.cut else None
             crops.append(rectified(pixels, way, self.size))
             turned = not np.array_equal(way.corners, plate.corners)
-            ways.append(Way(way._replace(corners=way.corners * np.float32(reduced)), seen, turned))
+            ways.append(Way(way._replace(corners=way.corners * np.float32(reduced)), seen, turned, way.rows))
         around = surroundings(pixels, plate, self.size)
         whole = alone(pixels, self.size) if tight else None
         return (Crop(np.array(crops), size, truncated, around, tuple(ways), whole),)
@@ -375,17 +378,22 @@ class Rectify:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Makes the input of a network: uint8 (1, H, W, 3) of this size."""
+    """Makes the input of a network of this size, uint8 (N, H, W, 3), of an image that is one plate."""
 
     size: tuple[int, int]
 
     def __call__(self, item: Item) -> Sequence[Any]:
-        """The image in the size that the network takes; what is no `Decoded` as it is."""
+        """The image in the size that the network takes; of a shape that plates of two rows have, read so as well. What
+        is no `Decoded` as it is."""
         image = item.value
         if not isinstance(image, Decoded):
             return (image,)
-        pixels = geometry.prepare(image.pixels, self.size)[None]
-        return (Crop(pixels, image.size, image.truncated, alone(image.pixels, self.size)),)
+        pixels, (width, height) = image.pixels, image.size
+        crops, ways = [geometry.prepare(pixels, self.size)], [Way()]
+        if width < SQUARE * height:
+            crops.append(joined(pixels, frame(pixels.shape[:2]), self.size))
+            ways.append(Way(rows=2))
+        return (Crop(np.stack(crops), image.size, image.truncated, alone(pixels, self.size), tuple(ways)),)
 
 
 class Infer:
@@ -428,7 +436,11 @@ class Infer:
 
 
 class Read:
-    """Reads the text in the logits of a model, in the best of the ways."""
+    """Reads the text in the logits of a model, in the best of the ways.
+
+    Which way is right, and whether the text is sure, is the same for all requests: what a request wants read does not
+    change what the plate is. So that is told before its formats and regions are considered.
+    """
 
     def __init__(self, texts: Reader, size: tuple[int, int]) -> None:
         self._texts = texts
@@ -437,28 +449,26 @@ class Read:
     def __call__(self, item: Item) -> Sequence[Seen | Unsure]:
         """What is seen on the image; of a plate that is given but read unsurely, further views."""
         crop, logits = item.value
+        top_k, only = item.request.top_k, item.request.only
+        readings = [_text(self._texts, top_k, None, one, way) for one, way in zip(logits, crop.ways, strict=True)]
+        best = likeliest(readings, [way.plate for way in crop.ways])
+        reading, way = readings[best], crop.ways[best]
+        unsure = reading.confidence < SURE and not doubt(reading, None, way.plate)
+        if only is not None and not unsure:
+            reading = _text(self._texts, top_k, only, logits[best], way)
         width, height = crop.size
-        all_seen = [
-            Seen(width, height, one, _text(self._texts, item, one, way), crop.truncated, way.plate)
-            for one, way in zip(logits, crop.ways, strict=True)
-        ]
-        best = max(range(len(all_seen)), key=lambda number: all_seen[number].odds)
-        seen, way = all_seen[best], crop.ways[best]
-        if seen.reading.confidence >= SURE or doubt(seen.reading, None, way.plate):
-            return (seen,)
-        return (Unsure(self._further(crop, way), way, seen),)
+        seen = Seen(width, height, logits[best], reading, crop.truncated, way.plate)
+        return (Unsure(self._further(crop, way), way, seen) if unsure else seen,)
 
     def _further(self, crop: Crop, way: Way) -> Pixels:
         """Further views of what was read in this way."""
-        if way.plate is None:
-            return views(crop.around, 1, False, self._size)
-        wanted = (*ROWS, *FURTHER) if way.plate.rows == 2 else FURTHER
-        further = views(crop.around, way.plate.rows, way.turned, self._size, wanted)
-        if crop.whole is None:
+        wanted = (*ROWS, *FURTHER) if way.rows == 2 else FURTHER
+        further = views(crop.around, way.rows, way.turned, self._size, wanted)
+        if way.plate is None or crop.whole is None:
             return further
         # The corners of a plate that fills its image may be wrong, so all of the image is looked at as well.
         width, height = crop.size
-        rows = way.plate.rows if width < SQUARE * height else 1
+        rows = way.rows if width < SQUARE * height else 1
         (left, _), (right, _), *_ = way.plate.corners
         whole = views(crop.whole, rows, bool(right < left), self._size, (FOUND, *FURTHER))
         return np.concatenate([further, whole])
@@ -474,15 +484,21 @@ class Reread:
         """What is seen on the image."""
         match item.value:
             case Computed(Unsure(_, way, seen), logits):
-                rows, further = np.split(logits, [len(ROWS)]) if way.plate and way.plate.rows == 2 else (None, logits)
-                reading = _text(self._texts, item, np.concatenate([seen.logits[None], further]), way, rows)
+                rows, further = np.split(logits, [len(ROWS)]) if way.rows == 2 else (None, logits)
+                request, all_views = item.request, np.concatenate([seen.logits[None], further])
+                reading = _text(self._texts, request.top_k, request.only, all_views, way, rows)
                 return (replace(seen, reading=reading),)
         return (item.value,)
 
 
 def _text(
-    texts: Reader, item: Item, logits: NDArray[np.float32], way: Way, rows: NDArray[np.float32] | None = None
+    texts: Reader,
+    top_k: int,
+    only: Grammar | None,
+    logits: NDArray[np.float32],
+    way: Way,
+    rows: NDArray[np.float32] | None = None,
 ) -> Reading:
-    """What the request of an item wants read in the logits of one crop, or of several views and of two rows alone."""
+    """What is read in the logits of one crop, or of several views and of two rows alone."""
     looks = Looks(way.plate.rows, way.plate.colour, way.plate.aspect) if way.plate else None
-    return texts.read(logits, item.request.top_k, item.request.only, looks, way.seen, rows)
+    return texts.read(logits, top_k, only, looks, way.seen, rows)

@@ -9,6 +9,7 @@ from service.finding.refine import Refined
 from service.reading.text import Reading
 
 ANY = "any"  # in place of the names of regions: all of them, whatever is usual here
+MOST_TEXTS = 10  # candidates that may be asked for
 NO_PLATE = "No plate was found."
 # Keeps over 99 % of the rendered plates that are read exactly, and drops over 99 % of photographs that are no crop of a
 # plate: docs/benchmarks.md has the table, which `model_builder evaluate --thresholds` prints.
@@ -24,30 +25,42 @@ def restrict(
 
     `usual` are the regions where neither is given. Raises BadParameter.
     """
+    setting = "Parameter region"
     if formats is None and regions is None:
-        regions = ",".join(usual) or None
-    if regions is not None and regions.strip() == ANY:
+        regions, setting = ",".join(usual) or None, "LPR_REGIONS (region=any overrides it)"
+    if regions is not None and regions.strip().lower() == ANY:
         regions = None
     if formats is None and regions is None:
         return None
     left = grammar
     if regions is not None:
-        left = left.within(_known("region", regions.lower(), grammar.regions))
+        left = left.within(_known(setting, regions.lower(), grammar.regions, f" or {ANY}"))
     if formats is not None:
-        left = left.only(_known("format", formats, [format.name for format in grammar.formats]))
+        left = left.only(_known("Parameter format", formats, [format.name for format in grammar.formats]))
     if not left.formats:
         raise BadParameter(f"Parameter format: no plate of the regions {quoted(regions or '')} has such a format.")
     return left
 
 
-def _known(parameter: str, names: str, known: Sequence[str]) -> set[str]:
+def _known(setting: str, names: str, known: Sequence[str], further: str = "") -> set[str]:
     """The names between commas; raises BadParameter for one that is not known."""
     found = {name.strip() for name in names.split(",")}
     if unknown := sorted(found.difference(known)):
         raise BadParameter(
-            f"Parameter {parameter}: there is no {quoted(unknown[0])}; choose among {', '.join(known) or 'none'}."
+            f"{setting}: there is no {quoted(unknown[0])}; choose among {', '.join(known) or 'none'}{further}."
         )
     return found
+
+
+def likeliest(readings: Sequence[Reading], plates: Sequence[Refined | None]) -> int:
+    """The number of the right one of several readings of a plate, each in another way: as what it was found, or as an
+    image that is one plate."""
+
+    def odds(number: int) -> float:
+        plate, confidence = plates[number], _confidence(readings[number])
+        return plate.odds(confidence) if plate else confidence
+
+    return max(range(len(readings)), key=odds)
 
 
 def doubt(reading: Reading, min_confidence: float | None, plate: Refined | None = None) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service import artifact, backends
 from service.artifact import check_probe
@@ -13,7 +14,7 @@ from service.finding.canvas import shrunk
 from service.finding.refine import Refined, rectified
 from service.pipeline.stages import search_with
 from service.reading.geometry import Pixels
-from service.reading.plates import restrict
+from service.reading.plates import likeliest, restrict
 from service.reading.text import Reader, Reading
 
 LONGEST: Final = 1200  # pixels of the longer side of what is searched: the finder takes its smaller canvas up to there
@@ -66,15 +67,15 @@ class Engines:
         """What the plates of a frame say, in one batch."""
         if not plates:
             return []
-        ways = [(number, way) for number, plate in enumerate(plates) for way in plate.ways]
-        crops = np.stack([rectified(image, way, self.manifest.size) for _, way in ways])
-        best: dict[int, tuple[float, Reading]] = {}
-        for (number, way), logits in zip(ways, self._all[0].infer(crops), strict=True):
-            reading = self._texts.read(logits, CANDIDATES, self._only)
-            odds = way.odds(reading.confidence) if reading.text else 0.0
-            if number not in best or odds > best[number][0]:
-                best[number] = odds, reading
-        return [reading for _, reading in best.values()]
+        crops = np.stack([rectified(image, way, self.manifest.size) for plate in plates for way in plate.ways])
+        logits = iter(self._all[0].infer(crops))
+        return [self._read([next(logits) for _ in plate.ways], plate.ways) for plate in plates]
+
+    def _read(self, logits: Sequence[NDArray[np.float32]], ways: Sequence[Refined]) -> Reading:
+        """What a plate says, in the best of the ways; which one that is, the regions do not decide."""
+        readings = [self._texts.read(one, CANDIDATES) for one in logits]
+        best = likeliest(readings, ways)
+        return readings[best] if self._only is None else self._texts.read(logits[best], CANDIDATES, self._only)
 
     def close(self) -> None:
         """Free the engines."""

@@ -92,5 +92,5 @@ def test_a_country_with_a_kind_of_a_name_that_there_is_is_refused_before_anythin
     country.write_text(country.read_text(encoding="utf-8").replace('name = "is"', 'name = "de"'), encoding="utf-8")
     out = tmp_path / "run"
     assert main(["train", "--country", str(country), "--out", str(out), "--artifacts", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "error: two kinds are called de\n"
+    assert capsys.readouterr().err == f"error: {country}: two kinds are called de, with those that are there already\n"
     assert not out.exists()

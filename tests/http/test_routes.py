@@ -6,6 +6,7 @@ import threading
 from base64 import b64encode, encodebytes, urlsafe_b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -310,6 +311,36 @@ def test_the_server_reads_its_usual_regions_where_a_request_names_none(tmp_path)
 def test_regions_that_the_model_does_not_read_keep_the_server_from_starting(tiny):
     with pytest.raises(errors.ArtifactError, match=r"LPR_REGIONS.*choose among cn"):
         create_app(Settings(variant="tiny", finder=None, artifacts=tiny.folder.parent, threads=1, regions=("gb",)))
+
+
+def test_a_variant_that_does_not_read_the_regions_does_not_become_the_active_one(tmp_path):
+    """Else each request that names no region would fail, and with a switch file the next start too."""
+    german = tiny_of(tmp_path, "german", "de")
+    tiny_of(tmp_path, "british", "gb")
+    key = "0123456789abcdef0123"
+    settings = Settings(
+        variant=german, finder=None, artifacts=tmp_path, threads=1, regions=("de",), admin_keys=(key,),
+        switch_file=tmp_path / "switch",
+    )  # fmt: skip
+    with running(settings) as url, httpx.Client(base_url=url, headers={"X-API-Key": key}) as there:
+        refused = there.post("/variants/british/activate")
+        chosen = there.post("/recognize", params={"variant": "british"}, files={"image": encode()})
+        free = there.post("/recognize", params={"variant": "british", "region": "any"}, files={"image": encode()})
+        usual = there.post("/recognize", files={"image": encode()})
+    assert "LPR_REGIONS" in problem(refused, 409, errors.VariantUnusable)
+    assert not (tmp_path / "switch").exists()
+    assert "region=any" in problem(chosen, 422, errors.BadParameter)
+    assert (free.status_code, usual.status_code) == (200, 200)
+
+
+def tiny_of(root: Path, name: str, region: str) -> str:
+    """A tiny variant whose formats are of one country."""
+    (root / name).mkdir()
+    save_tiny_model(root / name)
+    kind = Kind(name=region, region=region, rows=1, colours=("white",), share=1)
+    grammar = Grammar(formats=(Format(name=region, templates=(("A",) * 4,), kinds=(kind,)),))
+    write(root / name, describe(name).model_copy(update={"grammar": grammar}))
+    return name
 
 
 def test_the_formats_hold_the_decoding_itself():

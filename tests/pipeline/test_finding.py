@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 
+import cv2
 import numpy as np
 import pytest
 
 from service import Reader, artifact
+from service.artifact import Grammar
 from service.backends import Backend, load
 from service.errors import ArtifactError, BadParameter, TooManyPixels
 from service.finding.refine import Refined
@@ -274,6 +276,50 @@ def test_a_plate_that_may_lie_in_any_way_costs_four_crops_and_four_views(read):
     (done,) = through(reading(texts, SIZE, engine, lambda images, cpu_s: batches.append(images)), [item])
     assert batches == [4, 4]
     assert done.value.reading.confidence < 0.9
+
+
+@pytest.mark.parametrize(("fade", "top_k"), [(1.0, 3), (0.3, 10)])
+def test_what_a_request_wants_read_decides_neither_the_way_nor_a_confidence(read, fade, top_k):
+    """Upside down, a foreign plate may fit the wanted formats better than as it is."""
+    texts, engine, batches = read
+    plate = Refined(np.array(NEAR, np.float32), 0.99, 1, "blue", False, upright=0.5)
+    formats = artifact.find(ARTIFACTS, "pruned-quantized").reader.grammar.formats
+    seen, counts = [], []
+    for only in (None, *(Grammar(formats=(one,)) for one in formats)):
+        request = Request([b""], print, top_k, only)
+        item = Item(request, (0,), Found(with_plate(street(), "blue", NEAR), 1.0, (1000, 700), False, plate))
+        (item,) = item.become(Rectify(SIZE)(item))
+        batches.clear()
+        faded = Faded(engine, fade)
+        (done,) = through(reading(texts, SIZE, faded, lambda images, cpu_s: batches.append(images)), [item])
+        seen.append(done.value)
+        counts.append([*batches])
+    free, *held = seen
+    assert free.reading.text == TEXTS["blue"]
+    assert {str(one.plate.corners) for one in held} == {str(free.plate.corners)}
+    assert counts == counts[:1] * len(counts)
+    known = dict(free.reading.candidates)
+    assert any(one.reading.text == free.reading.text for one in held)
+    for one in held:
+        for text, confidence in one.reading.candidates:
+            assert confidence == pytest.approx(known.get(text, confidence), rel=1e-6)
+
+
+def two_rows(upper: str, lower: str) -> np.ndarray:
+    """A plate of two rows, and nothing around it."""
+    plate = np.full((200, 280, 3), 230, np.uint8)
+    cv2.rectangle(plate, (4, 4), (275, 195), (20, 20, 20), 4)
+    for text, bottom in ((upper, 90), (lower, 180)):
+        (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 2.4, 9)
+        cv2.putText(plate, text, ((280 - width) // 2, bottom), cv2.FONT_HERSHEY_SIMPLEX, 2.4, (20, 20, 20), 9)
+    return plate
+
+
+@pytest.mark.parametrize(("upper", "lower"), [("KLA", "0011"), ("AB12", "XYZ"), ("ABC", "1234")])
+def test_a_crop_of_a_plate_of_two_rows_is_read_without_being_looked_for(upper, lower):
+    with Reader("world-quantized", ARTIFACTS, finder="") as reader:
+        (plate,) = reader.read(two_rows(upper, lower))
+    assert plate.text == upper + lower
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 
 from service.errors import EmptyImage, TooLate, UndecodableImage
 from service.finding.refine import Refined
-from service.pipeline.items import Item, Request, Seen
+from service.pipeline.items import Item, Request
 from service.pipeline.stages import Each, Stage, begun, line, refused, through, wanted
+from service.reading.plates import likeliest
 from service.reading.text import Reading
 
 
@@ -29,10 +30,9 @@ class Asked(Request):
             self.end.set_result(None)
 
 
-def seen(text: str, confidence: float, plate: Refined) -> Seen:
-    """A plate with this reading."""
-    reading = Reading(text, confidence, (), (), ())
-    return Seen(640, 480, np.zeros((23, 76), np.float32), reading, plate=plate)
+def read(text: str, confidence: float) -> Reading:
+    """A reading of this text."""
+    return Reading(text, confidence, (), (), ())
 
 
 def outcomes(images: Sequence[Any], *stages: Stage) -> list[tuple[Any, ...]]:
@@ -150,9 +150,14 @@ def test_of_a_plate_read_both_ways_text_from_left_to_right_is_believed_more(turn
     corners = np.array([[0, 0], [300, 0], [300, 150], [0, 150]], np.float32)
     plate = Refined(np.roll(corners, turn, 0), 0.9, 2, "white", False, upright=0.7)
     ways = [way for way in plate.ways if way.rows == 2]
-    both = seen("NOX218", 0.5, ways[0]), seen("81ZXON", 0.6, ways[1])
-    assert max(both, key=lambda one: one.odds).reading.text == text
-    assert seen("", 0.9, plate).odds == 0
+    both = [read("NOX218", 0.5), read("81ZXON", 0.6)]
+    assert both[likeliest(both, ways)].text == text
+
+
+def test_a_way_without_a_text_is_not_the_right_one():
+    plate = Refined(np.array([[0, 0], [300, 0], [300, 150], [0, 150]], np.float32), 0.9, 1, "white", False)
+    assert likeliest([read("", 0.9), read("AB1234", 0.1)], [plate, plate]) == 1
+    assert likeliest([read("", 0.9), read("AB1234", 0.1)], [None, None]) == 1
 
 
 def test_a_much_surer_reading_outweighs_its_direction():

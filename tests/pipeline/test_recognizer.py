@@ -158,10 +158,10 @@ def test_requests_that_wait_are_computed_together_up_to_the_largest_batch(tiny, 
             used.append(cpu_s)
 
         recognizer.on_batch = remember
-        calls = [asyncio.create_task(recognizer.recognize([encode(".png", picture(20, 10))], 1))]
+        calls = [asyncio.create_task(recognizer.recognize([encode(".png", picture(40, 10))], 1))]
         await asyncio.to_thread(gate.wait_for, 1)
         for i in range(1, 11):
-            calls.append(asyncio.create_task(recognizer.recognize([encode(".png", picture(20 + i, 10))], 1)))
+            calls.append(asyncio.create_task(recognizer.recognize([encode(".png", picture(40 + i, 10))], 1)))
         await asyncio.sleep(0)
         gate.open()
         answers = await asyncio.gather(*calls)
@@ -170,7 +170,7 @@ def test_requests_that_wait_are_computed_together_up_to_the_largest_batch(tiny, 
         assert all(cpu_s > 0 for cpu_s in used)
         return [seen.width for ((seen,),), _ in answers]
 
-    assert use(tiny, task, queue=11, threads=1) == list(range(20, 31))
+    assert use(tiny, task, queue=11, threads=1) == list(range(40, 51))
 
 
 def test_a_small_image_does_not_wait_for_a_large_one_to_be_decoded(tiny, monkeypatch):

@@ -19,6 +19,7 @@ from model_builder.plates.kinds import (
     PROVINCES,
     SPECIAL,
     Plate,
+    beside,
     load,
     named,
     shares,
@@ -239,6 +240,8 @@ colours = ["black on white"]
         ("[[48, 78]]", "[[48, 78]]\ntolerance = 1", "kind.0.tolerance: Input should be less than"),
         ("[[48, 78]]", "[[48, 78]]\ntolerance = nan", "kind.0.tolerance: Input should be a finite number"),
         ("[[48, 78]]", "[[48, 78]]\nspace = -1", "kind.0.space: Input should be greater than"),
+        ("[[48, 78]]", "[[48, 78]]\ngap = 3", "kind.0.gap: Input should be less than"),
+        ("[[48, 78]]", "[[48, 78]]\nfamily = 'Ünï,x'", "kind.0.family"),
         ("[[48, 78]]", "[[48, 78]]\nstickers = -1", "kind.0.stickers: Input should be greater than"),
         ("[[48, 78]]", "[[48, 78]]\nframe = 2", "kind.0.frame: Input should be less than"),
         ("[[48, 78]]", "[[48, 78]]\nfaces = []", "kind.0.faces: Tuple should have at least 1 item"),
@@ -278,6 +281,17 @@ def test_two_kinds_of_a_file_with_the_same_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="two kinds are called xx") as caught:
         load(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_kind_with_the_name_of_another_countrys_is_told_with_its_file(tmp_path):
+    path = tmp_path / "xx.toml"
+    path.write_text(KIND)
+    assert len(beside([path])) == len(PLATES) + 1
+    for text, paths in ((KIND.replace('"xx"', '"gb"'), [path]), (KIND, [path, path])):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="with those that are there already") as caught:
+            beside(paths)
+        assert str(caught.value).startswith(str(path))
 
 
 @given(st.integers(0, 2**64), st.sampled_from(PLATES))

@@ -2,8 +2,11 @@
 
 import itertools
 import random
+from collections.abc import Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model_builder.plates import patterns
 
@@ -75,6 +78,8 @@ def test_what_is_no_pattern_is_refused(pattern):
     [
         ("[Z-A]{2}", r"the range Z-A goes backwards: write A-Z"),
         ("<none>", "<none>: the set has no characters"),
+        ("<blank>", "<blank>: the set has no characters"),
+        ("<apart>", "'A-H' is no word: a set of characters with ranges has no spaces"),
         ("<back>", "the range 9-0 goes backwards: write 0-9"),
         ("A{3,1}@", "a count is a whole number from 1 on, or goes from a lower one to a higher one"),
         ("A{0}", "a count is"),
@@ -86,19 +91,31 @@ def test_what_is_no_pattern_is_refused(pattern):
 )
 def test_a_set_or_a_count_that_draws_nothing_is_refused_with_its_pattern(pattern, message):
     with pytest.raises(ValueError, match=message) as caught:
-        patterns.parse(pattern, {"none": "", "back": "9-0"})
+        patterns.parse(pattern, {"none": "", "blank": "  ", "apart": "A-H J-Z", "back": "9-0"})
     assert str(caught.value).startswith(f"pattern {pattern!r}: ")
+
+
+def texts(templates: Iterable[tuple[str, ...]]) -> set[str]:
+    """All texts that templates allow."""
+    return {"".join(text) for template in templates for text in itertools.product(*template)}
 
 
 def test_fewest_templates_allow_the_same_texts():
     found = [("AB", "1"), ("A", "1"), ("AB", "2"), ("C", "12"), ("AB", "1", "1"), ("X", "9")]
     fewer = patterns.fewest(found)
-
-    def texts(templates):
-        return {"".join(text) for template in templates for text in itertools.product(*template)}
-
     assert texts(fewer) == texts(found)
     assert len(fewer) == 3
+
+
+CHARACTERS = st.sets(st.sampled_from("ABC12"), min_size=1).map(lambda found: "".join(sorted(found)))
+
+
+@given(st.lists(st.lists(CHARACTERS, min_size=1, max_size=3).map(tuple), max_size=12))
+def test_fewest_templates_are_no_more_and_allow_no_other_texts(found):
+    fewer = patterns.fewest(found)
+    assert texts(fewer) == texts(found)
+    assert len(fewer) <= len(set(found))
+    assert patterns.fewest(fewer) == fewer
 
 
 def test_templates_are_as_frequent_as_they_are_drawn():
