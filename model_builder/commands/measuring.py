@@ -13,6 +13,7 @@ from typing import Any, cast
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
 from model_builder.measure import bench, by_kind, by_view, covered, found, reliability, thresholds
+from model_builder.plates import kinds
 from model_builder.render.scene import Scene
 from model_builder.tasks import finding, task_of
 from model_builder.train.data import DEVELOPMENT_SEED
@@ -53,6 +54,12 @@ def _add_evaluate(commands: flags.Commands) -> None:
         type=flags.positive,
         metavar="COUNT",
         help="of a reader: print how many of so many rendered plates of each kind are exact",
+    )
+    parser.add_argument(
+        "--kind",
+        action="append",
+        metavar="NAME",
+        help="of --kinds: a kind, a region or a country's file; may be repeated (default: all)",
     )
     parser.add_argument(
         "--views",
@@ -120,7 +127,8 @@ def _print_readings(
             print("\n".join(f"    {text} read as {reading}" for text, reading in wrong))
         judged[name] = thresholds.judge(read, crops.texts)
     if options.kinds:
-        print(by_kind.table(list(by_kind.measured(artifact, backend, options.kinds))))
+        plates = [plate for name in options.kind for plate in kinds.named(name)] if options.kind else kinds.PLATES
+        print(by_kind.table(list(by_kind.measured(artifact, backend, options.kinds, plates))))
     if options.views:
         print(by_view.table(by_view.measured(artifact, backend, options.views)))
     if options.reliability:
