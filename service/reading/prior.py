@@ -16,7 +16,8 @@ from service.artifact import Format
 # format describes.
 OTHER: Final = 0.01
 
-State = frozenset[tuple[int, int]]  # of the automaton: templates, each with the number of characters that it has seen
+Rest = tuple[int, tuple[str, ...]]  # the number of a format, and what remains of one of its templates
+State = frozenset[Rest]  # of the automaton: templates of a format that go on alike are one
 
 
 class Allowed(NamedTuple):
@@ -38,14 +39,16 @@ class Prior:
 
     def __init__(self, formats: Iterable[Format], classes: Sequence[str]) -> None:
         """`classes` are the characters of the labels; the blank's is empty. Without formats, all texts weigh 1."""
-        self._named = [(format.name, template) for format in formats for template in format.templates]
-        templates = [template for _, template in self._named]
+        formats = list(formats)
+        self._names = [format.name for format in formats]
         self._blanks = [label for label, char in enumerate(classes) if not char]
-        start: State = frozenset((number, 0) for number in range(len(templates)))
+        start: State = frozenset(
+            (number, template) for number, format in enumerate(formats) for template in format.templates
+        )
         states, places = [start], {start: 0}
         follows, viable = [], []
         for state in states:  # which grows meanwhile
-            after = _after(state, templates)
+            after = _after(state)
             nexts = [frozenset(after.get(char, ())) for char in classes]
             for found in nexts:
                 if places.setdefault(found, len(states)) == len(states):
@@ -54,20 +57,20 @@ class Prior:
             ends = state == start or bool(self._ending(state))
             viable.append([bool(found) if char else ends for found, char in zip(nexts, classes, strict=True)])
         self.follows: list[list[int]] = follows
-        self.weights: NDArray[np.float64] = np.where(viable, 1.0, OTHER if templates else 1.0)
+        self.weights: NDArray[np.float64] = np.where(viable, 1.0, OTHER if start else 1.0)
         self.bounds: list[float] = self.weights.max(axis=1).tolist()
         self._formats = [self._ending(state) for state in states]
         self._next = np.array(self.follows)
-        self._alive, self._ended = (np.zeros((len(states), len(templates)), np.bool_) for _ in range(2))
+        self._alive, self._ended = (np.zeros((len(states), len(formats)), np.bool_) for _ in range(2))
         for place, state in enumerate(states):
-            for number, seen in state:
+            for number, rest in state:
                 self._alive[place, number] = True
-                self._ended[place, number] = seen == len(templates[number])
+                self._ended[place, number] |= not rest
 
     def allowed(self, formats: Iterable[Format]) -> Allowed:
         """What is allowed to texts of these formats, a part of those of the prior; others are left out."""
-        wanted = {template for format in formats for template in format.templates}
-        part = np.array([template in wanted for _, template in self._named], np.bool_)
+        wanted = {format.name for format in formats}
+        part = np.array([name in wanted for name in self._names], np.bool_)
         viable = np.asarray(self._alive[:, part].any(axis=1))[self._next]
         viable[:, self._blanks] = False
         return Allowed(self._next, viable, np.asarray(self._ended[:, part].any(axis=1)))
@@ -81,15 +84,13 @@ class Prior:
 
     def _ending(self, state: State) -> tuple[str, ...]:
         """Names of the formats whose texts end in a state."""
-        ended = {number for number, seen in state if seen == len(self._named[number][1])}
-        return tuple(dict.fromkeys(self._named[number][0] for number in sorted(ended)))
+        return tuple([self._names[number] for number in sorted({number for number, rest in state if not rest})])
 
 
-def _after(state: State, templates: Sequence[Sequence[str]]) -> dict[str, list[tuple[int, int]]]:
+def _after(state: State) -> dict[str, list[Rest]]:
     """The state behind one more character, for each character that leads to one."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    for number, seen in state:
-        if seen < len(templates[number]):
-            for char in templates[number][seen]:
-                found.setdefault(char, []).append((number, seen + 1))
+    found: dict[str, list[Rest]] = {}
+    for number, rest in state:
+        for char in rest[0] if rest else ():
+            found.setdefault(char, []).append((number, rest[1:]))
     return found

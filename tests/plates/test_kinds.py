@@ -27,6 +27,7 @@ from model_builder.plates.kinds import (
 from model_builder.render.plate import draw_text
 from model_builder.train.loop import TrainConfig
 from service.artifact import Looks
+from service.reading.prior import Prior
 
 PLATE = {plate.name: plate for plate in PLATES}
 kinds = pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
@@ -57,7 +58,7 @@ def test_the_grammar_names_families_of_texts_and_no_colours():
     assert names == list(dict.fromkeys(plate.family or plate.name for plate in PLATES))
     assert not [name for name in names if {"blue", "yellow", "green", "white", "black"} & set(name.split("-"))]
     templates = [template for entry in GRAMMAR.formats for template in entry.templates]
-    assert len(templates) < 450  # the server's prior has a state for each of them and position
+    assert len(Prior(GRAMMAR.formats, [*ALPHABET, ""]).follows) < 2500  # states, which the server holds in memory
     assert len(PLATE) == len(PLATES)
     assert {character for template in templates for allowed in template for character in allowed} == set(ALPHABET)
 
