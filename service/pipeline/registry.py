@@ -105,9 +105,8 @@ class Variants:
         processes that share it switch together.
         """
         self.on_switch: Callable[[Recognizer], None] = lambda recognizer: None  # told of each new active one
-        self.check: Callable[[ReadManifest], None] = lambda manifest: (
-            None
-        )  # raises ArtifactError of one that must not be
+        # Raises ArtifactError of a variant that must not become the active one.
+        self.check: Callable[[ReadManifest], None] = lambda manifest: None
         self._switch_file = switch_file
         # The same for the variant that is being loaded in order to switch to it.
         self._next = switch_file and switch_file.with_name(f"{switch_file.name}.next")

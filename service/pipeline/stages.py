@@ -383,8 +383,8 @@ class Prepare:
     size: tuple[int, int]
 
     def __call__(self, item: Item) -> Sequence[Any]:
-        """The image in the size that the network takes; of a shape that plates of two rows have, read so as well. What
-        is no `Decoded` as it is."""
+        """The image in the size that the network takes, as a plate of one row. An image that may show two rows comes
+        with them side by side, too. What is no `Decoded` stays as it is."""
         image = item.value
         if not isinstance(image, Decoded):
             return (image,)
