@@ -156,6 +156,7 @@ def test_each_kind_of_plate_is_measured_for_itself(tiny):
     ]  # it reads one text only
     assert rows[0].other_length == 0
     assert rows[1].other_length == sum(len(text) != 7 for text in _texts(plates[1]))
+    assert rows[1].given == rows[1].other_length  # the text that it reads is sure
     assert "| all | 6 | 0.0 % (0.0 to " in by_kind.table(rows)
 
 

@@ -11,17 +11,20 @@ from model_builder.plates.kinds import PLATES, Plate
 from model_builder.train.data import VALIDATION_SEED
 from service.artifact import Artifact
 from service.backends import Backend
+from service.reading.plates import doubt
 
 
 class Row(NamedTuple):
     """Of `total` plates of a kind, or of several: those exact in one view, and if that is unsure, in several, as the
-    server reads photographs; and those that then have more or fewer characters."""
+    server reads photographs; those that then have more or fewer characters; and those of these that are sure enough to
+    be given."""
 
     name: str
     total: int
     once: int
     exact: int
     other_length: int
+    given: int
 
 
 def measured(artifact: Artifact, backend: Backend, count: int, plates: Sequence[Plate] = PLATES) -> Iterator[Row]:
@@ -43,12 +46,14 @@ def measured(artifact: Artifact, backend: Backend, count: int, plates: Sequence[
 
 
 def _row(name: str, read: Sequence[Read]) -> Row:
+    other_length = [one.several for one in read if len(one.several.text) != len(one.text)]
     return Row(
         name,
         len(read),
         sum(one.once.text == one.text for one in read),
         sum(one.several.text == one.text for one in read),
-        sum(len(one.several.text) != len(one.text) for one in read),
+        len(other_length),
+        sum(doubt(reading, None) is None for reading in other_length),
     )
 
 
@@ -58,10 +63,11 @@ def _together(name: str, rows: Sequence[Row]) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    head = ["kind", "plates", "exact in one view", "exact in several where unsure", "wrong length"]
+    head = ["kind", "plates", "exact in one view", "exact in several where unsure", "wrong length", "of these, given"]
     return blocks.table(head, [_cells(row) for row in rows])
 
 
 def _cells(row: Row) -> list[str]:
     shares = [exact(count, row.total) for count in (row.once, row.exact)]
-    return [row.name, str(row.total), *shares, f"{100 * row.other_length / row.total:.1f} %"]
+    lengths = [f"{100 * count / row.total:.1f} %" for count in (row.other_length, row.given)]
+    return [row.name, str(row.total), *shares, *lengths]

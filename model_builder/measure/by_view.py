@@ -1,5 +1,6 @@
 """Readings of rendered plates in one view, and in several where that is unsure, as the server reads."""
 
+import random
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from model_builder.measure import blocks
 from model_builder.plates.kinds import PLATES, Plate
 from model_builder.render.plate import Renderer
 from model_builder.train.data import DEVELOPMENT_SEED
-from service.artifact import Artifact
+from service.artifact import Artifact, Looks
 from service.backends import Backend
 from service.finding.views import FURTHER, ROWS, SURE
 from service.reading.text import Reader, Reading
@@ -21,7 +22,7 @@ _TWO_ROWS = {plate.name: plate.rows == 2 for plate in PLATES}
 
 
 class Read(NamedTuple):
-    """A rendered plate: its text, what is read in one view, and in several if that is unsure."""
+    """A rendered plate: its text, what is read in one view, and what the server reads: in several if that is unsure."""
 
     text: str
     once: Reading
@@ -33,19 +34,27 @@ class Looker:
 
     def __init__(self, artifact: Artifact, backend: Backend) -> None:
         self._reader, self._backend, self._renderer = Reader.of(artifact.reader), backend, Renderer()
+        self._kinds = {kind.name: kind for format in artifact.reader.grammar.formats for kind in format.kinds}
 
     def read(self, seed: int, kind: Plate | None = None) -> Read:
-        """The plate of this seed, of a kind drawn by its share or of the one given."""
+        """The plate of this seed, of a kind drawn by its share or of the one given. As with photographs, its rows and
+        its colour are known: one of those by which a refiner may call it."""
         first = self._renderer.sample(seed, kind)
         two_rows = kind.rows == 2 if kind else _TWO_ROWS[first.kind]
         wanted = (*FURTHER, *ROWS) if two_rows else FURTHER
         further = [self._renderer.sample(seed, kind, view=view) for view in wanted]
         logits = self._backend.infer(np.stack([sample.image for sample in (first, *further)]))
-        once = self._reader.read(logits[0])
+        looks = self._looks(seed, first.kind)
+        once = self._reader.read(logits[0], looks=looks)
         if once.confidence >= SURE:
             return Read(first.text, once, once)
         rows = logits[VIEWS:] if two_rows else None
-        return Read(first.text, once, self._reader.read(logits[:VIEWS], rows=rows))
+        return Read(first.text, once, self._reader.read(logits[:VIEWS], looks=looks, rows=rows))
+
+    def _looks(self, seed: int, name: str) -> Looks | None:
+        """Those of a plate of this kind; None where the model does not know it."""
+        kind = self._kinds.get(name)
+        return Looks(kind.rows, random.Random(seed).choice(kind.colours)) if kind else None
 
 
 class Row(NamedTuple):

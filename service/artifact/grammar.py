@@ -16,6 +16,7 @@ MISJUDGED: Final = 0.03
 # looks narrower; in rendered scenes it is 0.10 of true corners, and those that are seen are not exact.
 SPREAD: Final = 0.12
 UNLIKE: Final = 3.0  # in SPREADs: so far off, a plate does not look like one of a kind
+UNKNOWN: Final = 0.05  # how probable any looks are of a text that fits no format, as `Kind.likelihood` counts
 ANY: Final = math.log(7 / 0.7)  # logarithms of widths in heights that a misjudged plate may seem to have
 
 
@@ -156,10 +157,15 @@ class Grammar(Frozen):
         code = max(found, key=found.__getitem__, default="")
         return Region(code, found[code] / sum(found.values())) if code else None
 
-    def frequency(self, text: str, looks: Looks | None) -> float:
-        """How frequent plates with this text are that look so, in comparison with other texts, if there are equally
-        many plates of each country."""
+    def frequency(self, text: str, looks: Looks | None = None) -> float:
+        """How frequent plates with this text are, or those of them that look so, in comparison with other texts, if
+        there are equally many plates of each country."""
         return sum(self._frequencies(text, looks, self.formats_of(text)).values())
+
+    def likelihood(self, looks: Looks, text: str) -> float:
+        """How probable it is that a plate with this text looks so, in comparison with other texts."""
+        every = self.frequency(text)
+        return self.frequency(text, looks) / every if every else UNKNOWN
 
     def _frequencies(self, text: str, looks: Looks | None, names: Collection[str]) -> dict[str, float]:
         """That of each country, by its code; "" are plates of none. The text fits the formats of these names."""

@@ -13,8 +13,10 @@ section 2.2). `ctc.Search` finds the texts in the order of their confidence, and
 not looked into counts with the largest prior that is possible there. So a confidence is a lower bound, confidences of
 different texts add up to at most 1, and an improbable text does not become certain for want of better ones.
 
-0 and O, 1 and I are drawn alike on many plates. Where the network is unsure, texts that differ in these alone share
-their confidences anew, each as `_weighed` says by how frequent it is among the texts of all formats.
+Where the first text is unsure, two more things are weighed by Bayes' rule. 0 and O, 1 and I are drawn alike on many
+plates: texts that differ in these alone share their confidences by how frequent each is among the texts of all formats.
+And in several views each text counts by how probable the looks of the plate are of one that says it: a green plate of
+China has a character more than a blue one. In one view they would make a text seem sure that a second look corrects.
 """
 
 import math
@@ -28,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import Grammar, Looks, Reads, Region
+from service.artifact.grammar import UNKNOWN
 from service.reading import ctc
 from service.reading.prior import Prior
 
@@ -35,7 +38,7 @@ TEXTS: Final = 3  # of each of several views, that may be what the plate says
 LEAST: Final = 0.001  # probability of a text in a view, at least: a view that shows something else is no proof
 
 TWINS: Final = str.maketrans("OI", "01")  # characters that are drawn alike on many plates
-UNSURE: Final = 0.9  # confidence of the first text below which those that differ in twins are weighed
+UNSURE: Final = 0.9  # confidence of the first text below which texts are weighed
 WEIGHED: Final = 10  # so many first texts of one view are weighed
 RARE: Final = 1e-13  # frequency of a text that fits no format: as of one of eight letters and digits in any order
 
@@ -162,7 +165,7 @@ class Reader:
         found = list(islice(texts, 1))
         sure = only is None and bool(found) and found[0][1] >= UNSURE
         found += islice(texts, (top_k if sure else max(top_k, WEIGHED)) - 1)
-        found = self._weighed(found, looks)
+        found = self._shared(found, looks)
         if only is None:
             return found[:top_k]
         fitting = [each for each in found if only.formats_of(self._text(each[0]))]
@@ -171,13 +174,11 @@ class Reader:
             fitting += [each for each in self._fitting(view, search, only) if each[0] not in known]
         return sorted(fitting, key=lambda each: -each[1])[:top_k]
 
-    def _weighed(
-        self, found: Sequence[tuple[ctc.Labels, float]], looks: Looks | None
-    ) -> list[tuple[ctc.Labels, float]]:
+    def _shared(self, found: Sequence[tuple[ctc.Labels, float]], looks: Looks | None) -> list[tuple[ctc.Labels, float]]:
         """Labellings and their confidences, the highest first: as they are where the first one is sure.
 
-        Else those that differ in TWINS alone share the sum of their confidences by Bayes' rule: each has what it had
-        times the frequency of its text in the grammar, all countries being equally frequent.
+        Else those that differ in TWINS alone share the sum of their confidences: each has what it had times the
+        frequency of its text in the grammar, all countries being equally frequent.
         """
         if not found or found[0][1] >= UNSURE:
             return [*found]
@@ -190,6 +191,19 @@ class Reader:
             scale = sum(sure for _, sure in group) / (sum(products) or 1.0)
             shared += [(labels, scale * product) for (labels, _), product in zip(group, products, strict=True)]
         return sorted(shared, key=lambda each: -each[1])
+
+    def _looking(self, found: Sequence[tuple[ctc.Labels, float]], looks: Looks) -> list[tuple[ctc.Labels, float]]:
+        """Labellings and their confidences, the highest first: as they are where the first one is sure.
+
+        Else each is multiplied by the likelihood of the looks, and scaled so that they and all that is left add up to
+        1. What is left, the texts that were not found, has the likelihood of those that fit no format.
+        """
+        if not found or found[0][1] >= UNSURE:
+            return [*found]
+        products = [(labels, sure * self._grammar.likelihood(looks, self._text(labels))) for labels, sure in found]
+        left = max(0.0, 1.0 - sum(sure for _, sure in found)) * UNKNOWN
+        evidence = left + sum(product for _, product in products)
+        return sorted([(labels, product / evidence) for labels, product in products], key=lambda each: -each[1])
 
     def _pooled(
         self,
@@ -216,7 +230,9 @@ class Reader:
         scores = {labels: _mean(max(source.posterior(labels), LEAST) for source in sources) for labels in sorted(known)}
         evidence = LEAST + sum(scores.values())
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)
-        found = self._weighed([(labels, scores[labels] / evidence) for labels in ranked], looks)
+        found = self._shared([(labels, scores[labels] / evidence) for labels in ranked], None)
+        if looks is not None:
+            found = self._looking(found, looks)
         if only is not None:
             found = [each for each in found if only.formats_of(self._text(each[0]))]
             if len(found) < top_k:

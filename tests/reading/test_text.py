@@ -561,6 +561,55 @@ def test_a_text_is_as_frequent_as_its_template_and_a_plate_as_its_colour():
     assert kind.likelihood(Looks(1, "blue")) < 0.05
 
 
+LENGTHS = Grammar(
+    formats=(
+        Format(
+            name="short",
+            templates=(("AB", "01"),),
+            kinds=(Kind(name="blue", region="cn", rows=1, colours=("blue",), share=1),),
+        ),
+        Format(
+            name="long",
+            templates=(("AB", "01", "01"),),
+            kinds=(Kind(name="green", region="cn", rows=1, colours=("green",), share=1),),
+        ),
+    )
+)
+
+
+def views_of_a_last_character(sure: float) -> NDArray[np.float64]:
+    """Logits of three views of "A0", which a 1 follows with this probability."""
+    logits = spell("A01", "AB01", 20.0)
+    logits[5] = np.log([1e-9, 1e-9, 1e-9, sure, 1 - sure])
+    return np.stack([logits] * 3)
+
+
+def test_in_several_views_an_unsure_text_counts_by_the_looks_of_its_plate():
+    reader, views = Reader("AB01", 4, LENGTHS), views_of_a_last_character(0.4)
+    green, blue = Looks(1, "green"), Looks(1, "blue")
+    plain, like, unlike = (reader.read(views, 3, looks=looks) for looks in (None, blue, green))
+    assert (plain.text, like.text, unlike.text) == ("A0", "A0", "A01")
+    assert like.confidence > 0.95 > 0.61 > plain.confidence
+    assert sum(sure for _, sure in unlike.candidates) <= 1
+    held = reader.read(views, 3, LENGTHS.only(["long"]), green)
+    assert held.candidates[0] == unlike.candidates[0]
+    assert reader.read(views[0], 3, looks=green).text == "A0"  # one view, after which more may be looked at
+
+
+def test_a_sure_text_stays_whatever_its_plate_looks_like():
+    reading = Reader("AB01", 4, LENGTHS).read(views_of_a_last_character(0.05), 3, looks=Looks(1, "green"))
+    assert reading.text == "A0"
+    assert reading.confidence > 0.9
+
+
+def test_looks_are_as_probable_of_a_text_as_of_the_kinds_that_have_it():
+    either = Grammar(formats=(*LENGTHS.formats, LENGTHS.formats[0].model_copy(update={"name": "too"})))
+    assert LENGTHS.likelihood(Looks(1, "blue"), "A0") == 1
+    assert LENGTHS.likelihood(Looks(1, "blue"), "A01") == pytest.approx(0.03)
+    assert either.likelihood(Looks(1, "blue"), "A0") == 1  # however many formats it fits
+    assert 0.03 < LENGTHS.likelihood(Looks(1, "blue"), "no format") < 0.1
+
+
 def test_of_two_rows_what_each_shows_alone_decides_where_the_views_are_unsure():
     alphabet = "AB01"
     reader = Reader(alphabet, 4, NO_GRAMMAR)
