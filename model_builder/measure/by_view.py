@@ -1,5 +1,6 @@
 """Readings of rendered plates in one view, and in several where that is unsure, as the server reads."""
 
+import math
 import random
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ from model_builder.plates.kinds import PLATES, Plate
 from model_builder.render.plate import Renderer
 from model_builder.train.data import DEVELOPMENT_SEED
 from service.artifact import Artifact, Looks
+from service.artifact.grammar import MISJUDGED, SPREAD
 from service.backends import Backend
+from service.finding.refine import Form
 from service.finding.views import FURTHER, ROWS, SURE
 from service.reading.text import Reader, Reading
 
@@ -37,8 +40,8 @@ class Looker:
         self._kinds = {kind.name: kind for format in artifact.reader.grammar.formats for kind in format.kinds}
 
     def read(self, seed: int, kind: Plate | None = None) -> Read:
-        """The plate of this seed, of a kind drawn by its share or of the one given. As with photographs, its rows and
-        its colour are known: one of those by which a refiner may call it."""
+        """The plate of this seed, of a kind drawn by its share or of the one given. As with photographs, its rows,
+        its colour and its shape are known, the last two with the errors that a refiner makes."""
         first = self._renderer.sample(seed, kind)
         two_rows = kind.rows == 2 if kind else _TWO_ROWS[first.kind]
         wanted = (*FURTHER, *ROWS) if two_rows else FURTHER
@@ -53,8 +56,13 @@ class Looker:
 
     def _looks(self, seed: int, name: str) -> Looks | None:
         """Those of a plate of this kind; None where the model does not know it."""
-        kind = self._kinds.get(name)
-        return Looks(kind.rows, random.Random(seed).choice(kind.colours)) if kind else None
+        if (kind := self._kinds.get(name)) is None:
+            return None
+        rng, aspect = random.Random(seed), None
+        if kind.aspect:
+            aspect = math.exp(rng.gauss(rng.uniform(*map(math.log, kind.aspect)), SPREAD))
+        colours = Form().colours if rng.random() < MISJUDGED else kind.colours
+        return Looks(kind.rows, rng.choice(colours), aspect)
 
 
 class Row(NamedTuple):

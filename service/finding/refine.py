@@ -45,6 +45,7 @@ class Form(NamedTuple):
 SQUARE: Final = 2.6  # widths in heights, up to which a plate may have one row or two
 UPRIGHT: Final = 0.98  # probability from which on a plate is not read upside down as well
 LEVEL: Final = 0.8  # how much more text from left to right is believed: cameras and vehicles stand upright
+ROWS_UNSURE: Final = 0.01  # probability of the other number of rows, at least, whatever the refiner says
 STRIDE: Final = 4  # pixels of the crop a cell of the maps
 HEATS: Final = 4  # maps of the plate's corners; a cell's value is the logit of the corner lying in it
 
@@ -56,7 +57,7 @@ CORNERS, PLATE, TURNS, ROWS, CUT, COLOUR = slice(0, 8), 8, slice(9, 13), 13, 14,
 
 class Refined(NamedTuple):
     """A plate: corners (4, 2) in reading order in pixels of the image, its probability, rows, colour, whether the edge
-    of the image cuts it, and the probability that it is not upside down."""
+    of the image cuts it, and the probabilities that it is not upside down, and that it has so many rows."""
 
     corners: Floats
     probability: float
@@ -64,6 +65,7 @@ class Refined(NamedTuple):
     colour: str
     cut: bool
     upright: float = 1.0
+    rows_sure: float = 1.0
 
     @property
     def width(self) -> float:
@@ -87,22 +89,31 @@ class Refined(NamedTuple):
         """As it is; with the other number of rows, where its shape may have one or two; turned by a half, where it may
         be upside down. That with the highest `odds` is right."""
         a, b, c, d = self.corners
-        rows = (self.rows, 3 - self.rows) if self._aspect < SQUARE else (self.rows,)
+        rows = [(self.rows, self.rows_sure)]
+        if self._aspect < SQUARE:
+            rows.append((3 - self.rows, 1 - self.rows_sure))
         leftwards = b[0] + c[0] < a[0] + d[0]
         turns = (0, 2) if leftwards or self.upright < UPRIGHT else (0,)
-        return tuple(self._replace(rows=n, corners=np.roll(self.corners, turn, 0)) for turn in turns for n in rows)
+        return tuple(
+            self._replace(rows=n, rows_sure=sure, corners=np.roll(self.corners, turn, 0))
+            for turn in turns
+            for n, sure in rows
+        )
 
     def odds(self, confidence: float) -> float:
         """The odds that a text of this confidence was read in the right way.
 
         They are LEVEL times those of the confidence for text that runs from left to right in the image, 1 - LEVEL times
         for text from right to left, and in between by its angle. For rendered plates, read both ways, odds decided
-        better than confidences; with 2 to 5 in 100 turned, 0.8 lost the fewest.
+        better than confidences; with 2 to 5 in 100 turned, 0.8 lost the fewest. And they are in proportion to the
+        probability of the number of rows: a lower row that is read alone is often a sure text. Of 496 plates in
+        rendered scenes that may have either, 37 are then read in the wrong one; by confidence alone, 107.
         """
         a, b, c, d = self.corners
         x, y = b - a + c - d
         level = 0.5 + (LEVEL - 0.5) * x / max(np.hypot(x, y), 1e-9)
-        return float(level * confidence / max(1 - confidence, 1e-6))
+        rows = min(max(self.rows_sure, ROWS_UNSURE), 1 - ROWS_UNSURE)
+        return float(level * rows * confidence / max(1 - confidence, 1e-6))
 
 
 def rectified(image: Pixels, plate: Refined, size: tuple[int, int], upper: float = UPPER) -> Pixels:
@@ -186,11 +197,13 @@ def refined(answer: Floats, rough: Floats, form: Form) -> Refined:
     corners = cv2.perspectiveTransform(places[None], matrix)[0]
     turns = int(answer[TURNS].argmax())  # the plate's first corner is so many places further on
     other = answer[TURNS][(turns + 2) % 4] - answer[TURNS][turns]
+    two_rows = float(1 / (1 + np.exp(-answer[ROWS])))
     return Refined(
         np.roll(corners, -turns, 0),
         float(1 / (1 + np.exp(-answer[PLATE]))),
-        2 if answer[ROWS] > 0 else 1,
+        2 if two_rows > 0.5 else 1,
         form.colours[int(answer[COLOUR:].argmax())],
         bool(answer[CUT] > 0),
         float(1 / (1 + np.exp(other))),
+        max(two_rows, 1 - two_rows),
     )

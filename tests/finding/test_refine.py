@@ -108,9 +108,19 @@ def test_columns_that_lie_outside_of_the_image_are_told():
 @pytest.mark.parametrize(("width", "rows"), [(520, [1]), (305, [1, 2])])
 def test_a_plate_as_high_as_those_of_two_rows_is_read_both_ways(width, rows):
     corners = np.array([[0, 0], [width, 0], [width, 150], [0, 150]], np.float32)
-    plate = Refined(corners, 0.9, 1, "white", False)
+    plate = Refined(corners, 0.9, 1, "white", False, rows_sure=0.8)
     assert [way.rows for way in plate.ways] == rows
+    assert [way.rows_sure for way in plate.ways] == pytest.approx([0.8, 0.2][: len(rows)])
     assert all((way.corners == corners).all() for way in plate.ways)
+
+
+@pytest.mark.parametrize(("logit", "rows"), [(-3.0, 1), (3.0, 2)])
+def test_the_number_of_rows_is_as_sure_as_the_refiner_says(logit, rows):
+    answer = np.zeros(FORM.answers, np.float32)
+    answer[ROWS] = logit
+    plate = refined(answer, np.array([[0, 0], [300, 0], [300, 150], [0, 150]], np.float32), FORM)
+    assert plate.rows == rows
+    assert plate.rows_sure == pytest.approx(1 / (1 + np.exp(-3.0)))
 
 
 def test_a_plate_that_may_be_upside_down_is_read_turned_as_well():

@@ -154,6 +154,15 @@ def test_of_a_plate_read_both_ways_text_from_left_to_right_is_believed_more(turn
     assert both[likeliest(both, ways)].text == text
 
 
+@pytest.mark.parametrize(("rows_sure", "text"), [(0.999, "津AD9823"), (0.6, "D9823")])
+def test_a_lower_row_alone_is_not_the_text_of_a_plate_of_two_rows(rows_sure, text):
+    corners = np.array([[0, 0], [300, 0], [300, 150], [0, 150]], np.float32)
+    plate = Refined(corners, 0.9, 2, "yellow", False, rows_sure=rows_sure)
+    both = [read("津AD9823", 0.96), read("D9823", 0.998)]
+    assert [way.rows for way in plate.ways] == [2, 1]
+    assert both[likeliest(both, plate.ways)].text == text
+
+
 def test_a_way_without_a_text_is_not_the_right_one():
     plate = Refined(np.array([[0, 0], [300, 0], [300, 150], [0, 150]], np.float32), 0.9, 1, "white", False)
     assert likeliest([read("", 0.9), read("AB1234", 0.1)], [plate, plate]) == 1
