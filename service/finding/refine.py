@@ -106,14 +106,15 @@ class Refined(NamedTuple):
         They are LEVEL times those of the confidence for text that runs from left to right in the image, 1 - LEVEL times
         for text from right to left, and in between by its angle. For rendered plates, read both ways, odds decided
         better than confidences; with 2 to 5 in 100 turned, 0.8 lost the fewest. And they are in proportion to the
-        probability of the number of rows: a lower row that is read alone is often a sure text. Of 496 plates in
-        rendered scenes that may have either, 37 are then read in the wrong one; by confidence alone, 107.
+        square of the probability of the number of rows, because a lower row that is read alone is often a sure text.
+        Of 496 plates in rendered scenes that may have either, 22 are then read in the wrong one; by the probability
+        itself 37, by confidence alone 107.
         """
         a, b, c, d = self.corners
         x, y = b - a + c - d
         level = 0.5 + (LEVEL - 0.5) * x / max(np.hypot(x, y), 1e-9)
         rows = min(max(self.rows_sure, ROWS_UNSURE), 1 - ROWS_UNSURE)
-        return float(level * rows * confidence / max(1 - confidence, 1e-6))
+        return float(level * rows**2 * confidence / max(1 - confidence, 1e-6))
 
 
 def rectified(image: Pixels, plate: Refined, size: tuple[int, int], upper: float = UPPER) -> Pixels:
