@@ -163,6 +163,13 @@ def test_a_lower_row_alone_is_not_the_text_of_a_plate_of_two_rows(rows_sure, tex
     assert both[likeliest(both, plate.ways)].text == text
 
 
+@pytest.mark.parametrize(("upright", "text"), [(0.97, "NOX218"), (0.5, "81ZXON")])
+def test_what_the_refiner_takes_to_be_upright_is_believed_more(upright, text):
+    plate = Refined(np.array([[0, 0], [520, 0], [520, 110], [0, 110]], np.float32), 0.9, 1, "white", False, upright)
+    both = [read("NOX218", 0.5), read("81ZXON", 0.9)]
+    assert both[likeliest(both, plate.ways)].text == text
+
+
 def test_a_way_without_a_text_is_not_the_right_one():
     plate = Refined(np.array([[0, 0], [300, 0], [300, 150], [0, 150]], np.float32), 0.9, 1, "white", False)
     assert likeliest([read("", 0.9), read("AB1234", 0.1)], [plate, plate]) == 1
