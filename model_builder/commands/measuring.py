@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from model_builder import build, evaluate, team
 from model_builder.commands import flags
-from model_builder.measure import bench, by_kind, by_view, covered, found, reliability, thresholds
+from model_builder.measure import bench, by_kind, by_view, by_way, covered, found, reliability, thresholds
 from model_builder.plates import kinds
 from model_builder.render.scene import Scene
 from model_builder.tasks import finding, task_of
@@ -82,6 +82,12 @@ def _add_evaluate(commands: flags.Commands) -> None:
         help="images, or folders of them, without a plate, for the table of --thresholds",
     )
     parser.add_argument(
+        "--ways",
+        metavar="READER",
+        help="of a finder: print how many plates of the rendered scenes READER reads in a wrong number of rows, or "
+        "upside down",
+    )
+    parser.add_argument(
         "--redact", action="store_true", help="of a finder: print a table of the plates that redaction leaves readable"
     )
     flags.add_publishing(parser)
@@ -97,11 +103,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         _print_readings(options, artifact, backend, sets)
     else:
         task = task_of(artifact.manifest)
-        for name, examples in () if options.redact else sets.items():
+        for name, examples in () if options.redact or options.ways else sets.items():
             figures = task.measure(artifact, backend, examples)
             build.print_score(name, figures.score, figures.corner_error, figures.false_alarms, right=task.right)
         if options.thresholds and artifact.manifest.task == "find":
             _print_found(options.no_plate, artifact, backend)
+        if options.ways and artifact.manifest.task == "find":
+            scenes = cast(Iterable[Scene], sets["rendered"])
+            _print_ways(contract.find(options.artifacts, options.ways), artifact, backend, scenes)
         if options.redact and artifact.manifest.task == "find":
             with finding.searching(artifact, backend) as search:
                 if not isinstance(search, Search):
@@ -154,6 +163,13 @@ def _print_found(no_plate: list[Path], artifact: contract.Artifact, backend: Bac
     scenes = list(finding.RenderedScenes(_SCENES, DEVELOPMENT_SEED))
     with finding.searching(artifact, backend) as search:
         print(found.table(search, scenes, [file for path in no_plate for file in _files(path)]))
+
+
+def _print_ways(
+    reader: contract.Artifact, artifact: contract.Artifact, backend: Backend, scenes: Iterable[Scene]
+) -> None:
+    with finding.searching(artifact, backend) as search:
+        print(by_way.table(by_way.measured(search, reader, team.load(reader, 1), scenes)))
 
 
 def _files(path: Path) -> list[Path]:
