@@ -101,9 +101,9 @@ class Refined(NamedTuple):
         """The odds that a text of this confidence was read in the right way.
 
         They are the product of those of the confidence and of three shares, each of which let fewer plates of rendered
-        scenes be read in a wrong way. LEVEL for text that runs from left to right in the image, 1 - LEVEL for text from
-        right to left, and in between by its angle. The probability that the plate is not upside down. The square of
-        that of the number of rows, because a lower row that is read alone is often a sure text.
+        scenes be read in a wrong way (docs/finding.md). LEVEL for text that runs from left to right in the image,
+        1 - LEVEL for text from right to left, and in between by its angle. The probability that the plate is not upside
+        down. The square of that of the number of rows, because a lower row that is read alone is often a sure text.
         """
         a, b, c, d = self.corners
         x, y = b - a + c - d
