@@ -86,12 +86,16 @@ class Refined(NamedTuple):
 
     @property
     def ways(self) -> "tuple[Refined, ...]":
-        """As it is; with the other number of rows, where its shape may have one or two; turned by a half, where it may
-        be upside down. That with the highest `odds` is right."""
+        """As it is; with the other number of rows, where its shape may have one or two, or the refiner sees two in one
+        that is too wide for them; turned by a half, where it may be upside down. That with the highest `odds` is right.
+        """
         a, b, c, d = self.corners
-        ways = [self]
-        if self._aspect < SQUARE:
-            ways.append(self._replace(rows=3 - self.rows, rows_sure=1 - self.rows_sure))
+        wide = self._aspect >= SQUARE
+        # A town's name above the number looks like a row. What the shape does not allow, the texts decide.
+        sure = 0.5 if wide and self.rows == 2 else self.rows_sure
+        ways = [self._replace(rows_sure=sure)]
+        if not wide or self.rows == 2:
+            ways.append(self._replace(rows=3 - self.rows, rows_sure=1 - sure))
         leftwards = b[0] + c[0] < a[0] + d[0]
         if leftwards or self.upright < UPRIGHT:
             ways += [one._replace(corners=np.roll(one.corners, 2, 0), upright=1 - self.upright) for one in ways]

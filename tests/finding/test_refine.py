@@ -114,6 +114,13 @@ def test_a_plate_as_high_as_those_of_two_rows_is_read_both_ways(width, rows):
     assert all((way.corners == corners).all() for way in plate.ways)
 
 
+def test_two_rows_of_a_plate_that_is_too_wide_for_them_are_read_as_one_too():
+    corners = np.array([[0, 0], [400, 0], [400, 130], [0, 130]], np.float32)
+    two, one = Refined(corners, 0.9, 2, "white", False, rows_sure=0.99).ways
+    assert (two.rows, one.rows) == (2, 1)
+    assert one.odds(0.5) == two.odds(0.5)  # the surer text counts
+
+
 @pytest.mark.parametrize(("logit", "rows"), [(-3.0, 1), (3.0, 2)])
 def test_the_number_of_rows_is_as_sure_as_the_refiner_says(logit, rows):
     answer = np.zeros(FORM.answers, np.float32)
