@@ -230,6 +230,7 @@ class Reader:
         scores = {labels: _mean(max(source.posterior(labels), LEAST) for source in sources) for labels in sorted(known)}
         evidence = LEAST + sum(scores.values())
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+        # Without looks, which count for all texts below and must not count twice.
         found = self._shared([(labels, scores[labels] / evidence) for labels in ranked], None)
         if looks is not None:
             found = self._looking(found, looks)
