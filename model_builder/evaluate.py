@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model_builder.plates.kinds import PLATES, Plate
 from model_builder.train import labels
 from model_builder.train.data import Crops, validation_set
 from service.artifact import Artifact, Latency, Score
@@ -53,13 +54,14 @@ def accuracy(artifact: Artifact, backend: Backend, crops: Crops) -> Score:
     return wilson(exact, total)
 
 
-def sets(real: Sequence[Path], rendered: int, *taken: str) -> dict[str, Crops]:
-    """So many plates of the rendered validation set, and the sets in the folders `real`, none called as `taken` are.
+def sets(real: Sequence[Path], rendered: int, *taken: str, plates: Sequence[Plate] = PLATES) -> dict[str, Crops]:
+    """So many rendered plates of the validation seeds, of the kinds `plates`, and the sets in the folders `real`, none
+    called as `taken` are.
 
     Raises DataError.
     """
     photographs = labels.read_sets(real, "rendered", *taken)  # first, for a mistake is told at once
-    return {"rendered": validation_set(rendered), **photographs}
+    return {"rendered": validation_set(rendered, plates), **photographs}
 
 
 def latency(backend: Backend, *, threads: int, batch: int = 1, repeats: int = 300, size: tuple[int, int]) -> Latency:

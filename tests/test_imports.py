@@ -46,7 +46,7 @@ LAYERS = {  # a file or folder of a package: what else of its package it may imp
         "graph": {"networks", "kernels"},
         "team": set(),
         "train": {"render", "plates", "networks"},
-        "evaluate": {"train"},
+        "evaluate": {"train", "plates"},
         "calibrate": {"train"},
         "tasks": {"evaluate", "calibrate", "train", "render", "networks", "plates"},
         "candidates": {"tasks", "graph", "networks", "plates"},

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_builder import calibrate, evaluate
-from model_builder.plates.kinds import ALPHABET, GRAMMAR
+from model_builder.plates.kinds import ALPHABET, GRAMMAR, PLATES, Plate
 from model_builder.tasks.base import Figures
 from model_builder.train.data import Crops, development_set, validation_set
 from service.artifact import Artifact, Grammar, Reads, Tensor
@@ -34,6 +34,13 @@ class Reading:
     any_size: ClassVar = False
     max_batch: ClassVar = 64
 
+    @property
+    def plates(self) -> Sequence[Plate]:
+        """The kinds whose texts the grammar has: on others, a reader of one country would count as wrong. All kinds
+        where it has the texts of none."""
+        names = {form.name for form in self.grammar.formats}
+        return tuple(plate for plate in PLATES if (plate.family or plate.name) in names) or PLATES
+
     def probe(self) -> Sequence[NDArray[np.uint8]]:
         return [validation_set(_PROBE_PLATES).images]
 
@@ -54,10 +61,10 @@ class Reading:
         )
 
     def sets(self, real: Sequence[Path], rendered: int | None, *taken: str) -> dict[str, Crops]:
-        return evaluate.sets(real, rendered or _RENDERED, *taken)
+        return evaluate.sets(real, rendered or _RENDERED, *taken, plates=self.plates)
 
     def development(self, count: int) -> NDArray[np.uint8]:
-        return development_set(count).images
+        return development_set(count, self.plates).images
 
     def measure(self, artifact: Artifact, backend: Backend, examples: Crops) -> Figures:
         return Figures(evaluate.accuracy(artifact, backend, examples))
@@ -66,7 +73,8 @@ class Reading:
         count = len(examples.texts) if examples else 0
         if count < _ENOUGH:
             return {}
-        return {"temperature": calibrate.temperature(artifact, backend, development_set(min(count, _CALIBRATION)))}
+        crops = development_set(min(count, _CALIBRATION), self.plates)
+        return {"temperature": calibrate.temperature(artifact, backend, crops)}
 
 
 READING = Reading()

@@ -157,18 +157,18 @@ class Crops:
             number += 1
 
 
-def validation_set(count: int) -> Crops:
-    """The first `count` rendered plates of the validation seeds, none of which training draws."""
-    images, texts = batch(Renderer(), VALIDATION_SEED, count)
+def validation_set(count: int, plates: Sequence[Plate] = PLATES) -> Crops:
+    """The first `count` rendered plates of the validation seeds, of the kinds `plates`. Training draws none of them."""
+    images, texts = batch(Renderer(plates=plates), VALIDATION_SEED, count)
     return Crops(images, texts)
 
 
-def development_set(count: int) -> Crops:
-    """The first `count` rendered plates of the development seeds, for calibration and for choices.
+def development_set(count: int, plates: Sequence[Plate] = PLATES) -> Crops:
+    """The first `count` rendered plates of the development seeds, of the kinds `plates`, for calibration and choices.
 
     Neither training nor validation draws these, so that the validation set stays unseen.
     """
-    images, texts = batch(Renderer(), DEVELOPMENT_SEED, count)
+    images, texts = batch(Renderer(plates=plates), DEVELOPMENT_SEED, count)
     return Crops(images, texts)
 
 
