@@ -26,12 +26,12 @@ def test_contestants_take_turns_and_one_that_fails_is_left_out(tiny: Artifact, t
     for one, eight in outcome.times.values():
         assert (one.batch, one.threads, eight.batch) == (1, 1, 8)
         assert one.calls <= 6
-        assert 0 < one.median <= one.p95 <= one.p99
+        assert 0 < one.p10 <= one.median <= one.p95 <= one.p99
 
 
 def test_percentiles_are_of_one_plate():
-    times = contest._times([8.0] * 98 + [16.0, 80.0], batch=8, threads=2)
-    assert (times.median, times.calls, times.threads) == (1.0, 100, 2)
+    times = contest._times([4.0] * 20 + [8.0] * 78 + [16.0, 80.0], batch=8, threads=2)
+    assert (times.p10, times.median, times.calls, times.threads) == (0.5, 1.0, 100, 2)
     assert times.p95 == 1.0
     assert times.p99 > 2
 
@@ -55,13 +55,13 @@ def test_a_burst_ends_after_its_time_but_not_before_a_call():
 
 def test_speeds_are_compared_with_the_baseline_and_the_fastest_peer():
     def times(median: float) -> list[dict[str, float]]:
-        return [{"median": median, "p95": median, "p99": median, "batch": 8, "threads": 2}]
+        return [{"p10": median, "median": median, "p95": median, "p99": median, "batch": 8, "threads": 2}]
 
     text = tables.speeds(
         {BASELINE: times(4), "peer": times(2), "slower": times(3), "tvm": times(1)}, ["peer", "slower"]
     )
-    assert text.splitlines()[0].startswith("| 2 thread(s), batch 8 | ms |")
-    assert text.splitlines()[2] == "| tvm | 1.000 | 1.000 | 1.000 | 0.250 | 0.500 |"
+    assert text.splitlines()[0].startswith("| 2 thread(s), batch 8 | p10 | median |")
+    assert text.splitlines()[2] == "| tvm | 1.000 | 1.000 | 1.000 | 1.000 | 0.250 | 0.500 |"
 
 
 @pytest.mark.slow
