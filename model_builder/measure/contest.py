@@ -71,8 +71,8 @@ def contest(
 
 
 def _times(milliseconds: list[float], batch: int, threads: int) -> Times:
-    percentiles = [round(float(value) / batch, 4) for value in np.percentile(milliseconds, (10, 50, 95, 99))]
-    return Times(*percentiles, batch, threads, len(milliseconds))
+    p10, median, p95, p99 = (round(float(value) / batch, 4) for value in np.percentile(milliseconds, (10, 50, 95, 99)))
+    return Times(p10, median, p95, p99, batch, threads, len(milliseconds))
 
 
 @dataclass(frozen=True)

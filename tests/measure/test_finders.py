@@ -55,7 +55,9 @@ def test_every_engine_computes_what_the_artifact_does_at_every_size(subject, roo
 
 def fake(contestants: Sequence[Contestant], threads: int, batches: Sequence[int], *, rounds: int) -> Outcome:
     """A contest in which all take as long."""
-    times = {one.name: [Times(one.size[0], 1, 1, batch, threads, rounds) for batch in batches] for one in contestants}
+    times = {
+        one.name: [Times(1, one.size[0], 1, 1, batch, threads, rounds) for batch in batches] for one in contestants
+    }
     return Outcome(times, dict.fromkeys(times, "an engine"), {})
 
 
