@@ -12,14 +12,14 @@ from service.backends import Backend
 from service.reading import geometry
 from service.reading.text import Reader
 
-_LEAST, _MOST, _STEPS = 0.5, 3.0, 7
+_LEAST, _MOST, _STEPS = 1.0, 3.0, 7  # none under 1: a plate with a hidden character would be read surely
 _SURE: Final = 1e-4  # no reading counts as surer, so that one plate that is not legible doesn't decide
 
 
 def temperature(artifact: Artifact, backend: Backend, crops: Crops) -> float:
     """What the logits of a model, loaded as `backend`, are to be divided by: the temperature under which it is most
     probable, by their confidences, that the readings of `crops` are exact or not as they are (Guo et al. 2017, arXiv
-    1706.04599). It is looked for between 0.5 and 3, then around the best.
+    1706.04599). It is looked for between 1 and 3, then around the best.
     """
     model = artifact.reader
     logits = [backend.infer(geometry.prepare(image, model.size)[None])[0] for image in crops.images]
